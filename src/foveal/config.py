@@ -1,0 +1,582 @@
+"""Every setting of Foveal, its default, its meaning and its checks.
+
+One namespace in two files: a *plan* holds what follows from the data (grids,
+intensities, network shape, patch and batch size), the *settings* hold what a person
+chooses (sampling, augmentation, loss, optimiser, length of training). A settings file
+may name tables of both; ``--set table.name=value`` reaches both. Unknown names are
+errors, so a misspelt one is never ignored.
+"""
+
+import math
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from foveal.errors import SettingsError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Range = tuple[float, float]
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class Section(BaseModel):
+    """One table of a settings file; a name that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=Section)
+
+
+# ---------------------------------------------------------------------------- plan
+
+
+class LabelsConfig(Section):
+    """Structures to segment; consecutive numbers inside are 0 for background, 1, 2, …"""
+
+    names: tuple[str, ...] = Field(min_length=1)
+    """Structures without background, in the order of their inside numbers from 1."""
+
+    values: tuple[int, ...] = Field(min_length=1)
+    """Value of each structure in the user's label maps."""
+
+    ignore_value: int | None = None
+    """Value in the user's label maps whose voxels carry no loss and no score."""
+
+    @model_validator(mode="after")
+    def names_match_values(self) -> Self:
+        """Refuse structures without a value of their own."""
+        if len(self.names) != len(self.values):
+            raise ValueError(
+                f"labels.names has {len(self.names)} entries, "
+                f"labels.values {len(self.values)}; give one value per name"
+            )
+        taken = [0, *self.values]
+        if self.ignore_value is not None:
+            taken.append(self.ignore_value)
+        if len(set(taken)) != len(taken) or len(set(self.names)) != len(self.names):
+            raise ValueError(
+                "labels: every structure needs its own name and value, "
+                "different from 0 (background) and labels.ignore_value"
+            )
+        if len(self.names) > 254:
+            raise ValueError(
+                f"labels.names has {len(self.names)} structures; at most 254 fit "
+                "one byte per voxel"
+            )
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Structures and background."""
+        return len(self.names) + 1
+
+
+class ChannelConfig(Section):
+    """How the intensities of one channel are brought to a common scale."""
+
+    name: str
+
+    normalisation: Literal["ct", "robust_zscore", "zscore", "none"]
+    """``ct``: clip, then data set mean and deviation. ``robust_zscore``: per case,
+    median and interquartile range; ``zscore``: per case, mean and deviation, both under
+    the mask. ``none``: values are used as they are."""
+
+    clip: Range | None = None
+    """For ``ct``: lowest and highest value kept (HU)."""
+
+    mean: float | None = None
+    """For ``ct``: data set mean of the clipped foreground."""
+
+    deviation: PositiveFloat | None = None
+    """For ``ct``: data set standard deviation of the clipped foreground."""
+
+    @model_validator(mode="after")
+    def ct_has_constants(self) -> Self:
+        """Refuse a CT channel without its data set constants."""
+        constants = (self.clip, self.mean, self.deviation)
+        if self.normalisation == "ct" and any(value is None for value in constants):
+            raise ValueError(
+                f'channel "{self.name}": normalisation "ct" needs clip, mean and '
+                'deviation; run "foveal plan" to find them'
+            )
+        return self
+
+
+class PreprocessingConfig(Section):
+    """From the files' grids to the grid the network sees."""
+
+    orientation: str = "RAS"
+    """World directions of the array axes i, j, k."""
+
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    """Target voxel edge lengths, in the axis order of ``orientation``."""
+
+    crop: Literal["none", "nonzero", "mask"] = "none"
+    """Discard what lies outside the bounding box of the mask, or of the voxels that are
+    not zero in every channel."""
+
+    channels: tuple[ChannelConfig, ...] = Field(min_length=1)
+    """In the order of the data set's channels."""
+
+
+class UNet3dConfig(Section):
+    """U-Net whose kernels and strides may differ per axis."""
+
+    name: Literal["unet3d"] = "unet3d"
+
+    features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=1)
+    """Channels per stage, finest first."""
+
+    kernels: tuple[Triple, ...] = ((3, 3, 3),) * 4
+    """Convolution kernel per stage, in voxels; odd."""
+
+    strides: tuple[Triple, ...] = ((2, 2, 2),) * 3
+    """Downsampling into each stage after the first."""
+
+    convolutions: PositiveInt = 2
+    """Convolutions per stage, on the way down and on the way up."""
+
+    norm: Literal["instance", "batch", "none"] = "instance"
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Channels dropped after each stage, in training."""
+
+    deep_supervision: bool = False
+    """Also predict from the coarser stages of the way up while training."""
+
+    @model_validator(mode="after")
+    def stages_agree(self) -> Self:
+        """Refuse lists of different depth and even kernels."""
+        stages = len(self.features)
+        if len(self.kernels) != stages or len(self.strides) != stages - 1:
+            raise ValueError(
+                f"network.features has {stages} stages; network.kernels has "
+                f"{len(self.kernels)} entries (needs {stages}) and network.strides "
+                f"{len(self.strides)} (needs {stages - 1})"
+            )
+        if any(size % 2 == 0 for kernel in self.kernels for size in kernel):
+            raise ValueError(f"network.kernels {self.kernels} must be odd")
+        return self
+
+    @property
+    def alignment(self) -> tuple[int, int, int]:
+        """The patch must be divisible by this, per axis."""
+        i, j, k = (
+            math.prod(stride[axis] for stride in self.strides) for axis in range(3)
+        )
+        return i, j, k
+
+
+class PatchesConfig(Section):
+    """What the network sees at once."""
+
+    size: Triple
+    """In voxels of the preprocessed image."""
+
+    batch_size: PositiveInt
+
+
+class MirroringConfig(Section):
+    """Which axes may be mirrored, and what that does to left and right."""
+
+    axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    """Axes of the preprocessed image that augmentation may reverse."""
+
+    sagittal_axis: Annotated[int, Field(ge=0, le=2)] = 0
+    """The axis that runs from left to right."""
+
+    left_right_pairs: tuple[tuple[str, str], ...] = ()
+    """Structures that change places when the sagittal axis is mirrored."""
+
+
+class FingerprintConfig(Section):
+    """What was seen of the data set when the plan was made; for reading and warning."""
+
+    num_cases: PositiveInt
+    median_shape: tuple[float, float, float]
+    """In voxels at the target spacing, after the crop."""
+
+    spacing_mm_range: tuple[Range, Range, Range]
+    """Smallest and largest spacing per axis."""
+
+    intensity_ranges: tuple[Range, ...]
+    """Per channel, the 0.5 and 99.5 percentiles of the foreground."""
+
+    class_volumes_ml: dict[str, Range]
+    """Per structure, the smallest and largest volume where it is annotated."""
+
+
+class Plan(Section):
+    """Everything that follows from the data and the machine; a person may edit it."""
+
+    format_version: Literal[1] = 1
+    dataset_name: str
+    """Of the data set that the plan was made from."""
+
+    labels: LabelsConfig
+    preprocessing: PreprocessingConfig
+    patches: PatchesConfig
+    network: UNet3dConfig
+    mirroring: MirroringConfig = MirroringConfig()
+    fingerprint: FingerprintConfig | None = None
+
+    @model_validator(mode="after")
+    def patch_fits_network(self) -> Self:
+        """Refuse a patch that the network would have to crop."""
+        size, alignment = self.patches.size, self.network.alignment
+        if any(length % step for length, step in zip(size, alignment, strict=True)):
+            fitting = tuple(
+                step * math.ceil(length / step)
+                for length, step in zip(size, alignment, strict=True)
+            )
+            raise ValueError(
+                f"patches.size {size} must be divisible by {alignment}, as "
+                f"network.features has {len(self.network.features)} stages; "
+                f"next larger: {fitting}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def pairs_are_known(self) -> Self:
+        """Refuse left/right pairs that are not among the labels."""
+        named = {name for pair in self.mirroring.left_right_pairs for name in pair}
+        unknown = sorted(named - set(self.labels.names))
+        if unknown:
+            raise ValueError(
+                f"mirroring.left_right_pairs names {unknown}; "
+                f"the labels are {list(self.labels.names)}"
+            )
+        return self
+
+
+# ------------------------------------------------------------------------ settings
+
+
+class SplitsConfig(Section):
+    """How patients are divided when the data set does not say so itself."""
+
+    folds: PositiveInt = 5
+    """Parts of the training patients; fold K validates on part K. 1: every training
+    case is trained on and none is validated."""
+
+    fold: NonNegativeInt = 0
+    """Which of the folds this run is."""
+
+    seed: NonNegativeInt = 12345
+    """Of the division, apart from ``training.seed`` so that runs share their splits."""
+
+    @model_validator(mode="after")
+    def fold_exists(self) -> Self:
+        """Refuse a fold beyond the last."""
+        if self.fold >= self.folds:
+            raise ValueError(
+                f"splits.fold {self.fold} must be below splits.folds {self.folds}"
+            )
+        return self
+
+
+class SamplingConfig(Section):
+    """How training patches are drawn."""
+
+    sampler: Literal["uniform", "class_balanced"] = "class_balanced"
+    """``uniform``: anywhere. ``class_balanced``: a share of the patches contains a
+    voxel of a class drawn first."""
+
+    foreground_fraction: Fraction = 0.5
+    """For ``class_balanced``: share of patches drawn for a class, the rest anywhere."""
+
+    class_weights: dict[str, PositiveFloat] = {}
+    """For ``class_balanced``: structure to relative chance; empty: all alike."""
+
+
+class AugmentationConfig(Section):
+    """Changes of training patches; each ``_probability`` is per patch."""
+
+    rotation_probability: Fraction = 0.2
+    rotation_degrees: NonNegativeFloat = 30.0
+    """Largest angle about each axis; on strongly anisotropic grids only in plane."""
+
+    scaling_probability: Fraction = 0.2
+    scaling: Range = (0.7, 1.4)
+    shear_probability: Fraction = 0.0
+    shear: NonNegativeFloat = 0.1
+    """Largest shift per unit length."""
+
+    translation_probability: Fraction = 0.0
+    translation_voxels: NonNegativeFloat = 4.0
+    elastic_probability: Fraction = 0.0
+    elastic_spacing_voxels: PositiveFloat = 16.0
+    """Distance of the control points."""
+
+    elastic_voxels: NonNegativeFloat = 3.0
+    """Standard deviation of the control points' displacement."""
+
+    mirror_probability: Fraction = 0.5
+    """Per axis of ``mirroring.axes``."""
+
+    noise_probability: Fraction = 0.1
+    noise_deviation: Range = (0.0, 0.3)
+    blur_probability: Fraction = 0.1
+    blur_sigma_voxels: Range = (0.5, 1.0)
+    brightness_probability: Fraction = 0.15
+    brightness: Range = (0.75, 1.25)
+    """Factor."""
+
+    contrast_probability: Fraction = 0.15
+    contrast: Range = (0.75, 1.25)
+    """Factor about the patch's mean."""
+
+    gamma_probability: Fraction = 0.2
+    gamma: Range = (0.7, 1.5)
+    low_resolution_probability: Fraction = 0.1
+    low_resolution: Range = (0.5, 1.0)
+    """Factor of the voxel count per axis."""
+
+
+class LossConfig(Section):
+    """Weighted sum of losses; a weight of 0 leaves one out."""
+
+    cross_entropy: NonNegativeFloat = 1.0
+    dice: NonNegativeFloat = 1.0
+
+    @model_validator(mode="after")
+    def something_is_left(self) -> Self:
+        """Refuse a loss that is always zero."""
+        if self.cross_entropy == 0 and self.dice == 0:
+            raise ValueError("loss: at least one weight must be above 0")
+        return self
+
+
+class OptimiserConfig(Section):
+    """How weights follow gradients."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """``sgd`` is with Nesterov momentum."""
+
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: NonNegativeFloat = 1e-2
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """AdamW: first moment's decay. SGD: Nesterov momentum."""
+
+    gradient_clip_norm: PositiveFloat = 12.0
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves over the run."""
+
+    name: Literal["poly", "cosine", "constant"] = "poly"
+    power: PositiveFloat = 0.9
+    """Of ``poly``."""
+
+    warmup_steps: NonNegativeInt = 20
+
+
+class TrainingConfig(Section):
+    """Length, randomness and numerics of a run."""
+
+    steps: PositiveInt | None = None
+    """Updates of the weights; unset: as many as fit ``budget_seconds``."""
+
+    budget_seconds: PositiveFloat | None = None
+    """Wall-clock length of training, validation included."""
+
+    seed: NonNegativeInt = 0
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of the moving average of the weights that is validated and used to predict; 0:
+    the weights themselves."""
+
+    validate_every_steps: PositiveInt | None = None
+    """Unset: ten times in a run."""
+
+    checkpoint_every_seconds: PositiveFloat = 60.0
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """``auto`` is resolved by timing when training starts and then saved."""
+
+    memory_layout: Literal["auto", "contiguous", "channels_last"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: PositiveInt = 1
+    """Data-parallel processes, one per device."""
+
+    threads: PositiveInt | None = None
+    """CPU threads; unset: all that the machine or container gives."""
+
+
+class MethodConfig(Section):
+    """What is learned from which batches."""
+
+    name: Literal["supervised"] = "supervised"
+
+
+class PredictionConfig(Section):
+    """How whole volumes are predicted, in validation and afterwards."""
+
+    overlap_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Least part of a patch shared with the next."""
+
+    batch_size: PositiveInt = 2
+    """Patches predicted at once."""
+
+
+class Settings(Section):
+    """Everything that a person chooses about a run; the plan holds the rest."""
+
+    format_version: Literal[1] = 1
+    dataset: Path | None = None
+    """Folder or table, relative to the settings file."""
+
+    store: Path | None = None
+    """Where preprocessed cases are kept; unset: a folder of the user's cache."""
+
+    splits: SplitsConfig = SplitsConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    method: MethodConfig = MethodConfig()
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig = TrainingConfig()
+    prediction: PredictionConfig = PredictionConfig()
+
+
+# --------------------------------------------------------------- files and options
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan file.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    return _validated(Plan, _read_table(path), str(path))
+
+
+def read_settings(path: Path) -> tuple[Settings, dict[str, Any]]:
+    """Read a settings file, which may also name tables of the plan.
+
+    Paths in the file are relative to the file.
+
+    Returns:
+        The settings, and the entries meant for the plan (see `changed_plan`).
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    table = _read_table(path)
+    plan_entries = {name: table.pop(name) for name in PLAN_TABLES & table.keys()}
+    settings = _validated(Settings, table, str(path))
+    anchored = {
+        name: path.parent / value
+        for name, value in (("dataset", settings.dataset), ("store", settings.store))
+        if value is not None
+    }
+    return settings.model_copy(update=anchored), plan_entries
+
+
+def changed_plan(plan: Plan, entries: dict[str, Any]) -> Plan:
+    """Plan with some entries replaced; nested tables are merged, lists replaced."""
+    return _validated(Plan, _merged(plan.model_dump(), entries), "plan")
+
+
+def changed_settings(settings: Settings, entries: dict[str, Any]) -> Settings:
+    """Settings with some entries replaced; nested tables are merged."""
+    return _validated(Settings, _merged(settings.model_dump(), entries), "settings")
+
+
+def parse_options(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read ``table.name=value`` options; values are TOML, bare words are text.
+
+    Returns:
+        Entries for the settings and entries for the plan.
+
+    Raises:
+        SettingsError: An option is not of that form or names no known table.
+    """
+    settings_entries: dict[str, Any] = {}
+    plan_entries: dict[str, Any] = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise SettingsError(
+                f'--set "{option}" must read table.name=value, '
+                "for example training.seed=3"
+            )
+        if keys[0] in PLAN_TABLES:
+            target = plan_entries
+        elif keys[0] in Settings.model_fields:
+            target = settings_entries
+        else:
+            known = sorted(PLAN_TABLES | Settings.model_fields.keys())
+            raise SettingsError(
+                f'--set "{option}": no table "{keys[0]}"; there are {", ".join(known)}'
+            )
+        for key in keys[:-1]:
+            target = target.setdefault(key, {})
+        target[keys[-1]] = _toml_value(text.strip())
+    return settings_entries, plan_entries
+
+
+def to_toml(section: Section) -> str:
+    """Text of a settings or plan file; unset entries are left out."""
+    return tomli_w.dumps(section.model_dump(mode="json", exclude_none=True))
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path} does not exist; give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not a TOML file: {error}") from error
+
+
+def _toml_value(text: str) -> Any:  # noqa: ANN401 - any TOML value
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _merged(table: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(table)
+    for name, value in entries.items():
+        if isinstance(value, dict) and isinstance(merged.get(name), dict):
+            merged[name] = _merged(merged[name], value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _validated(
+    model: type[Model], table: dict[str, Any], source: str
+) -> Model:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                message = "no such setting; check the spelling"
+            lines.append(f"  {name}: {message}" if name else f"  {message}")
+        raise SettingsError(f"{source} is wrong:\n" + "\n".join(lines)) from error
+
+
+PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}

@@ -1,0 +1,1 @@
+"""Small made-up cases whose right answers are known by hand."""
