@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 from foveal.geometry import Grid
 
+IGNORED = 255
+"""Inside label of voxels that carry no loss and no score: marked so by the user, or
+outside the volume. Inside labels are one byte: 0 background, then 1, 2, … in order."""
+
 
 @dataclass(frozen=True)
 class ChannelFile:

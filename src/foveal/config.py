@@ -488,6 +488,11 @@ def read_settings(path: Path) -> tuple[Settings, dict[str, Any]]:
     return settings.model_copy(update=anchored), plan_entries
 
 
+def is_settings_file(path: Path) -> bool:
+    """Whether a file holds settings rather than a table of cases."""
+    return path.suffix == ".toml" and "cases" not in _read_table(path)
+
+
 def changed_plan(plan: Plan, entries: dict[str, Any]) -> Plan:
     """Plan with some entries replaced; nested tables are merged, lists replaced."""
     return _validated(Plan, _merged(plan.model_dump(), entries), "plan")

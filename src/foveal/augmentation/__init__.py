@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""Random changes of training patches: where their voxels lie and what they measure."""

@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""What reads and writes files: volumes, cases, data set layouts, safe replacement."""

@@ -5,12 +5,14 @@ parameter group and saves the state; it knows no method by name. Adversarial tra
 fits in one backward pass by reversing gradients.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
 
@@ -33,15 +35,32 @@ class Stream(NamedTuple):
     """Which cases: ``"labelled"``, ``"unlabelled"``, ``"source"`` or ``"target"``."""
 
     sampler: str
-    """``"settings"`` for the sampler the user chose, or a sampler's name."""
+    """Name of a sampler, see `foveal.build.SAMPLERS`."""
 
     batch_size: int
 
 
-class Refresh(NamedTuple):
-    """Something the engine makes for the method with the predictor at step boundaries."""
+class Method(nn.Module, ABC):
+    """What is learned from which batches; data-parallel training wraps it whole.
 
-    stream: str
-    artefact: str
-    every: int
-    """Steps between two refreshes."""
+    Every network is a submodule, so that its weights are saved with the run; buffers
+    hold what else must survive a resume.
+    """
+
+    streams: Mapping[str, Stream]
+
+    @property
+    @abstractmethod
+    def predictor(self) -> Network:
+        """The network that is validated, exported and used to predict."""
+
+    @abstractmethod
+    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
+        """Disjoint groups of parameters; each gets an optimiser of its own."""
+
+    @abstractmethod
+    def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        """Loss terms by name; their sum is what is minimised."""
+
+    def after_step(self, clock: Clock) -> None:  # noqa: B027 - most have nothing to do
+        """Called when the optimisers have stepped: moving averages and the like."""

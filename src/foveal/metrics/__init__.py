@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""What compares a predicted mask with an expert's: overlap, surfaces and volume."""

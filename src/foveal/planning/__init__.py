@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""What follows from the data and the machine: the audit, the plan and the splits."""

@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""What decides which patches training sees: places, chances and their randomness."""

@@ -1,0 +1,274 @@
+"""From settings to objects: the one place that knows which name means which class."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from foveal.augmentation.intensity import IntensityAugmentation
+from foveal.augmentation.spatial import SpatialAugmentation
+from foveal.config import (
+    OptimiserConfig,
+    Plan,
+    Settings,
+    read_plan,
+    read_settings,
+)
+from foveal.engine.checkpoints import load_checkpoint
+from foveal.engine.loading import PatchSource, Sampler
+from foveal.engine.run_directory import RunDirectory
+from foveal.engine.schedules import learning_rate_factor
+from foveal.engine.training import UpdateRules, under
+from foveal.errors import RunError, SettingsError
+from foveal.inference.model import Model
+from foveal.inference.numerics import Numerics
+from foveal.losses.cross_entropy import cross_entropy
+from foveal.losses.dice import dice_loss
+from foveal.methods.interface import Method
+from foveal.methods.supervised import Supervised
+from foveal.networks.interface import Network
+from foveal.networks.unet3d import UNet3d
+from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
+from foveal.store.store import StoredCase
+
+NETWORKS = {"unet3d": UNet3d}
+
+LOSSES = {"cross_entropy": cross_entropy, "dice": dice_loss}
+
+ANISOTROPY = 3.0
+"""From this ratio of spacings on, patches are only rotated in the fine plane."""
+
+
+def network(
+    name: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    **options: Any,  # noqa: ANN401 - each network states its own
+) -> Network:
+    """Build a network by its name.
+
+    Args:
+        name: One of `NETWORKS`.
+        in_channels: Of the image.
+        num_classes: Including background.
+        **options: Of that network; see its class.
+
+    Raises:
+        SettingsError: There is no such network.
+    """
+    if name not in NETWORKS:
+        raise SettingsError(f'no network "{name}"; there are {", ".join(NETWORKS)}')
+    return NETWORKS[name](in_channels, num_classes, **options)
+
+
+def planned_network(plan: Plan) -> Network:
+    """The network that a plan describes, with fresh weights."""
+    options = plan.network.model_dump(exclude={"name"})
+    return network(
+        plan.network.name,
+        in_channels=len(plan.preprocessing.channels),
+        num_classes=plan.labels.num_classes,
+        **options,
+    )
+
+
+def method(settings: Settings, plan: Plan) -> Method:
+    """The method that the settings name, around a fresh network."""
+    losses = {
+        name: (loss, getattr(settings.loss, name))
+        for name, loss in LOSSES.items()
+        if getattr(settings.loss, name) > 0
+    }
+    return Supervised(
+        planned_network(plan),
+        losses,
+        sampler=settings.sampling.sampler,
+        batch_size=plan.patches.batch_size,
+    )
+
+
+def optimisers(settings: Settings, trained: Method) -> dict[str, Optimizer]:
+    """One optimiser per parameter group of a method."""
+    options = settings.optimiser
+    return {
+        name: _optimiser(options, parameters)
+        for name, parameters in trained.parameter_groups().items()
+    }
+
+
+def _optimiser(options: OptimiserConfig, parameters: list[Parameter]) -> Optimizer:
+    if options.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=options.learning_rate,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            nesterov=options.momentum > 0,
+        )
+    return torch.optim.AdamW(
+        parameters,
+        lr=options.learning_rate,
+        betas=(options.momentum, 0.999),
+        weight_decay=options.weight_decay,
+    )
+
+
+def update_rules(settings: Settings) -> UpdateRules:
+    """Schedule, clipping and averaging."""
+    schedule = settings.schedule.model_dump()
+    return UpdateRules(
+        learning_rate_factor=partial(learning_rate_factor, **schedule),
+        gradient_clip_norm=settings.optimiser.gradient_clip_norm,
+        ema_decay=settings.training.ema_decay,
+    )
+
+
+def sampler(name: str, settings: Settings, plan: Plan) -> Sampler:
+    """A sampler by its name in the settings."""
+    if name == "uniform":
+        return UniformSampler()
+    weights = settings.sampling.class_weights
+    unknown = sorted(set(weights) - set(plan.labels.names))
+    if unknown:
+        raise SettingsError(
+            f"sampling.class_weights names {unknown}; "
+            f"the labels are {list(plan.labels.names)}"
+        )
+    # Once weights are given, a structure without one is not drawn for.
+    of_structures = [
+        weights.get(structure, 0.0) if weights else 1.0
+        for structure in plan.labels.names
+    ]
+    return ClassBalancedSampler(
+        foreground_fraction=settings.sampling.foreground_fraction,
+        class_weights=(0.0, *of_structures),
+    )
+
+
+def patch_sources(
+    settings: Settings,
+    plan: Plan,
+    trained: Method,
+    cases: Mapping[str, Sequence[StoredCase]],
+    rank: int,
+) -> dict[str, PatchSource]:
+    """What makes the batches of every stream of a method.
+
+    Args:
+        settings: Of the run.
+        plan: Of the run.
+        trained: Whose streams are wanted.
+        cases: By the names that streams use, such as ``"labelled"``.
+        rank: Of this process among the data-parallel ones.
+    """
+    return {
+        name: PatchSource(
+            name=name,
+            cases=cases[stream.cases],
+            sampler=sampler(stream.sampler, settings, plan),
+            patch_size=plan.patches.size,
+            spacing_mm=plan.preprocessing.spacing_mm,
+            batch_size=stream.batch_size,
+            num_classes=plan.labels.num_classes,
+            spatial=spatial_augmentation(settings, plan),
+            intensity=intensity_augmentation(settings),
+            seed=settings.training.seed,
+            rank=rank,
+        )
+        for name, stream in trained.streams.items()
+    }
+
+
+def model(run: RunDirectory, device: str = "auto") -> Model:
+    """The predictor of a run, with the numerics it was trained with."""
+    plan, (settings, _) = read_plan(run.plan), read_settings(run.settings)
+    tensors, _ = load_checkpoint(run.best_or_last)
+    trained = planned_network(plan)
+    trained.load_state_dict(under("predictor.", tensors))
+    return Model(
+        network=trained,
+        recipe=preprocessing_recipe(plan),
+        structures=plan.labels.names,
+        label_values=plan.labels.values,
+        patch_size=plan.patches.size,
+        overlap_fraction=settings.prediction.overlap_fraction,
+        batch_size=settings.prediction.batch_size,
+        numerics=numerics(settings),
+        device=torch.device(resolved_device(device)),
+    )
+
+
+def numerics(settings: Settings) -> Numerics:
+    """Precision and layout of a run.
+
+    Raises:
+        RunError: They were never found, as training has not started.
+    """
+    precision, layout = settings.training.precision, settings.training.memory_layout
+    if precision == "auto" or layout == "auto":
+        raise RunError(
+            "the run has no precision yet: its training never began; resume it with "
+            "--resume, or start it again"
+        )
+    return Numerics(precision, layout)
+
+
+def resolved_device(device: str) -> str:
+    """Name of the device that ``"auto"`` means on this machine."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def fabric(settings: Settings) -> Fabric:
+    """Device and processes of a run, not launched yet.
+
+    Precision is not Fabric's: the same autocast serves training and prediction.
+    """
+    devices = settings.training.devices
+    return Fabric(
+        accelerator=resolved_device(settings.training.device),
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+    )
+
+
+def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
+    """Changes of geometry, with what the plan says of axes and sides."""
+    chosen = settings.augmentation
+    mirroring = plan.mirroring
+    names = plan.labels.names
+    swapped = list(range(plan.labels.num_classes))
+    for left, right in mirroring.left_right_pairs:
+        first, second = names.index(left) + 1, names.index(right) + 1
+        swapped[first], swapped[second] = second, first
+    spacing_mm = plan.preprocessing.spacing_mm
+    coarsest = max(range(3), key=lambda axis: spacing_mm[axis])
+    is_flat = spacing_mm[coarsest] >= ANISOTROPY * min(spacing_mm)
+    return SpatialAugmentation(
+        rotation_probability=chosen.rotation_probability,
+        rotation_degrees=chosen.rotation_degrees,
+        rotation_axes=(coarsest,) if is_flat else (0, 1, 2),
+        scaling_probability=chosen.scaling_probability,
+        scaling=chosen.scaling,
+        shear_probability=chosen.shear_probability,
+        shear=chosen.shear,
+        translation_probability=chosen.translation_probability,
+        translation_voxels=chosen.translation_voxels,
+        elastic_probability=chosen.elastic_probability,
+        elastic_spacing_voxels=chosen.elastic_spacing_voxels,
+        elastic_voxels=chosen.elastic_voxels,
+        mirror_probability=chosen.mirror_probability,
+        mirror_axes=mirroring.axes,
+        sagittal_axis=mirroring.sagittal_axis,
+        swapped_classes=tuple(swapped),
+    )

@@ -1,0 +1,49 @@
+"""The command ``foveal``: its verbs, each in a file of its own.
+
+Only names and options are imported here; what a verb needs is loaded when it runs.
+"""
+
+from typing import Annotated
+
+import typer
+
+from foveal import __version__
+from foveal.cli.check import check
+from foveal.cli.demo import demo
+from foveal.cli.evaluate import evaluate
+from foveal.cli.plan import plan
+from foveal.cli.predict import predict
+from foveal.cli.preprocess import preprocess
+from foveal.cli.report import report
+from foveal.cli.train import train
+
+app = typer.Typer(
+    name="foveal",
+    help="Train and run segmentation networks for medical volumes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
+    if asked:
+        typer.echo(f"foveal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print and exit."
+        ),
+    ] = False,  # noqa: FBT002 - a flag of the command line
+) -> None:
+    """Train and run segmentation networks for medical volumes."""
+
+
+for verb in (demo, check, plan, preprocess, train, predict, evaluate, report):
+    app.command()(verb)

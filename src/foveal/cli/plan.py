@@ -1,0 +1,58 @@
+"""``foveal plan``: the plan of a data set, explained and written as TOML."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from foveal.cli.screen import console, errors_for_people, print_json, progress
+
+
+def plan(
+    dataset: Annotated[
+        Path, typer.Argument(help="Folder or table of the data set.", metavar="DATASET")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for the plan (TOML).")
+    ] = Path("plan.toml"),
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(help="Memory for a training step; half of what is left if unset."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; all if unset.", min=1)
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="To train on.")
+    ] = "auto",
+    as_json: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--json", help="Print the plan as JSON.")
+    ] = False,
+) -> None:
+    """Look at a data set and decide how to train on it; says what and why."""
+    with errors_for_people():
+        from foveal.commands import plan as command
+
+        with progress("looking at the cases") as on_progress:
+            planned = command.plan(
+                dataset,
+                memory_gb=memory_gb,
+                threads=threads,
+                device=device,
+                output=output,
+                on_progress=on_progress,
+            )
+        if as_json:
+            print_json(planned.plan.model_dump(mode="json"))
+            return
+        for reason in planned.reasons:
+            topic, _, text = reason.partition(": ")
+            style = "bold yellow" if topic == "Warning" else "bold"
+            console.print(f"[{style}]{topic}[/]: ", end="")
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"Plan written to {output}; edit it as you like.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,90 @@
+"""``foveal train``: from labelled scans to a run that predicts."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from foveal.cli.screen import console, errors_for_people, training_progress
+
+if TYPE_CHECKING:
+    from foveal.commands.evaluate import Evaluation
+
+DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def train(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder or table of a data set, or a settings file that names one.",
+            metavar="DATASET|SETTINGS.toml",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    budget: Annotated[
+        str | None, typer.Option(help="Time to train, for example 90s, 10m or 1h30m.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Or the number of updates.", min=1)
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Part to validate on, from 0.", min=0)
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan file; made from the data if unset.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="table.name=value; may be repeated."),
+    ] = None,
+    resume: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--resume", help="Continue the run in --out.")
+    ] = False,
+) -> None:
+    """Train one fold with one seed, validate, and keep everything in one folder."""
+    with errors_for_people():
+        from foveal.commands.train import train as command
+        from foveal.commands.train import validation_scores
+
+        with training_progress() as watcher:
+            run = command(
+                source,
+                out,
+                steps=steps,
+                budget_seconds=None if budget is None else seconds(budget),
+                fold=fold,
+                plan=plan,
+                options=options or (),
+                resume=resume,
+                watcher=watcher,
+            )
+        scores = validation_scores(run)
+        if scores:
+            console.print("Validation Dice (the best checkpoint was chosen by these):")
+        for structure, dice in scores.items():
+            console.print(f"  {escape(structure)}: {dice:.4f}", highlight=False)
+        console.print(
+            f"Run kept in {run}. Next: foveal report {run}, "
+            f"or foveal predict {run} INPUT OUTPUT",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def seconds(duration: str) -> float:
+    """Seconds of a duration like ``90s``, ``10m`` or ``1h30m``."""
+    match = DURATION.fullmatch(duration.strip())
+    if not match or not any(match.groups()):
+        raise typer.BadParameter(
+            f'"{duration}" is no duration; write for example 90s, 10m or 1h30m',
+            param_hint="--budget",
+        )
+    hours, minutes, rest = (int(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + rest
+    if total == 0:
+        raise typer.BadParameter("must be longer than 0 s", param_hint="--budget")
+    return float(total)

@@ -1,0 +1,229 @@
+"""The heart of `train`: settle what depends on the machine, then run the loop."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+
+from foveal import build
+from foveal.commands.plan import usable_threads
+from foveal.config import Plan, Settings, changed_settings, to_toml
+from foveal.engine.budget import fit_to_budget, seconds_per_step, validation_interval
+from foveal.engine.checkpoints import load_newest
+from foveal.engine.loading import PatchSource, Prefetcher
+from foveal.engine.loop import LoopRules, Progress, Validate, run_loop
+from foveal.engine.run_directory import RunDirectory, write_environment
+from foveal.engine.training import Training
+from foveal.inference.numerics import (
+    Numerics,
+    apply_layout,
+    autocast,
+    candidates,
+    fastest,
+    with_layout,
+)
+from foveal.inference.predict import patch_function
+from foveal.inference.validate import validation_dice
+from foveal.io.files import atomic_write_text
+from foveal.methods.interface import Clock, Method
+from foveal.networks.interface import Network
+from foveal.store.store import StoredCase
+
+PROBE_FRACTION = 0.02
+"""Of a budget, spent on measuring the speed of whole steps."""
+
+PROBE_BATCHES = 10_000
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told what while a run is made; every part may be left out."""
+
+    on_stage: Callable[[str], None] = lambda _: None
+    """A sentence about what is decided or begins."""
+
+    on_cases: Callable[[int, int, str], None] | None = None
+    """Cases done, cases in all, name of the last: planning and preprocessing."""
+
+    on_step: Callable[[Progress], None] = lambda _: None
+
+
+def fit(
+    fabric: Fabric,
+    run: RunDirectory,
+    settings: Settings,
+    plan: Plan,
+    labelled: Sequence[StoredCase],
+    held_out: Sequence[StoredCase],
+    watcher: Watcher,
+) -> None:
+    """Train to the end from wherever the run stands.
+
+    Precision, layout and length are found once and written to the run's settings; a
+    resumed run finds them there.
+
+    Args:
+        fabric: Launched.
+        run: Its splits, plan and settings are written.
+        settings: Of the run.
+        plan: Of the run.
+        labelled: Cases to train on.
+        held_out: Cases to validate on; may be empty.
+        watcher: Told of progress.
+    """
+    start = time.perf_counter()
+    torch.manual_seed(settings.training.seed)
+    method = build.method(settings, plan)
+    sources = build.patch_sources(
+        settings, plan, method, {"labelled": labelled}, fabric.global_rank
+    )
+    settings = _with_numerics(fabric, settings, method, sources, watcher)
+    training = Training(
+        method,
+        build.optimisers(settings, method),
+        fabric,
+        numerics=build.numerics(settings),
+        rules=build.update_rules(settings),
+        seed=settings.training.seed,
+    )
+    loader_threads = min(8, settings.training.threads or usable_threads())
+    validate = _validator(settings, plan, held_out, fabric) if held_out else None
+    if (run.checkpoints / "last.safetensors").exists():
+        tensors, state, problems = load_newest(run.checkpoints)
+        training.restore(tensors, state)
+        for problem in problems:
+            watcher.on_stage(f"{problem}; going on from the checkpoint before it")
+        watcher.on_stage(f"resuming at step {training.step}")
+    steps, validate_every_steps = _length(
+        settings, training, sources, held_out, plan, loader_threads, start
+    )
+    settings = changed_settings(
+        settings,
+        {
+            "training": {
+                "steps": steps,
+                "validate_every_steps": validate_every_steps,
+            }
+        },
+    )
+    if fabric.is_global_zero:
+        atomic_write_text(run.settings, to_toml(settings))
+        write_environment(run, torch.get_num_threads(), str(fabric.device))
+    watcher.on_stage(
+        f"training {steps} steps in {settings.training.precision}, "
+        f"{settings.training.memory_layout.replace('_', ' ')}, "
+        f"on {fabric.device} with {torch.get_num_threads()} threads"
+    )
+    run_loop(
+        training,
+        sources,
+        run.path,
+        LoopRules(
+            total_steps=steps,
+            validate_every_steps=validate_every_steps,
+            checkpoint_every_seconds=settings.training.checkpoint_every_seconds,
+            loader_threads=loader_threads,
+        ),
+        validate=validate,
+        on_progress=watcher.on_step,
+    )
+
+
+def _with_numerics(
+    fabric: Fabric,
+    settings: Settings,
+    method: Method,
+    sources: Mapping[str, PatchSource],
+    watcher: Watcher,
+) -> Settings:
+    """Settings whose precision and layout are no longer ``"auto"``."""
+    device = fabric.device
+    choices = candidates(
+        device.type, settings.training.precision, settings.training.memory_layout
+    )
+    # One patch tells which is faster as well as a whole batch, and sooner.
+    batches = {
+        name: source.batch(0, source.read(0)[:1], device)
+        for name, source in sources.items()
+    }
+
+    def run_step(choice: Numerics) -> None:
+        trial = copy.deepcopy(method).to(device).train()
+        apply_layout(trial, choice.memory_layout)
+        laid_out = {
+            name: batch.with_image(with_layout(batch.image, choice.memory_layout))
+            for name, batch in batches.items()
+        }
+        with autocast(choice, device.type):
+            terms = trial(laid_out, Clock(0, 1, settings.training.seed, 0))
+        torch.stack(list(terms.values())).sum().backward()
+
+    chosen, seconds = fastest(choices, run_step, device.type)
+    chosen = fabric.broadcast(chosen)
+    if seconds:
+        timings = ", ".join(
+            f"{choice.precision} {choice.memory_layout} {duration:.3f} s"
+            for choice, duration in seconds.items()
+        )
+        watcher.on_stage(f"one patch forward and backward takes: {timings}")
+    return changed_settings(settings, {"training": chosen._asdict()})
+
+
+def _validator(
+    settings: Settings, plan: Plan, cases: Sequence[StoredCase], fabric: Fabric
+) -> Validate:
+    """Dice per structure of a network on whole cases."""
+
+    def validate(network: Network) -> dict[str, float | None]:
+        apply_layout(network, build.numerics(settings).memory_layout)
+        return validation_dice(
+            patch_function(network, build.numerics(settings), fabric.device),
+            cases,
+            plan.patches.size,
+            plan.labels.names,
+            overlap_fraction=settings.prediction.overlap_fraction,
+            batch_size=settings.prediction.batch_size,
+        )
+
+    return validate
+
+
+def _length(
+    settings: Settings,
+    training: Training,
+    sources: Mapping[str, PatchSource],
+    held_out: Sequence[StoredCase],
+    plan: Plan,
+    loader_threads: int,
+    start: float,
+) -> tuple[int, int]:
+    """Steps of the run and steps between validations."""
+    length = settings.training
+    if length.steps is not None:
+        every = length.validate_every_steps or validation_interval(length.steps)
+        return length.steps, every
+    budget_seconds = length.budget_seconds or 0.0
+    fabric = training.fabric
+    with Prefetcher(sources, fabric.device, loader_threads) as loader:
+        step_seconds = seconds_per_step(
+            training,
+            loader.batches(0, PROBE_BATCHES),
+            PROBE_FRACTION * budget_seconds,
+        )
+    validation_seconds = 0.0
+    if held_out:
+        # One case after another warms up and then stands for all.
+        middle = sorted(held_out, key=lambda case: sum(case.shape))[len(held_out) // 2]
+        network = training.frozen_predictor()
+        validate = _validator(settings, plan, [middle], fabric)
+        validate(network)
+        begin = time.perf_counter()
+        validate(network)
+        validation_seconds = (time.perf_counter() - begin) * len(held_out)
+    remaining = budget_seconds - (time.perf_counter() - start)
+    fitted = fit_to_budget(remaining, step_seconds, validation_seconds)
+    every = length.validate_every_steps or fitted.validate_every_steps
+    return fabric.broadcast((fitted.steps, every))

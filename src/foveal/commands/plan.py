@@ -1,0 +1,110 @@
+"""Plan a data set: fingerprint it and decide everything that follows from the data."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from foveal.case import Dataset
+from foveal.config import Plan, to_toml
+from foveal.errors import SettingsError
+from foveal.io.datasets import read_dataset
+from foveal.io.files import atomic_write_text
+from foveal.planning.fingerprint import fingerprint_cases
+from foveal.planning.memory import (
+    BYTES_PER_GB,
+    available_memory_bytes,
+    training_budget,
+)
+from foveal.planning.plan import make_plan
+
+GB_PER_READING_THREAD = 4
+"""A CT of 512 x 512 x 600 with its label map, and room to look at it."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what led to it."""
+
+    plan: Plan
+
+    reasons: tuple[str, ...]
+    """One line in plain words per decision; warnings begin with ``Warning:``."""
+
+
+def plan(
+    dataset: Path | str | Dataset,
+    *,
+    memory_gb: float | None = None,
+    threads: int | None = None,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    output: Path | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Planned:
+    """Look at the labelled cases of a data set and decide how to train on them.
+
+    Cases of the test split are not looked at.
+
+    Args:
+        dataset: Folder or table, or what `foveal.read_dataset` returned.
+        memory_gb: For one training step; unset: half of what the machine has left.
+        threads: CPU threads for reading and, on a CPU, for training; unset: all.
+        device: What the plan is for.
+        output: File for the plan, TOML; unset: none is written.
+        on_progress: Told cases done, cases in all and the name of the last.
+
+    Raises:
+        DatasetError: The data set cannot be understood or has no labelled case.
+        CaseError: A case cannot be used.
+        SettingsError: The budget is too small, or ``output`` holds something else.
+    """
+    if not isinstance(dataset, Dataset):
+        dataset = read_dataset(Path(dataset))
+    if threads is None:
+        threads = usable_threads()
+    budget = training_budget(device, memory_gb=memory_gb, threads=threads)
+    readers_in_memory = available_memory_bytes() / (
+        GB_PER_READING_THREAD * BYTES_PER_GB
+    )
+    fingerprints = fingerprint_cases(
+        [case for case in dataset.labelled if case.split != "test"],
+        tuple(dataset.label_values.values()),
+        ignore_value=dataset.ignore_value,
+        threads=max(1, min(threads, int(readers_in_memory))),
+        on_progress=on_progress,
+    )
+    decided, reasons = make_plan(
+        fingerprints,
+        dataset_name=dataset.name,
+        channel_names=dataset.channel_names,
+        label_values=dataset.label_values,
+        ignore_value=dataset.ignore_value,
+        budget=budget,
+    )
+    if output is not None:
+        write_plan(decided, output)
+    return Planned(decided, tuple(reasons))
+
+
+def write_plan(decided: Plan, path: Path) -> None:
+    """Write a plan file; a file that holds the same plan already is left alone.
+
+    Raises:
+        SettingsError: ``path`` holds something else, which a person may have edited.
+    """
+    text = to_toml(decided)
+    if not path.exists():
+        atomic_write_text(path, text)
+    elif path.read_text(encoding="utf-8", errors="replace") != text:
+        raise SettingsError(
+            f"{path} exists and differs from this plan; nothing was written. Remove "
+            "it or choose another file"
+        )
+
+
+def usable_threads() -> int:
+    """Processor threads that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

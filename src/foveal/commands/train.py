@@ -1,0 +1,213 @@
+"""Train one fold with one seed: from a data set to a run that predicts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from foveal import build
+from foveal.case import CaseFiles, Dataset
+from foveal.commands.evaluate import Evaluation, evaluate
+from foveal.commands.fit import Watcher, fit
+from foveal.commands.plan import plan as make_plan
+from foveal.commands.plan import usable_threads
+from foveal.commands.predict import predict
+from foveal.commands.preprocess import preprocess
+from foveal.config import (
+    Plan,
+    Settings,
+    changed_plan,
+    changed_settings,
+    is_settings_file,
+    parse_options,
+    read_plan,
+    read_settings,
+    to_toml,
+)
+from foveal.engine.run_directory import RunDirectory, create_run, open_run
+from foveal.errors import SettingsError
+from foveal.io.datasets import read_dataset
+from foveal.io.files import atomic_write_text
+from foveal.planning.splits import Fold, make_splits, read_splits, splits_to_toml
+
+
+def train(
+    source: Path | str,
+    out: Path | str,
+    *,
+    steps: int | None = None,
+    budget_seconds: float | None = None,
+    fold: int | None = None,
+    plan: Path | None = None,
+    options: Sequence[str] = (),
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> Path:
+    """Plan, preprocess, train and validate; everything is kept in one folder.
+
+    Args:
+        source: A data set, or a settings file that names one.
+        out: Folder of the run; must not exist, or be empty, unless resuming.
+        steps: Updates of the weights.
+        budget_seconds: Or the time for training and its validations; preprocessing
+            before and the final prediction of the validation cases come on top. With
+            neither, 10 minutes.
+        fold: Which part of the training patients to validate on, from 0.
+        plan: Plan file; unset: the data set is planned now.
+        options: ``table.name=value``, for settings and plan alike.
+        resume: Continue the run in ``out``; its own settings and plan are used.
+        watcher: Told of progress.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        FovealError: Something the user can mend; see `foveal.errors`.
+    """
+    watcher = watcher or Watcher()
+    out = Path(out)
+    if resume:
+        run = open_run(out)
+        settings, _ = read_settings(run.settings)
+        planned = read_plan(run.plan)
+        dataset = read_dataset(_dataset_path(settings))
+    else:
+        settings, plan_entries = _settings(
+            Path(source), steps, budget_seconds, fold, options
+        )
+        run = create_run(out)
+        dataset = read_dataset(_dataset_path(settings))
+        planned = _plan(dataset, settings, plan, plan_entries, watcher)
+    fabric = _launched_fabric(settings)
+    if resume:
+        division = read_splits(run.splits).folds[settings.splits.fold]
+    else:
+        division = _divide(dataset, settings, run)
+        atomic_write_text(run.plan, to_toml(planned))
+        atomic_write_text(run.settings, to_toml(settings))
+    watcher.on_stage(
+        f"{len(division.train)} patients to train on, {len(division.validation)} to "
+        f"validate, {len(division.test)} kept for the test"
+    )
+    training_files = _cases_of(dataset, division.train)
+    validation_files = _cases_of(dataset, division.validation)
+    with fabric.rank_zero_first():
+        stored = preprocess(
+            replace(dataset, cases=(*training_files, *validation_files)),
+            planned,
+            store=settings.store,
+            threads=settings.training.threads,
+            on_progress=watcher.on_cases,
+        )
+    labelled, held_out = stored[: len(training_files)], stored[len(training_files) :]
+    fit(fabric, run, settings, planned, labelled, held_out, watcher)
+    if fabric.is_global_zero and validation_files:
+        watcher.on_stage("predicting the validation cases on their own grids")
+        _score(run, validation_files, dataset, watcher)
+    fabric.barrier()
+    return out
+
+
+def _settings(
+    source: Path,
+    steps: int | None,
+    budget_seconds: float | None,
+    fold: int | None,
+    options: Sequence[str],
+) -> tuple[Settings, dict[str, Any]]:
+    """Settings from a file or defaults, then the options, then the arguments."""
+    plan_entries: dict[str, Any] = {}
+    settings = Settings(dataset=source.resolve())
+    if source.is_file() and is_settings_file(source):
+        settings, plan_entries = read_settings(source.resolve())
+    entries, more_plan_entries = parse_options(options)
+    for table, name, value in (
+        ("training", "steps", steps),
+        ("training", "budget_seconds", budget_seconds),
+        ("splits", "fold", fold),
+    ):
+        if value is not None:
+            entries.setdefault(table, {})[name] = value
+    settings = changed_settings(settings, entries)
+    length = settings.training
+    if length.steps is not None and length.budget_seconds is not None:
+        raise SettingsError(
+            "training.steps and training.budget_seconds are both set; give one"
+        )
+    if length.steps is None and length.budget_seconds is None:
+        settings = changed_settings(settings, {"training": {"budget_seconds": 600.0}})
+    for name, value in more_plan_entries.items():
+        if isinstance(value, dict) and isinstance(plan_entries.get(name), dict):
+            value = {**plan_entries[name], **value}
+        plan_entries[name] = value
+    return settings, plan_entries
+
+
+def _dataset_path(settings: Settings) -> Path:
+    if settings.dataset is None:
+        raise SettingsError('the settings name no data set; add dataset = "path"')
+    return settings.dataset
+
+
+def _plan(
+    dataset: Dataset,
+    settings: Settings,
+    path: Path | None,
+    entries: Mapping[str, Any],
+    watcher: Watcher,
+) -> Plan:
+    if path is not None:
+        planned = read_plan(path)
+    else:
+        watcher.on_stage("planning from the data")
+        made = make_plan(
+            dataset,
+            threads=settings.training.threads,
+            device=settings.training.device,
+            on_progress=watcher.on_cases,
+        )
+        planned = made.plan
+        for reason in made.reasons:
+            watcher.on_stage(reason)
+    return changed_plan(planned, dict(entries))
+
+
+def _launched_fabric(settings: Settings) -> Fabric:
+    """Processes and device of the run; data-parallel ones start here."""
+    torch.set_num_threads(settings.training.threads or usable_threads())
+    fabric = build.fabric(settings)
+    fabric.launch()
+    return fabric
+
+
+def _divide(dataset: Dataset, settings: Settings, run: RunDirectory) -> Fold:
+    splits = make_splits(dataset.cases, settings.splits.folds, settings.splits.seed)
+    if settings.splits.fold >= len(splits.folds):
+        raise SettingsError(
+            f"splits.fold {settings.splits.fold}: the data set names its validation "
+            f"patients itself, so there are {len(splits.folds)} folds, from 0"
+        )
+    atomic_write_text(run.splits, splits_to_toml(splits))
+    return splits.folds[settings.splits.fold]
+
+
+def _cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:
+    wanted = set(patients)
+    return tuple(case for case in dataset.labelled if case.patient in wanted)
+
+
+def _score(
+    run: RunDirectory,
+    cases: Sequence[CaseFiles],
+    dataset: Dataset,
+    watcher: Watcher,
+) -> Evaluation:
+    """Predict the validation cases as `foveal predict` would, and measure them."""
+    folder = run.validation
+    predict([run.path], cases, folder, on_progress=watcher.on_cases)
+    evaluation = evaluate(folder, dataset, on_progress=watcher.on_cases)
+    atomic_write_text(folder / "metrics.json", evaluation.to_json())
+    return evaluation

@@ -1,0 +1,152 @@
+"""Everything a run needs to go on as if it had never stopped, in one file.
+
+A checkpoint is a safetensors file: tensors under dotted names, all else as JSON in its
+metadata, with a digest of the tensors. It is written under a temporary name, the last
+one becomes the previous one, and only then it takes its place; so whenever the run is
+killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from foveal.errors import RunError
+from foveal.io.files import atomic_path, atomic_write_text
+
+FORMAT_VERSION = 1
+
+
+def save_checkpoint(
+    folder: Path, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """Write ``folder/name.safetensors``; ``last`` keeps the one before as ``previous``.
+
+    Args:
+        folder: ``checkpoints`` of a run.
+        name: ``"last"`` or ``"best"``.
+        tensors: Any device and layout; layout is not kept.
+        state: What JSON can hold.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {
+        "format_version": str(FORMAT_VERSION),
+        "digest": _digest(held),
+        "state": json.dumps(state),
+    }
+    path = folder / f"{name}.safetensors"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(held, metadata))
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        if name == "last" and path.exists():
+            path.replace(folder / "previous.safetensors")
+    atomic_write_text(
+        folder / f"{name}.json",
+        json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2),
+    )
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and verify one checkpoint.
+
+    Raises:
+        RunError: The file is missing, damaged or of another format.
+    """
+    if not path.exists():
+        raise RunError(f"{path} does not exist; was the run started?")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, struct.error) as error:
+        raise RunError(f"{path} is damaged ({error})") from error
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise RunError(
+            f"{path} has format version {metadata.get('format_version')}; "
+            f"this Foveal reads {FORMAT_VERSION}"
+        )
+    if metadata["digest"] != _digest(tensors):
+        raise RunError(f"{path} is damaged (its digest does not match)")
+    return tensors, json.loads(metadata["state"])
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """The last checkpoint, or the previous one if the last is missing or damaged.
+
+    Returns:
+        Tensors, state, and what was wrong with the checkpoints passed over.
+
+    Raises:
+        RunError: None of the two can be read.
+    """
+    problems = []
+    for name in ("last", "previous"):
+        try:
+            tensors, state = load_checkpoint(folder / f"{name}.safetensors")
+        except RunError as error:
+            problems.append(str(error))
+        else:
+            return tensors, state, problems
+    raise RunError(
+        "no checkpoint can be read: "
+        + "; ".join(problems)
+        + ". Start the run again in another folder."
+    )
+
+
+def optimiser_tensors(
+    optimiser: Optimizer, prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State of an optimiser as named tensors and JSON values, apart from its options."""
+    tensors = {}
+    values: dict[str, Any] = {}
+    for index, entries in optimiser.state_dict()["state"].items():
+        for name, value in entries.items():
+            key = f"{prefix}.{index}.{name}"
+            if isinstance(value, Tensor):
+                tensors[key] = value
+            else:
+                values[key] = value
+    return tensors, values
+
+
+def restore_optimiser(
+    optimiser: Optimizer,
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
+) -> None:
+    """Put back what `optimiser_tensors` gave; options stay as they were built."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *values.items()]:
+        if key.startswith(f"{prefix}."):
+            index, name = key.removeprefix(f"{prefix}.").split(".")
+            state.setdefault(int(index), {})[name] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    # Saved tensors are contiguous; moments must lie in memory as their weights do.
+    for parameter, entries in optimiser.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter).copy_(value)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

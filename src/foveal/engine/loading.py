@@ -1,0 +1,225 @@
+"""Batches ahead of time: drawing, reading and augmenting while the network works.
+
+Every draw is a function of (seed, step, rank, stream), so a batch is the same whenever
+and on whichever thread it is made, and a resumed run sees what an unbroken one would.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveal.augmentation.intensity import IntensityAugmentation
+from foveal.augmentation.spatial import PatchTransform, SpatialAugmentation
+from foveal.case import IGNORED
+from foveal.sampling.batch import Batch
+from foveal.sampling.randomness import generator
+from foveal.sampling.samplers import Draw
+from foveal.store.store import StoredCase
+
+AHEAD = 4
+"""Steps prepared before they are needed."""
+
+
+class Sampler(Protocol):
+    """Chooses a case and where its patch lies."""
+
+    def draw(
+        self,
+        cases: Sequence[StoredCase],
+        patch_size: Sequence[int],
+        generator: torch.Generator,
+    ) -> Draw:
+        """One patch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSource:
+    """Makes the batches of one stream."""
+
+    name: str
+    cases: Sequence[StoredCase]
+    sampler: Sampler
+    patch_size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    batch_size: int
+    num_classes: int
+    spatial: SpatialAugmentation
+    intensity: IntensityAugmentation
+    seed: int
+    rank: int
+
+    def read(self, step: int) -> list["ReadPatch"]:
+        """Draw the patches of a step and read what they need from the store."""
+        draws = generator(self.seed, step, self.rank, self.name, "patches")
+        patches = []
+        for _ in range(self.batch_size):
+            draw = self.sampler.draw(self.cases, self.patch_size, draws)
+            transform = self.spatial.draw(self.patch_size, draws, self.spacing_mm)
+            case = self.cases[draw.case_index]
+            window = transform.source_window(draw.corner, self.patch_size)
+            patches.append(
+                ReadPatch(
+                    case,
+                    draw.corner,
+                    transform,
+                    read_beyond_borders(case, window),
+                )
+            )
+        return patches
+
+    def batch(
+        self, step: int, patches: Sequence["ReadPatch"], device: torch.device
+    ) -> Batch:
+        """Augment the patches of a step on a device."""
+        images, label_maps, annotations = [], [], []
+        for patch in patches:
+            image, label_map = patch.box
+            annotated = annotated_classes(patch.case, self.num_classes)
+            image, label_map, annotated = patch.transform.apply(
+                image.to(device, non_blocking=True),
+                None if label_map is None else label_map.to(device, non_blocking=True),
+                annotated,
+            )
+            images.append(image)
+            label_maps.append(label_map)
+            annotations.append(annotated)
+        draws = generator(self.seed, step, self.rank, self.name, "intensity")
+        is_labelled = all(label_map is not None for label_map in label_maps)
+        return Batch(
+            image=self.intensity.apply(torch.stack(images), draws),
+            label_map=torch.stack(label_maps) if is_labelled else None,
+            annotated=torch.stack(annotations).to(device) if is_labelled else None,
+            case_names=tuple(patch.case.name for patch in patches),
+            corners=tuple(patch.corner for patch in patches),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ReadPatch:
+    """What was read for one patch, before augmentation."""
+
+    case: StoredCase
+    corner: tuple[int, int, int]
+    transform: PatchTransform
+    box: tuple[Tensor, Tensor | None]
+    """Image and label map of the transform's source window."""
+
+
+def read_beyond_borders(
+    case: StoredCase, window: Sequence[slice]
+) -> tuple[Tensor, Tensor | None]:
+    """Read a window that may reach beyond the volume: image 0, labels ignored there."""
+    inside = tuple(
+        slice(max(axis.start, 0), max(min(axis.stop, length), max(axis.start, 0)))
+        for axis, length in zip(window, case.shape, strict=True)
+    )
+    target = tuple(
+        slice(part.start - axis.start, part.stop - axis.start)
+        for part, axis in zip(inside, window, strict=True)
+    )
+    shape = tuple(axis.stop - axis.start for axis in window)
+    is_within = all(part == axis for part, axis in zip(inside, window, strict=True))
+    is_empty = any(part.stop <= part.start for part in inside)
+    label_map: np.ndarray | None = None
+    if is_within:
+        image = case.read_image(inside)
+        if case.class_counts:
+            label_map = case.read_label_map(inside)
+    else:
+        image = np.zeros((case.num_channels, *shape), np.float32)
+        if not is_empty:
+            image[:, *target] = case.read_image(inside)
+        if case.class_counts:
+            label_map = np.full(shape, IGNORED, np.uint8)
+            if not is_empty:
+                label_map[target] = case.read_label_map(inside)
+    return (
+        torch.from_numpy(image),
+        None if label_map is None else torch.from_numpy(label_map),
+    )
+
+
+def annotated_classes(case: StoredCase, num_classes: int) -> Tensor:
+    """Which inside classes were contoured in a case, as booleans."""
+    if case.annotated is None:
+        return torch.ones(num_classes, dtype=torch.bool)
+    return torch.tensor(case.annotated, dtype=torch.bool)
+
+
+class Prefetcher:
+    """Keeps the batches of the next steps ready; use as a context manager.
+
+    On the CPU, threads also augment; for other devices they read, and the batch is
+    augmented on the device when it is taken.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, PatchSource], device: torch.device, threads: int
+    ) -> None:
+        self._sources = sources
+        self._device = device
+        self._workers = single_threaded_pool(threads)
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def batches(self, first_step: int, end: int) -> Iterator[dict[str, Batch]]:
+        """Batches of every stream for steps ``first_step`` to ``end`` - 1, in order."""
+        waiting: list[Future] = []
+        next_step = first_step
+        try:
+            for step in range(first_step, end):
+                while next_step < min(step + AHEAD, end):
+                    waiting.append(self._workers.submit(self._prepare, next_step))
+                    next_step += 1
+                prepared = waiting.pop(0).result()
+                if self._device.type == "cpu":
+                    yield prepared
+                else:
+                    yield {
+                        name: source.batch(step, prepared[name], self._device)
+                        for name, source in self._sources.items()
+                    }
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _prepare(self, step: int) -> dict:
+        read = {name: source.read(step) for name, source in self._sources.items()}
+        if self._device.type != "cpu":
+            return read
+        return {
+            name: source.batch(step, read[name], self._device)
+            for name, source in self._sources.items()
+        }
+
+
+def single_threaded_pool(workers: int) -> ThreadPoolExecutor:
+    """Threads in which PyTorch does not start threads of its own.
+
+    PyTorch keeps the number per thread but also one for threads to come, which is put
+    back for the caller.
+    """
+    threads = torch.get_num_threads()
+    all_started = threading.Barrier(workers + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    pool = ThreadPoolExecutor(workers, "loader", initializer=start)
+    for _ in range(workers):
+        pool.submit(int)
+    all_started.wait()
+    torch.set_num_threads(threads)
+    return pool

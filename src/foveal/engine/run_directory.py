@@ -1,0 +1,131 @@
+"""The folder of one run: one fold and one seed; what `predict` and `report` read."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from foveal import __version__
+from foveal.errors import RunError
+from foveal.io.files import atomic_write_text
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where a run keeps what."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Resolved settings; nothing is left to a default or to the day."""
+        return self.path / "settings.toml"
+
+    @property
+    def plan(self) -> Path:
+        """Resolved plan."""
+        return self.path / "plan.toml"
+
+    @property
+    def splits(self) -> Path:
+        """Patients of every fold."""
+        return self.path / "splits.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """``last``, ``previous`` and ``best``."""
+        return self.path / "checkpoints"
+
+    @property
+    def validation(self) -> Path:
+        """Predictions of the validation cases and their ``metrics.json``."""
+        return self.path / "validation"
+
+    @property
+    def best_or_last(self) -> Path:
+        """The checkpoint to predict with: best on validation, else the last.
+
+        Raises:
+            RunError: There is neither.
+        """
+        for name in ("best", "last", "previous"):
+            path = self.checkpoints / f"{name}.safetensors"
+            if path.exists():
+                return path
+        raise RunError(
+            f"{self.path} holds no checkpoint; train first, "
+            "or give the folder of a run (it holds plan.toml and checkpoints)"
+        )
+
+
+def create_run(path: Path) -> RunDirectory:
+    """Make the folder of a fresh run.
+
+    Raises:
+        RunError: The folder already holds something.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{path} already holds something; continue a run there with --resume, "
+            "or give another --out"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return RunDirectory(path)
+
+
+def open_run(path: Path) -> RunDirectory:
+    """Folder of a run that was started.
+
+    Raises:
+        RunError: It is not one.
+    """
+    run = RunDirectory(path)
+    missing = [file.name for file in (run.settings, run.plan) if not file.exists()]
+    if missing:
+        raise RunError(
+            f"{path} is not a run: {' and '.join(missing)} missing; "
+            "give the folder that foveal train wrote (--out)"
+        )
+    return run
+
+
+def write_environment(run: RunDirectory, threads: int, device: str) -> None:
+    """Record what the run was made with."""
+    import numpy
+    import torch
+
+    record = {
+        "format_version": 1,
+        "foveal": __version__,
+        "commit": _commit(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device,
+    }
+    atomic_write_text(run.path / "environment.json", json.dumps(record, indent=2))
+
+
+def _commit() -> str | None:
+    """Commit of the source tree, if Foveal runs from one."""
+    source = Path(__file__).resolve().parents[3]
+    if not (source / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(  # noqa: S603 - fixed command
+            ["git", "-C", str(source), "rev-parse", "HEAD"],  # noqa: S607 - user's git
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

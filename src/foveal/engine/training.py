@@ -1,0 +1,213 @@
+"""A method in training: one update at a time, and everything needed to continue it."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer
+
+from foveal.engine.averaging import WeightAverage
+from foveal.engine.checkpoints import optimiser_tensors, restore_optimiser
+from foveal.inference.numerics import Numerics, apply_layout, autocast, with_layout
+from foveal.errors import TrainingError
+from foveal.methods.interface import Clock, Method
+from foveal.networks.interface import Network
+from foveal.sampling.batch import Batch
+
+
+@dataclass(frozen=True)
+class UpdateRules:
+    """How gradients become updates."""
+
+    learning_rate_factor: Callable[[int, int], float]
+    """Of (step, total steps)."""
+
+    gradient_clip_norm: float
+    """Largest norm of the gradient of one parameter group."""
+
+    ema_decay: float
+    """0: no moving average."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss of a step is NaN or infinite."""
+
+
+class Training:
+    """A method, its optimisers, the average of its weights and the step reached.
+
+    Args:
+        method: On any device; moved to that of ``fabric``.
+        optimisers: One per parameter group of the method, by the same name.
+        fabric: Launched.
+        numerics: Precision and layout of the forward pass.
+        rules: How gradients become updates.
+        seed: Of every draw of the method, such as dropout.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimisers: Mapping[str, Optimizer],
+        fabric: Fabric,
+        *,
+        numerics: Numerics,
+        rules: UpdateRules,
+        seed: int,
+    ) -> None:
+        self.method = method
+        self.fabric = fabric
+        self.numerics = numerics
+        self.rules = rules
+        self.seed = seed
+        self.step = 0
+        self.batch_halvings = 0
+        self.best_score: float | None = None
+        self._base_rates = {
+            name: [group["lr"] for group in optimiser.param_groups]
+            for name, optimiser in optimisers.items()
+        }
+        self._optimisers = dict(optimisers)
+        apply_layout(method, numerics.memory_layout)
+        self._wrapped = fabric.setup_module(method)
+        self._scaler = torch.amp.GradScaler(
+            fabric.device.type, enabled=numerics.precision == "float16"
+        )
+        self._average = (
+            WeightAverage(method.predictor, rules.ema_decay)
+            if rules.ema_decay > 0
+            else None
+        )
+
+    def update(
+        self, batches: Mapping[str, Batch], total_steps: int
+    ) -> tuple[dict[str, float], float]:
+        """Make one update of the weights.
+
+        Returns:
+            The loss terms and the learning rate factor.
+
+        Raises:
+            NonFiniteLossError: The sum of the terms is not finite; nothing was changed.
+        """
+        clock = Clock(self.step, total_steps, self.seed, self.fabric.global_rank)
+        torch.manual_seed(_step_seed(clock))
+        factor = self.rules.learning_rate_factor(self.step, total_steps)
+        laid_out = {
+            name: batch.with_image(
+                with_layout(batch.image, self.numerics.memory_layout)
+            )
+            for name, batch in batches.items()
+        }
+        self._wrapped.train()
+        with autocast(self.numerics, self.fabric.device.type):
+            terms = self._wrapped(laid_out, clock)
+        loss = torch.stack(list(terms.values())).sum()
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteLossError(
+                f"the loss of step {self.step} is not finite: "
+                + ", ".join(f"{name} {float(term)}" for name, term in terms.items())
+            )
+        for name, optimiser in self._optimisers.items():
+            optimiser.zero_grad(set_to_none=True)
+            for group, rate in zip(
+                optimiser.param_groups, self._base_rates[name], strict=True
+            ):
+                group["lr"] = rate * factor
+        self.fabric.backward(self._scaler.scale(loss))
+        for optimiser in self._optimisers.values():
+            self._scaler.unscale_(optimiser)
+            for group in optimiser.param_groups:
+                torch.nn.utils.clip_grad_norm_(
+                    group["params"], self.rules.gradient_clip_norm
+                )
+            self._scaler.step(optimiser)
+        self._scaler.update()
+        self.method.after_step(clock)
+        if self._average is not None:
+            self._average.update(self.method.predictor)
+        self.step += 1
+        return {name: float(term) for name, term in terms.items()}, factor
+
+    def release_gradients(self) -> None:
+        """Free what a step that ran out of memory left behind."""
+        for optimiser in self._optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def predictor_weights(self) -> dict[str, Tensor]:
+        """What is validated and saved to predict with: the average, if there is one."""
+        if self._average is not None:
+            return self._average.weights
+        return self.method.predictor.state_dict()
+
+    def frozen_predictor(self) -> Network:
+        """Copy of the predictor with those weights, in evaluation mode."""
+        network = copy.deepcopy(self.method.predictor)
+        network.load_state_dict(self.predictor_weights())
+        return network.eval()
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that `restore` needs; tensors are copies."""
+        tensors = {
+            f"method.{name}": tensor
+            for name, tensor in self.method.state_dict().items()
+        }
+        values: dict[str, Any] = {}
+        for name, optimiser in self._optimisers.items():
+            of_optimiser, other = optimiser_tensors(optimiser, f"optimiser.{name}")
+            tensors |= of_optimiser
+            values |= other
+        tensors |= {
+            f"predictor.{name}": tensor
+            for name, tensor in self.predictor_weights().items()
+        }
+        state = {
+            "step": self.step,
+            "batch_halvings": self.batch_halvings,
+            "best_score": self.best_score,
+            "average_updates": self._average.updates if self._average else 0,
+            "scaler": self._scaler.state_dict(),
+            "optimiser_values": values,
+        }
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}, (
+            state
+        )
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Continue from a snapshot, to the bit."""
+        self.method.load_state_dict(under("method.", tensors))
+        for name, optimiser in self._optimisers.items():
+            restore_optimiser(
+                optimiser, f"optimiser.{name}", tensors, state["optimiser_values"]
+            )
+        if self._average is not None:
+            self._average.load(
+                under("predictor.", tensors), int(state["average_updates"])
+            )
+        self._scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.batch_halvings = state["batch_halvings"]
+        self.best_score = state["best_score"]
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose name begins with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _step_seed(clock: Clock) -> int:
+    digest = hashlib.blake2b(
+        f"{clock.seed} {clock.step} {clock.rank}".encode(), digest_size=8
+    )
+    return int.from_bytes(digest.digest(), "big") >> 1

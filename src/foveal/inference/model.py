@@ -1,0 +1,105 @@
+"""A trained network with all it needs to read a case as it was trained to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foveal.case import Case
+from foveal.errors import CaseError
+from foveal.geometry import reorientation
+from foveal.inference.numerics import Numerics, apply_layout
+from foveal.inference.predict import patch_function, stream_logits
+from foveal.inference.restore import most_probable, resampled_rows, uncropped_rows
+from foveal.networks.interface import Network
+from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The predictor of one run."""
+
+    network: Network
+    recipe: PreprocessingRecipe
+    structures: tuple[str, ...]
+    """In the order of the inside labels from 1."""
+
+    label_values: tuple[int, ...]
+    """Value of each structure in the user's label maps."""
+
+    patch_size: tuple[int, int, int]
+    overlap_fraction: float
+    batch_size: int
+    numerics: Numerics
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        """Bring the network to its device and layout, ready to predict."""
+        self.network.to(self.device).eval()
+        apply_layout(self.network, self.numerics.memory_layout)
+
+    @property
+    def num_classes(self) -> int:
+        """Structures and background."""
+        return len(self.structures) + 1
+
+    @property
+    def orientation(self) -> str:
+        """Of the rows that `probabilities` gives."""
+        return self.recipe.orientation
+
+    def probabilities(self, case: Case) -> Iterator[Float[Tensor, "class _ j k"]]:
+        """Class probabilities on the case's own grid, reoriented, row by row.
+
+        Args:
+            case: Its channels as in training; label map not needed.
+
+        Yields:
+            Consecutive blocks of rows along the first axis of the reoriented grid.
+
+        Raises:
+            CaseError: The case has another number of channels.
+        """
+        wanted = len(self.recipe.channels)
+        if len(case.image) != wanted:
+            raise CaseError(
+                f"case {case.name}: {len(case.image)} channels, but the model was "
+                f"trained with {wanted} "
+                f"({', '.join(channel.name for channel in self.recipe.channels)})"
+            )
+        prepared = preprocess_case(case, self.recipe)
+        image = torch.from_numpy(prepared.image)
+        logits = stream_logits(
+            patch_function(self.network, self.numerics, self.device),
+            image,
+            self.patch_size,
+            self.num_classes,
+            overlap_fraction=self.overlap_fraction,
+            batch_size=self.batch_size,
+        )
+        window = prepared.restoration.window
+        cropped = tuple(axis.stop - axis.start for axis in window)
+        whole = reorientation(case.grid, self.orientation).apply_to_grid(case.grid)
+        rows = resampled_rows(logits, image.shape[1:], cropped)
+        likely = (block.softmax(dim=0) for block in rows)
+        yield from uncropped_rows(likely, window, whole.shape, self.num_classes)
+
+    def predict(self, case: Case) -> NDArray[np.integer]:
+        """Label map of a case on its own grid, with the user's label values.
+
+        Args:
+            case: As `foveal.read_case` gives it.
+
+        Returns:
+            ``(i, j, k)`` in stored order.
+
+        Raises:
+            CaseError: The case has another number of channels.
+        """
+        return most_probable(
+            self.probabilities(case), case.grid, self.orientation, self.label_values
+        )

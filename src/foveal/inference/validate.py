@@ -1,0 +1,61 @@
+"""Dice of whole validation volumes while training goes on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from foveal.case import IGNORED
+from foveal.inference.predict import PatchFunction, stream_logits
+from foveal.metrics.overlap import dice
+from foveal.store.store import StoredCase
+
+
+def validation_dice(
+    network: PatchFunction,
+    cases: Sequence[StoredCase],
+    patch_size: Sequence[int],
+    structures: Sequence[str],
+    *,
+    overlap_fraction: float,
+    batch_size: int,
+) -> dict[str, float | None]:
+    """Mean Dice per structure over cases, on their preprocessed grids.
+
+    Args:
+        network: See `stream_logits`.
+        cases: Labelled.
+        patch_size: In voxels.
+        structures: Names in the order of their inside labels from 1.
+        overlap_fraction: Least part of a patch shared with the next.
+        batch_size: Patches given to the network at once.
+
+    Returns:
+        Structure to mean Dice; ``None`` where no case has the structure annotated and
+        present in reference or prediction.
+    """
+    scores: dict[str, list[float]] = {name: [] for name in structures}
+    for case in cases:
+        whole = tuple(slice(0, length) for length in case.shape)
+        image = torch.from_numpy(case.read_image(whole))
+        rows = stream_logits(
+            network,
+            image,
+            patch_size,
+            len(structures) + 1,
+            overlap_fraction=overlap_fraction,
+            batch_size=batch_size,
+        )
+        prediction = torch.cat([block.argmax(dim=0) for block in rows]).numpy()
+        reference = case.read_label_map(whole)
+        known = reference != IGNORED
+        for label, name in enumerate(structures, start=1):
+            if case.annotated is not None and not case.annotated[label]:
+                continue
+            value = dice((prediction == label) & known, reference == label)
+            if not np.isnan(value):
+                scores[name].append(value)
+    return {
+        name: float(np.mean(values)) if values else None
+        for name, values in scores.items()
+    }

@@ -1,0 +1,82 @@
+"""Volumes in folders, matched by name; channels told apart by ``_0000`` suffixes."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from foveal.errors import DatasetError
+from foveal.io.volumes import case_stem, is_volume
+
+CHANNEL_SUFFIX = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+def volumes_by_name(folder: Path | None) -> dict[str, Path]:
+    """Every volume under a folder, nested ones included.
+
+    Returns:
+        Path below the folder without ending, with ``/`` between folders, to the file;
+        in order of name. Empty if there is no such folder.
+
+    Raises:
+        DatasetError: Two files differ by their endings only.
+    """
+    if folder is None:
+        return {}
+    named: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if not is_volume(path) or not path.is_file():
+            continue
+        name = (path.relative_to(folder).parent / case_stem(path)).as_posix()
+        if name in named:
+            raise DatasetError(
+                f'{named[name]} and {path} are both called "{name}"; keep one of them'
+            )
+        named[name] = path
+    return named
+
+
+def channels_by_case(
+    images: Mapping[str, Path], label_names: Iterable[str]
+) -> dict[str, dict[int, Path]]:
+    """Group image files into cases.
+
+    ``scan_0001`` is channel 1 of ``scan`` unless a label map has that very name; where
+    no suffix of an unlabelled image is known to mean a channel, it belongs to the name.
+
+    Args:
+        images: Name to file, as from `volumes_by_name`.
+        label_names: Names of the label maps.
+
+    Returns:
+        Case name to its files by channel.
+    """
+    labelled = set(label_names)
+    suffixed = {
+        name: match
+        for name in images
+        if name not in labelled and (match := CHANNEL_SUFFIX.fullmatch(name))
+    }
+    means_channel = any(match["case"] in labelled for match in suffixed.values())
+    cases: dict[str, dict[int, Path]] = {}
+    for name, path in images.items():
+        match = suffixed.get(name)
+        if match and means_channel:
+            cases.setdefault(match["case"], {})[int(match["channel"])] = path
+        else:
+            cases.setdefault(name, {})[0] = path
+    return cases
+
+
+def complete_channels(channels: Mapping[int, Path], count: int) -> tuple[Path, ...]:
+    """Files of channels 0 to ``count - 1``; a missing one as the path it should have.
+
+    The path that does not exist is named when the case is read or checked.
+    """
+    some = next(iter(channels.values()))
+    ending = some.name[len(case_stem(some)) :]
+    match = CHANNEL_SUFFIX.fullmatch(case_stem(some))
+    stem = match["case"] if match else case_stem(some)
+    return tuple(
+        channels.get(index, some.with_name(f"{stem}_{index:04d}{ending}"))
+        for index in range(count)
+    )

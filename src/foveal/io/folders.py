@@ -1,0 +1,108 @@
+"""Two folders, images and labels, whose files are matched by name."""
+
+import re
+from pathlib import Path
+
+from foveal.errors import DatasetError
+from foveal.io.folder_names import (
+    channels_by_case,
+    complete_channels,
+    volumes_by_name,
+)
+from foveal.io.listing import ListedCase, Listing
+from foveal.io.volumes import VOLUME_ENDINGS
+
+FOLDER_NAME = re.compile(
+    r"(?P<kind>image|label|mask)s?[-_ ]?"
+    r"(?P<part>|tr|train|training|val|validation|ts|test|testing)",
+    re.IGNORECASE,
+)
+
+SPLITS = {"v": "validation", "ts": "test", "te": "test"}
+"""First letters of a folder's part to split; the others are for training."""
+
+
+def list_folders(root: Path) -> Listing:
+    """List the cases of a folder with subfolders of images, labels and maybe masks.
+
+    Raises:
+        DatasetError: There is no folder of images, it holds no volumes, a file stands
+            twice, or a label map or mask has no image.
+    """
+    folders = _folders(root)
+    parts = sorted({part for kind, part in folders if kind == "image"})
+    if not parts:
+        raise DatasetError(
+            f'{root} has no dataset.json and no folders "images" and "labels"; '
+            "arrange it as in docs/datasets.md, or write a CSV or TOML table"
+        )
+    # Where the validation cases are given, the others must not be divided again.
+    train = "train" if "validation" in parts else None
+    cases = [
+        case
+        for part in parts
+        for case in _cases(
+            folders["image", part],
+            folders.get(("label", part)),
+            folders.get(("mask", part)),
+            split=part or train,
+        )
+    ]
+    if not cases:
+        raise DatasetError(
+            f"{folders['image', parts[0]]} holds no volumes; "
+            f"files must end in {', '.join(VOLUME_ENDINGS)}"
+        )
+    return Listing(name=root.resolve().name, cases=tuple(cases))
+
+
+def _folders(root: Path) -> dict[tuple[str, str], Path]:
+    """Kind and split (empty for training) to folder."""
+    folders: dict[tuple[str, str], Path] = {}
+    for path in sorted(root.iterdir()):
+        match = FOLDER_NAME.fullmatch(path.name)
+        if not match or not path.is_dir():
+            continue
+        part = match["part"].lower()
+        split = next((SPLITS[start] for start in SPLITS if part.startswith(start)), "")
+        key = match["kind"].lower(), split
+        if key in folders:
+            raise DatasetError(
+                f'{root}: folders "{folders[key].name}" and "{path.name}" both hold '
+                f"{key[0]}s for the same cases; keep one, or write a table"
+            )
+        folders[key] = path
+    return folders
+
+
+def _cases(
+    image_folder: Path,
+    label_folder: Path | None,
+    mask_folder: Path | None,
+    *,
+    split: str | None,
+) -> list[ListedCase]:
+    """Cases of one part of the data set."""
+    label_maps, masks = volumes_by_name(label_folder), volumes_by_name(mask_folder)
+    by_case = channels_by_case(volumes_by_name(image_folder), label_maps)
+    for files in (label_maps, masks):
+        orphans = sorted(files.keys() - by_case.keys())
+        if orphans:
+            raise DatasetError(
+                f"{files[orphans[0]]} has no image of the same name in {image_folder}; "
+                f"add or rename the image, or remove it ({len(orphans)} such files)"
+            )
+    num_channels = max((max(channels) + 1 for channels in by_case.values()), default=1)
+    return [
+        ListedCase(
+            # The name becomes a file name, which cannot hold folders.
+            name=name.replace("/", "_"),
+            images=complete_channels(channels, num_channels)
+            if num_channels > 1
+            else tuple(channels.values()),
+            label_map=label_maps.get(name),
+            mask=masks.get(name),
+            split=split,
+        )
+        for name, channels in by_case.items()
+    ]

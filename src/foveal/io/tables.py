@@ -1,0 +1,197 @@
+"""A CSV or TOML table that lists the cases; its paths are relative to the table."""
+
+import csv
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from foveal.errors import DatasetError
+from foveal.io.listing import ListedCase, Listing, read_labels
+
+SPLITS = ("train", "validation", "test")
+CASE_COLUMNS = frozenset(
+    ("case", "patient", "channels", "label_map", "mask", "split", "annotated_labels")
+)
+TABLE_KEYS = frozenset(("name", "channel_names", "labels", "ignore", "cases"))
+
+CHANNEL_PREFIX = "channel_"
+"""Of a CSV column that holds one channel, for example ``channel_flair``."""
+
+LIST_SEPARATOR = ";"
+"""Between several entries in one cell of a CSV table."""
+
+
+def list_csv(path: Path) -> Listing:
+    """List the cases of a CSV table, one per row; an empty cell is an absent entry.
+
+    Raises:
+        DatasetError: A column is unknown or missing, or a row is not as long as the
+            first; names the line.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = [(f"{path} line {reader.line_num}", row) for row in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path} is not a CSV table: {error}") from error
+    channel_columns = [name for name in columns if name.startswith(CHANNEL_PREFIX)]
+    _refuse_unknown(path, set(columns) - set(channel_columns), CASE_COLUMNS)
+    if len(set(columns)) != len(columns):
+        raise DatasetError(f"{path}: a column stands twice in {columns}")
+    return Listing(
+        name=path.stem,
+        cases=tuple(
+            _case(path.parent, where, _entries(where, row, channel_columns))
+            for where, row in rows
+        ),
+        channel_names=tuple(
+            name.removeprefix(CHANNEL_PREFIX) for name in channel_columns
+        )
+        or None,
+    )
+
+
+def list_toml(path: Path) -> Listing:
+    """List the cases of a TOML table: ``[[cases]]``, names of channels and labels.
+
+    Raises:
+        DatasetError: The file is not TOML, a key is unknown or missing, or a value is
+            of the wrong kind; names the case.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is not a TOML file: {error}") from error
+    _refuse_unknown(path, table.keys(), TABLE_KEYS)
+    labels, ignore_value = None, None
+    if "labels" in table:
+        labels, ignore_value = read_labels(table["labels"], path)
+    entries = table.get("cases", [])
+    if not isinstance(entries, list) or not all(
+        isinstance(row, dict) for row in entries
+    ):
+        raise DatasetError(f"{path}: write every case as a table [[cases]]")
+    cases = []
+    for number, row in enumerate(entries, start=1):
+        where = f"{path} case {number}"
+        _refuse_unknown(where, row.keys(), CASE_COLUMNS)
+        cases.append(_case(path.parent, where, row))
+    return Listing(
+        name=_text(table.get("name", path.stem), f"{path}: name"),
+        cases=tuple(cases),
+        channel_names=tuple(_list(table["channel_names"], f"{path}: channel_names"))
+        if "channel_names" in table
+        else None,
+        label_values=labels,
+        ignore_value=_ignore_value(path, table.get("ignore", ignore_value)),
+    )
+
+
+def _entries(
+    where: str, row: Mapping[str | None, Any], channel_columns: list[str]
+) -> dict[str, Any]:
+    """Entries of a CSV row in the form of a TOML case."""
+    if None in row or None in row.values():
+        raise DatasetError(
+            f"{where} has more or fewer cells than the first line; "
+            'put texts that hold a comma in "quotes"'
+        )
+    cells = {str(name): cell.strip() for name, cell in row.items() if cell.strip()}
+    entries: dict[str, Any] = {
+        name: cell for name, cell in cells.items() if name in CASE_COLUMNS
+    }
+    for name in ("channels", "annotated_labels"):
+        if name in cells:
+            entries[name] = [
+                part.strip()
+                for part in cells[name].split(LIST_SEPARATOR)
+                if part.strip()
+            ]
+    if channel_columns:
+        if "channels" in cells:
+            raise DatasetError(
+                f'{where}: use "channels" or {channel_columns}, not both'
+            )
+        missing = [name for name in channel_columns if name not in cells]
+        if missing:
+            raise DatasetError(
+                f"{where} has no file for {missing[0]}; every case needs it"
+            )
+        entries["channels"] = [cells[name] for name in channel_columns]
+    return entries
+
+
+def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
+    """One case from its entries, checked."""
+    for required in ("case", "channels"):
+        if not entries.get(required):
+            raise DatasetError(f'{where} has no "{required}"; every case needs it')
+    split = entries.get("split")
+    if split is not None and split not in SPLITS:
+        raise DatasetError(
+            f'{where}: split "{split}" must be one of {", ".join(SPLITS)}, or left out'
+        )
+    name = _text(entries["case"], f"{where}: case")
+    if Path(name).name != name:
+        raise DatasetError(
+            f'{where}: case "{name}" names files and must not hold a folder'
+        )
+    patient, label_map, mask = (
+        _text(entries[key], f"{where}: {key}") if key in entries else None
+        for key in ("patient", "label_map", "mask")
+    )
+    channels = _list(entries["channels"], f"{where}: channels")
+    return ListedCase(
+        name=name,
+        images=tuple(folder / channel for channel in channels),
+        patient=patient,
+        label_map=None if label_map is None else folder / label_map,
+        mask=None if mask is None else folder / mask,
+        annotated=_annotated(entries.get("annotated_labels"), where),
+        split=split,
+    )
+
+
+def _annotated(entry: object, where: str) -> tuple[str | int, ...] | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, list) or not all(
+        isinstance(label, str | int) for label in entry
+    ):
+        raise DatasetError(
+            f"{where}: annotated_labels {entry!r} must be a list "
+            "of label names or values"
+        )
+    return tuple(entry)
+
+
+def _ignore_value(path: Path, entry: object) -> int | None:
+    if entry is not None and (not isinstance(entry, int) or isinstance(entry, bool)):
+        raise DatasetError(f"{path}: ignore {entry!r} must be a label value")
+    return entry
+
+
+def _text(entry: object, where: str) -> str:
+    if not isinstance(entry, str) or not entry:
+        raise DatasetError(f"{where} {entry!r} must be a text in quotes")
+    return entry
+
+
+def _list(entry: object, where: str) -> list[str]:
+    if not isinstance(entry, list):
+        raise DatasetError(f"{where} {entry!r} must be a list of texts in brackets")
+    return [_text(part, where) for part in entry]
+
+
+def _refuse_unknown(
+    where: Path | str, names: Iterable[str], known: frozenset[str]
+) -> None:
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise DatasetError(
+            f'{where}: "{unknown[0]}" is unknown; there are {", ".join(sorted(known))}'
+            + (f" and {CHANNEL_PREFIX}<name> (CSV)" if known is CASE_COLUMNS else "")
+        )

@@ -1,0 +1,222 @@
+"""One volume from or to one file, whatever its format."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.case import ChannelFile, Volume
+from foveal.errors import CaseError
+from foveal.geometry import Grid
+from foveal.io import itk, nifti
+from foveal.io.files import atomic_path, replace_file
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+ITK_ENDINGS = (".nrrd", ".mha", ".mhd")
+VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+
+LARGEST_AXIS_COSINE = 0.01
+"""Axes that are less perpendicular than this (half a degree) are a gantry tilt or a
+shear, which no resampling along the axes can undo."""
+
+
+def volume_ending(path: Path) -> str:
+    """Ending that names the format, in lower case, for example ``".nii.gz"``.
+
+    Raises:
+        CaseError: The ending is none of `VOLUME_ENDINGS`.
+    """
+    for ending in VOLUME_ENDINGS:
+        if path.name.lower().endswith(ending):
+            return ending
+    raise CaseError(
+        f"{path} is not a volume: the ending must be one of {', '.join(VOLUME_ENDINGS)}"
+    )
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the name ends like a volume; hidden files do not count."""
+    name = path.name.lower()
+    return name.endswith(VOLUME_ENDINGS) and not name.startswith(".")
+
+
+def case_stem(path: Path) -> str:
+    """Name of the file without its ending."""
+    return path.name[: -len(volume_ending(path))]
+
+
+def read_volume(path: Path, index: int | None = None) -> Volume:
+    """Read one volume.
+
+    Args:
+        path: Of a file with one of `VOLUME_ENDINGS`.
+        index: Which channel of a 4D file; needed if there is more than one.
+
+    Raises:
+        CaseError: The file is missing, damaged, not a volume, has no such channel, or
+            its voxels have no sound place in the world.
+    """
+    return next(read_channels([ChannelFile(path, index)]))
+
+
+def read_channels(channels: Sequence[ChannelFile]) -> Iterator[Volume]:
+    """Read several channels in turn; neighbours in one file are read together.
+
+    Raises:
+        CaseError: As `read_volume`.
+    """
+    for path, group in itertools.groupby(channels, key=lambda channel: channel.path):
+        array, grid, header = _read(path)
+        for channel in group:
+            index = _channel_index(path, channel.index, array.shape[3])
+            yield Volume(array[..., index], grid, header)
+
+
+def read_grid(path: Path) -> tuple[Grid, int]:
+    """Read a volume's grid and number of channels without its voxels.
+
+    Raises:
+        CaseError: As `read_volume`, except that damage behind the header goes unseen.
+    """
+    _require_file(path)
+    try:
+        if volume_ending(path) in NIFTI_ENDINGS:
+            grid, num_channels = nifti.read_nifti_grid(path)
+        else:
+            grid, num_channels = itk.read_itk_grid(path)
+    except nifti.READ_ERRORS + itk.READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    _require_sound_grid(path, grid)
+    return grid, num_channels
+
+
+def write_volume(
+    path: Path, array: NDArray[Any], grid: Grid, header: object = None
+) -> None:
+    """Write one volume; the format follows the ending, the number type the array.
+
+    Booleans become uint8, half precision float32, and 64-bit integers 32-bit ones where
+    they fit, as not every viewer reads the others.
+
+    Args:
+        path: Replaced in one step; its folder is made if absent.
+        array: ``(i, j, k)``.
+        grid: Of the array.
+        header: `Volume.header` of the file that the output belongs to. A NIfTI output
+            repeats its affine codes and units; other formats have none to repeat.
+
+    Raises:
+        CaseError: The ending is none of `VOLUME_ENDINGS`.
+        ValueError: The array's shape is not the grid's.
+    """
+    if array.shape != grid.shape:
+        raise ValueError(f"array is {array.shape} but its grid is {grid.shape}")
+    array = _common_number_type(array)
+    ending = volume_ending(path)
+    if ending == ".mhd":
+        _write_header_and_raw(path, array, grid)
+        return
+    with atomic_path(path) as temporary:
+        if ending in NIFTI_ENDINGS:
+            own_header = header if isinstance(header, nib.Nifti1Header) else None
+            nifti.write_nifti(temporary, array, grid, own_header)
+        else:
+            itk.write_itk(temporary, array, grid)
+
+
+def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
+    """All channels of a file ``(i, j, k, channel)``, their grid and header."""
+    _require_file(path)
+    header = None
+    try:
+        if volume_ending(path) in NIFTI_ENDINGS:
+            array, grid, header = nifti.read_nifti(path)
+        else:
+            array, grid = itk.read_itk(path)
+    except nifti.READ_ERRORS + itk.READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    _require_sound_grid(path, grid)
+    return array, grid, header
+
+
+def _write_header_and_raw(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """Write an ``.mhd`` header and its raw file, which the header names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        itk.write_itk(Path(folder) / path.name, array, grid)
+        # The header last: until then it is the old one or none.
+        written = sorted(
+            Path(folder).iterdir(), key=lambda file: file.name == path.name
+        )
+        for file in written:
+            replace_file(file, path.parent / file.name)
+
+
+def _common_number_type(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    if array.dtype in (np.int64, np.uint64):
+        limits = np.iinfo(np.int32)
+        fits = array.size == 0 or (
+            array.min() >= limits.min and array.max() <= limits.max
+        )
+        return array.astype(np.int32 if fits else np.int64)
+    return array
+
+
+def _channel_index(path: Path, index: int | None, num_channels: int) -> int:
+    if index is None and num_channels > 1:
+        raise CaseError(
+            f"{path} holds {num_channels} channels where one was expected; "
+            "split the file, or list it as the only channel file of its case"
+        )
+    if index is not None and not 0 <= index < num_channels:
+        raise CaseError(
+            f"{path} holds {num_channels} channel(s), so there is no channel {index} "
+            "(the first is 0); add the missing channel or correct the channel names"
+        )
+    return index or 0
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise CaseError(
+            f"{path} does not exist or is no file; "
+            "correct the path or take the case out of the data set"
+        )
+
+
+def _require_sound_grid(path: Path, grid: Grid) -> None:
+    """Refuse grids whose voxels lie nowhere, on one another, or askew."""
+    matrix = grid.affine[:3, :3]
+    is_finite = bool(np.isfinite(grid.affine).all())
+    if not is_finite or np.linalg.matrix_rank(matrix) < 3 or 0 in grid.shape:
+        raise CaseError(
+            f"{path} has a singular affine or no voxels: shape {grid.shape}, affine "
+            f"{grid.affine[:3].tolist()}; export it again with spacing and orientation"
+        )
+    directions = matrix / np.linalg.norm(matrix, axis=0)
+    cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if cosine > LARGEST_AXIS_COSINE:
+        raise CaseError(
+            f"{path} has axes that are not perpendicular (cosine {cosine:.3f}), as "
+            "after a tilted gantry or an affine registration; "
+            "resample it onto a straight grid"
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> CaseError:
+    # ITK puts its own source lines before the reason.
+    reason = " ".join(str(error).rpartition("ITK ERROR: ")[2].split())
+    reason = reason or type(error).__name__
+    return CaseError(
+        f"{path} cannot be read ({reason}); "
+        "the file is damaged or cut short: copy or export it again"
+    )

@@ -1,0 +1,78 @@
+"""Supervised training: labelled patches and a weighted sum of losses."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from foveal.methods.interface import Clock, Method, Stream
+from foveal.networks.interface import Network
+from foveal.sampling.batch import Batch
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Supervised(Method):
+    """The simplest method: one network, one stream, one optimiser.
+
+    Args:
+        network: Trained and used to predict.
+        losses: Name to loss of (logits, label map, annotated) and its weight.
+        sampler: Name of the sampler of the labelled patches.
+        batch_size: Patches per step.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        losses: Mapping[str, tuple[Loss, float]],
+        *,
+        sampler: str,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.losses = dict(losses)
+        self.streams = {"labelled": Stream("labelled", sampler, batch_size)}
+
+    @property
+    def predictor(self) -> Network:
+        """The one network."""
+        return self.network
+
+    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
+        """All parameters under ``"network"``."""
+        return {"network": list(self.network.parameters())}
+
+    def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:  # noqa: ARG002
+        """One term per loss, deep supervision included."""
+        batch = batches["labelled"]
+        output = self.network(batch.image)
+        scales = [output.logits, *output.coarse_logits]
+        label_maps = [labels_at(batch.label_map, logits) for logits in scales]
+        return {
+            name: sum(
+                weight * share * loss(logits, label_map, batch.annotated)
+                for share, logits, label_map in zip(
+                    halving_shares(len(scales)), scales, label_maps, strict=True
+                )
+            )
+            for name, (loss, weight) in self.losses.items()
+        }
+
+
+def halving_shares(count: int) -> Sequence[float]:
+    """Weights 1, 1/2, 1/4, … brought to a sum of 1: finer scales count more."""
+    weights = [0.5**n for n in range(count)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def labels_at(label_map: Tensor, logits: Tensor) -> Tensor:
+    """Label map on the coarser grid of ``logits``: the voxel nearest each centre."""
+    for axis, length in enumerate(logits.shape[2:], start=1):
+        stride = label_map.shape[axis] // length
+        if stride > 1:
+            label_map = label_map[
+                (slice(None),) * axis + (slice(stride // 2, None, stride),)
+            ]
+    return label_map

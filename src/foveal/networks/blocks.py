@@ -1,0 +1,131 @@
+"""Layers that several networks share."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NEGATIVE_SLOPE = 0.01
+NORM_EPSILON = 1e-5
+
+
+class InstanceNorm3d(nn.Module):
+    """Zero mean and unit variance per patch and channel, then a learned scale and shift.
+
+    Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022. On channels-last CPU tensors
+    PyTorch's own instance norm leaves that layout and comes back; here every patch goes
+    through the batch norm kernel on its own, which is the same sum and stays in place
+    (2.3 times faster at 32 channels of 40 x 56 x 40 in bfloat16).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self, image: Float[Tensor, "patch channel i j k"]
+    ) -> Float[Tensor, "patch channel i j k"]:
+        """Normalise each patch by itself."""
+        if image.device.type == "cpu" and _is_channels_last(image):
+            normalised: Tensor = _ChannelsLastInstanceNorm.apply(
+                image, self.weight, self.bias
+            )
+            return normalised
+        return F.instance_norm(
+            image, None, None, self.weight, self.bias, True, 0.0, NORM_EPSILON
+        )
+
+
+class _ChannelsLastInstanceNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401 - PyTorch's context
+        normalised = torch.empty_like(image)
+        means = image.new_empty(image.shape[:2], dtype=torch.float32)
+        inverse_deviations = torch.empty_like(means)
+        for n in range(len(image)):
+            torch.native_batch_norm(
+                image[n : n + 1],
+                weight,
+                bias,
+                None,
+                None,
+                True,
+                0.0,
+                NORM_EPSILON,
+                out=(normalised[n : n + 1], means[n], inverse_deviations[n]),
+            )
+        ctx.save_for_backward(image, weight, means, inverse_deviations)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - PyTorch's context
+        image, weight, means, inverse_deviations = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        image_gradient = torch.empty_like(image)
+        weight_gradient = torch.zeros_like(weight)
+        bias_gradient = torch.zeros_like(weight)
+        for n in range(len(image)):
+            of_patch, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+                gradient[n : n + 1],
+                image[n : n + 1],
+                weight,
+                None,
+                None,
+                means[n],
+                inverse_deviations[n],
+                True,
+                NORM_EPSILON,
+                [True, True, True],
+            )
+            image_gradient[n : n + 1] = of_patch
+            weight_gradient += of_weight
+            bias_gradient += of_bias
+        return image_gradient, weight_gradient, bias_gradient
+
+
+def _is_channels_last(image: Tensor) -> bool:
+    return image.is_contiguous(
+        memory_format=torch.channels_last_3d
+    ) and not image.is_contiguous()
+
+
+def norm_layer(norm: Literal["instance", "batch", "none"], channels: int) -> nn.Module:
+    """Normalisation by its name in the settings."""
+    if norm == "instance":
+        return InstanceNorm3d(channels)
+    if norm == "batch":
+        return nn.BatchNorm3d(channels)
+    return nn.Identity()
+
+
+def convolution_block(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (1, 1, 1),
+    norm: Literal["instance", "batch", "none"],
+) -> nn.Sequential:
+    """Padded convolution, normalisation, leaky ReLU."""
+    i, j, k = kernel
+    convolution = nn.Conv3d(
+        in_channels,
+        out_channels,
+        (i, j, k),
+        stride=tuple(stride),  # type: ignore[arg-type]
+        padding=(i // 2, j // 2, k // 2),
+        # A norm layer's shift makes the bias redundant.
+        bias=norm == "none",
+    )
+    nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    return nn.Sequential(
+        convolution,
+        norm_layer(norm, out_channels),
+        nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+    )

@@ -1,0 +1,238 @@
+"""What the labelled cases of a data set are like: all that a plan is made from."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.case import Case, CaseFiles
+from foveal.errors import CaseError
+from foveal.geometry import reorientation
+from foveal.io.cases import read_case
+
+ORIENTATION = "RAS"
+"""Of every preprocessed image: i to the right, j to the front, k to the top."""
+
+SAGITTAL_AXIS = 0
+"""The axis of `ORIENTATION` that runs from left to right."""
+
+INTENSITIES_PER_CASE = 10_000
+"""Foreground voxels drawn per case, so that large cases do not outweigh small ones."""
+
+AIR_HU = -500.0
+"""CT values below are air; no other modality reaches them as a rule."""
+
+BODY_TAIL_FRACTION = 0.01
+"""Share of the body's voxels cut from either end when its width is measured: a table or
+noise beside the body is no part of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class CaseFingerprint:
+    """One labelled case in numbers; shapes and spacings are in `ORIENTATION`."""
+
+    name: str
+    stored_orientation: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    nonzero_shape: tuple[int, int, int]
+    """Of the box around the voxels that are not zero in every channel."""
+
+    mask_shape: tuple[int, int, int] | None
+    """Of the box around the mask; ``None`` without a mask."""
+
+    intensities: NDArray[np.float32]
+    """Drawn from the annotated foreground, ``(channel, drawn)``; nothing is drawn where
+    there is no foreground."""
+
+    is_hu_like: tuple[bool, ...]
+    """Per channel: whole numbers that reach below `AIR_HU`."""
+
+    class_volumes_ml: dict[int, float]
+    """Label value to volume, for every annotated label; 0 where it is absent."""
+
+    class_offsets: dict[int, float]
+    """Label value to the signed distance of its centroid from the body's midplane, in
+    body widths, negative to the patient's left; for labels that are present."""
+
+
+def fingerprint_cases(
+    cases: Sequence[CaseFiles],
+    label_values: Sequence[int],
+    *,
+    ignore_value: int | None,
+    threads: int,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[CaseFingerprint, ...]:
+    """Read labelled cases and look at each.
+
+    Args:
+        cases: With label maps.
+        label_values: Of the structures, as on disk.
+        ignore_value: Label value that says nothing about the voxel.
+        threads: Cases read at once; each is held in memory meanwhile.
+        on_progress: Told cases done, cases in all and the name of the last.
+
+    Returns:
+        In the order of ``cases``.
+
+    Raises:
+        CaseError: A case cannot be read or holds a label that is not listed.
+    """
+
+    def look(files: CaseFiles) -> CaseFingerprint:
+        return case_fingerprint(
+            read_case(files),
+            label_values,
+            annotated_labels=files.annotated_labels,
+            ignore_value=ignore_value,
+        )
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(look, files): files.name for files in cases}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                if on_progress is not None:
+                    on_progress(done, len(futures), futures[future])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return tuple(future.result() for future in futures)
+
+
+def case_fingerprint(
+    case: Case,
+    label_values: Sequence[int],
+    *,
+    annotated_labels: Sequence[int] | None = None,
+    ignore_value: int | None = None,
+) -> CaseFingerprint:
+    """Measure one labelled case.
+
+    Args:
+        case: In stored order.
+        label_values: Of the structures, as on disk.
+        annotated_labels: Values contoured in this case; ``None``: all.
+        ignore_value: Label value that says nothing about the voxel.
+
+    Raises:
+        CaseError: The case has no label map, or one with values that are not listed.
+    """
+    if case.label_map is None:
+        raise CaseError(f"case {case.name} has no label map to plan from")
+    change = reorientation(case.grid, ORIENTATION)
+    grid = change.apply_to_grid(case.grid)
+    image = change.apply(case.image)
+    label_map = np.ascontiguousarray(change.apply(case.label_map))
+    mask = None if case.mask is None else change.apply(case.mask)
+    is_hu_like = tuple(_is_hu_like(channel) for channel in case.image)
+
+    voxels = np.flatnonzero(label_map)
+    values, value_of_voxel = np.unique(label_map.flat[voxels], return_inverse=True)
+    _refuse_unknown_labels(case.name, values, [*label_values, ignore_value])
+    annotated = tuple(label_values if annotated_labels is None else annotated_labels)
+    left, right = body_extent(image[0], mask, is_hu_like=is_hu_like[0])
+    sagittal_index = np.unravel_index(voxels, label_map.shape)[SAGITTAL_AXIS]
+    counts = np.bincount(value_of_voxel, minlength=len(values))
+    sums = np.bincount(value_of_voxel, sagittal_index, minlength=len(values))
+    present = {
+        int(value): n for n, value in enumerate(values) if int(value) in annotated
+    }
+    foreground = voxels[np.isin(values, annotated)[value_of_voxel]]
+    return CaseFingerprint(
+        name=case.name,
+        stored_orientation=case.grid.orientation,
+        shape=grid.shape,
+        spacing_mm=grid.spacing_mm,
+        nonzero_shape=_box_shape(np.any(image != 0, axis=0)),
+        mask_shape=None if mask is None else _box_shape(mask),
+        intensities=_drawn_intensities(image, foreground, case.name),
+        is_hu_like=is_hu_like,
+        class_volumes_ml={
+            value: grid.voxel_volume_ml * int(counts[present[value]])
+            if value in present
+            else 0.0
+            for value in annotated
+        },
+        class_offsets={
+            value: float(
+                (sums[n] / counts[n] - (left + right) / 2) / (right - left + 1)
+            )
+            for value, n in present.items()
+        },
+    )
+
+
+def body_extent(
+    channel: NDArray[np.float32], mask: NDArray[np.bool_] | None, *, is_hu_like: bool
+) -> tuple[int, int]:
+    """First and last index of the body along the sagittal axis.
+
+    The body is the mask; without one what is not air in CT and what is brighter than
+    the mean in other images.
+
+    Args:
+        channel: ``(i, j, k)`` in `ORIENTATION`.
+        mask: Of the body, on the same grid.
+        is_hu_like: Whether ``channel`` holds CT values.
+
+    Returns:
+        The whole axis where nothing counts as body.
+    """
+    if mask is None:
+        mask = channel > (AIR_HU if is_hu_like else channel.mean())
+    across = tuple(axis for axis in range(3) if axis != SAGITTAL_AXIS)
+    share = np.cumsum(np.count_nonzero(mask, axis=across), dtype=np.float64)
+    if share[-1] == 0:
+        return 0, len(share) - 1
+    share /= share[-1]
+    first = int(np.searchsorted(share, BODY_TAIL_FRACTION, side="right"))
+    last = int(np.searchsorted(share, 1 - BODY_TAIL_FRACTION))
+    return first, last
+
+
+def _is_hu_like(channel: NDArray[np.float32]) -> bool:
+    return bool(channel.min() < AIR_HU and np.array_equal(channel, np.rint(channel)))
+
+
+def _refuse_unknown_labels(
+    name: str, values: NDArray[np.integer], known: Sequence[int | None]
+) -> None:
+    unknown = [int(value) for value in values if int(value) not in known]
+    if unknown:
+        listed = [value for value in known if value is not None]
+        raise CaseError(
+            f"case {name}: the label map holds {unknown[:10]}; the data set lists "
+            f"{listed}. Name the labels in the data set or correct the label map"
+        )
+
+
+def _box_shape(inside: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Shape of the box around the true voxels; of the whole array if there are none."""
+    lengths = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        indices = np.flatnonzero(inside.any(axis=others))
+        lengths.append(
+            int(indices[-1] - indices[0] + 1) if len(indices) else inside.shape[axis]
+        )
+    i, j, k = lengths
+    return i, j, k
+
+
+def _drawn_intensities(
+    image: NDArray[np.float32], foreground: NDArray[np.intp], name: str
+) -> NDArray[np.float32]:
+    """Draw foreground voxels with replacement, the same at every run for a name."""
+    if len(foreground) > INTENSITIES_PER_CASE:
+        generator = np.random.default_rng(zlib.crc32(name.encode()))
+        foreground = foreground[
+            generator.integers(len(foreground), size=INTENSITIES_PER_CASE)
+        ]
+    places = np.unravel_index(foreground, image.shape[1:])
+    return np.stack([channel[places] for channel in image])

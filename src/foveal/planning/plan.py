@@ -1,0 +1,355 @@
+"""From fingerprints to a plan: each rule returns its choice and the reason in words.
+
+Rules after nnU-Net (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z,
+and its version 2). They differ: CT is recognised by its values too, volumes are cropped
+only where it pays, and left and right are looked at.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from foveal.config import (
+    ChannelConfig,
+    FingerprintConfig,
+    LabelsConfig,
+    MirroringConfig,
+    PatchesConfig,
+    Plan,
+    PreprocessingConfig,
+    UNet3dConfig,
+)
+from foveal.errors import DatasetError
+from foveal.planning.fingerprint import ORIENTATION, SAGITTAL_AXIS, CaseFingerprint
+from foveal.planning.left_right import SidePositions, choose_mirroring
+from foveal.planning.memory import Budget
+from foveal.planning.network_size import choose_network, times
+
+ANISOTROPY = 3.0
+"""An axis is coarse if its spacing exceeds the others' by this factor and its length
+falls below theirs by as much."""
+
+COARSE_AXIS_PERCENTILE = 10
+"""Of the cases' spacing, taken on a coarse axis."""
+
+CROP_SAVING = 0.25
+"""Least median share of voxels that a crop to non-zero voxels must save."""
+
+FOREGROUND_PERCENTILES = (0.5, 99.5)
+
+_CT_WORDS = {"ct", "cta", "ncct", "cect", "cbct", "ldct", "hu"}
+_OTHER_WORDS = {
+    *("mr", "mri", "t1", "t1c", "t1w", "t1ce", "t1gd", "t2", "t2w", "flair", "dwi"),
+    *("adc", "swi", "pd", "dce", "pet", "suv", "us", "ultrasound"),
+}
+
+
+def make_plan(
+    fingerprints: Sequence[CaseFingerprint],
+    *,
+    dataset_name: str,
+    channel_names: Sequence[str],
+    label_values: Mapping[str, int],
+    ignore_value: int | None,
+    budget: Budget,
+) -> tuple[Plan, list[str]]:
+    """Choose grids, intensities, network, patch and batch.
+
+    Args:
+        fingerprints: Of the labelled cases, at least one.
+        dataset_name: Repeated in the plan.
+        channel_names: In the order of the cases' channels.
+        label_values: Structure to value on disk.
+        ignore_value: Label value without meaning.
+        budget: What a training step may cost.
+
+    Returns:
+        The plan and one line in plain words per decision or warning.
+
+    Raises:
+        DatasetError: There is no labelled case, or no foreground in any.
+        SettingsError: Not even the smallest patch fits the budget.
+    """
+    if not fingerprints:
+        raise DatasetError(
+            "no case has a label map; a plan needs some. Name the label maps in the "
+            "data set"
+        )
+    labels = LabelsConfig(
+        names=tuple(label_values),
+        values=tuple(label_values.values()),
+        ignore_value=ignore_value,
+    )
+    spacing_mm, spacing_reason = target_spacing(
+        [case.spacing_mm for case in fingerprints],
+        [case.shape for case in fingerprints],
+    )
+    crop, crop_reason = choose_crop(fingerprints)
+    channels, channel_reasons = _channels(fingerprints, channel_names)
+    median_shape = _median_shape(fingerprints, spacing_mm, crop)
+    chosen = choose_network(
+        median_shape,
+        spacing_mm,
+        in_channels=len(channels),
+        num_classes=labels.num_classes,
+        budget=budget,
+    )
+    mirroring = choose_mirroring(labels.names, _side_positions(fingerprints, labels))
+    plan = Plan(
+        dataset_name=dataset_name,
+        labels=labels,
+        preprocessing=PreprocessingConfig(
+            orientation=ORIENTATION,
+            spacing_mm=spacing_mm,
+            crop=crop,
+            channels=channels,
+        ),
+        patches=PatchesConfig(size=chosen.patch_size, batch_size=chosen.batch_size),
+        network=UNet3dConfig(
+            features=chosen.network.features,
+            kernels=chosen.network.kernels,
+            strides=chosen.network.strides,
+            convolutions=chosen.network.convolutions,
+        ),
+        mirroring=MirroringConfig(
+            axes=mirroring.axes,
+            sagittal_axis=SAGITTAL_AXIS,
+            left_right_pairs=mirroring.left_right_pairs,
+        ),
+        fingerprint=_summary(fingerprints, labels, median_shape),
+    )
+    reasons = [
+        (
+            f"Data: labelled cases {len(fingerprints)}, channels "
+            f"{', '.join(channel_names)}, structures {', '.join(labels.names)}"
+        ),
+        _orientation_reason(fingerprints),
+        spacing_reason,
+        crop_reason,
+        *channel_reasons,
+        *chosen.reasons,
+        *mirroring.reasons,
+        *_absent_structures(fingerprints, labels),
+    ]
+    return plan, reasons
+
+
+# ------------------------------------------------------------------------- the grid
+
+
+def target_spacing(
+    spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]
+) -> tuple[tuple[float, float, float], str]:
+    """Spacing that every case is resampled to, and why.
+
+    The median on every axis. Where one axis is coarse (three times the spacing of the
+    others and a third of their length) the 10th percentile is taken on it, never finer
+    than the others: the median would blur the better half of the scans.
+
+    Args:
+        spacings_mm: Per case, in axis order.
+        shapes: Per case, in voxels.
+
+    References:
+        nnU-Net's ``determine_fullres_target_spacing``.
+    """
+    spacings = np.asarray(spacings_mm, dtype=np.float64)
+    target = np.median(spacings, axis=0)
+    lengths = np.median(np.asarray(shapes, dtype=np.float64), axis=0)
+    coarse = int(np.argmax(target))
+    others = [axis for axis in range(3) if axis != coarse]
+    is_coarse = target[coarse] > ANISOTROPY * max(target[others]) and lengths[
+        coarse
+    ] * ANISOTROPY < min(lengths[others])
+    if is_coarse:
+        fine = np.percentile(spacings[:, coarse], COARSE_AXIS_PERCENTILE)
+        target[coarse] = max(fine, max(target[others]))
+    i, j, k = (_rounded(float(length)) for length in target)
+    text = f"Spacing: {times((i, j, k))} mm"
+    if np.allclose(spacings, target, rtol=1e-3):
+        return (i, j, k), f"{text}, which all cases have"
+    text += ", the median of the cases"
+    if is_coarse:
+        text += (
+            f"; axis {coarse} is coarse, so its "
+            f"{COARSE_AXIS_PERCENTILE}th percentile keeps the detail of the finer scans"
+        )
+    ranges = [
+        f"{low:.4g}-{high:.4g}"
+        for low, high in zip(spacings.min(axis=0), spacings.max(axis=0), strict=True)
+    ]
+    return (i, j, k), f"{text} (they range over {' x '.join(ranges)} mm)"
+
+
+def choose_crop(
+    fingerprints: Sequence[CaseFingerprint],
+) -> tuple[Literal["none", "nonzero", "mask"], str]:
+    """What lies outside the body and can be discarded, and why."""
+    if all(case.mask_shape is not None for case in fingerprints):
+        return "mask", "Crop: to the mask, which every case has"
+    saved = float(
+        np.median(
+            [
+                1 - math.prod(case.nonzero_shape) / math.prod(case.shape)
+                for case in fingerprints
+            ]
+        )
+    )
+    text = f"the box of the non-zero voxels saves {100 * saved:.0f} % of the voxels"
+    if saved > CROP_SAVING:
+        return "nonzero", f"Crop: {text} in the median case"
+    return "none", f"Crop: none; {text} only"
+
+
+def _median_shape(
+    fingerprints: Sequence[CaseFingerprint],
+    spacing_mm: Sequence[float],
+    crop: Literal["none", "nonzero", "mask"],
+) -> tuple[float, float, float]:
+    """Median size after crop and resampling, in voxels."""
+    kept = {
+        "none": [case.shape for case in fingerprints],
+        "nonzero": [case.nonzero_shape for case in fingerprints],
+        "mask": [case.mask_shape for case in fingerprints],
+    }[crop]
+    own_spacings = np.array([case.spacing_mm for case in fingerprints])
+    lengths = np.maximum(1, np.rint(np.array(kept) * own_spacings / spacing_mm))
+    i, j, k = np.median(lengths, axis=0).tolist()
+    return i, j, k
+
+
+def _orientation_reason(fingerprints: Sequence[CaseFingerprint]) -> str:
+    stored = sorted({case.stored_orientation for case in fingerprints})
+    return (
+        f"Orientation: axes run to the patient's right, front and top ({ORIENTATION}), "
+        "so that anatomy points the same way in every case; stored as "
+        + ", ".join(stored)
+    )
+
+
+# ------------------------------------------------------------------- the intensities
+
+
+def _channels(
+    fingerprints: Sequence[CaseFingerprint], names: Sequence[str]
+) -> tuple[tuple[ChannelConfig, ...], list[str]]:
+    intensities = np.concatenate([case.intensities for case in fingerprints], axis=1)
+    if intensities.shape[1] == 0:
+        raise DatasetError(
+            "no label map has a voxel of a listed structure; check the label values"
+        )
+    chosen = [
+        choose_normalisation(
+            name,
+            values,
+            hu_like_share=float(np.mean([case.is_hu_like[n] for case in fingerprints])),
+        )
+        for n, (name, values) in enumerate(zip(names, intensities, strict=True))
+    ]
+    return tuple(channel for channel, _ in chosen), [reason for _, reason in chosen]
+
+
+def choose_normalisation(
+    name: str, foreground: np.ndarray, *, hu_like_share: float
+) -> tuple[ChannelConfig, str]:
+    """How one channel's intensities are brought to a common scale, and why.
+
+    CT numbers mean the same in every scan, so they share constants of the data set;
+    other intensities are arbitrary and scaled case by case.
+
+    Args:
+        name: Of the channel; decides where it says CT or another modality.
+        foreground: Intensities drawn from the structures of all cases, 1-D.
+        hu_like_share: Of the cases, whose values look like CT numbers.
+    """
+    words = {word.lower() for word in re.split(r"[^A-Za-z0-9]+", name)}
+    is_named_ct = bool(words & _CT_WORDS)
+    looks_like_ct = hu_like_share > 0.5 and not words & _OTHER_WORDS
+    low, high = np.percentile(foreground, FOREGROUND_PERCENTILES).tolist()
+    clipped = np.clip(foreground.astype(np.float64), low, high)
+    deviation = float(clipped.std())
+    if not (is_named_ct or looks_like_ct) or deviation == 0:
+        return ChannelConfig(name=name, normalisation="robust_zscore"), (
+            f"Normalisation: {name}: each case by its own median and interquartile "
+            "range, as its intensities have no common scale"
+        )
+    channel = ChannelConfig(
+        name=name,
+        normalisation="ct",
+        clip=(_rounded(low), _rounded(high)),
+        mean=_rounded(float(clipped.mean())),
+        deviation=_rounded(deviation),
+    )
+    evidence = "its name" if is_named_ct else "whole numbers below -500"
+    return channel, (
+        f"Normalisation: {name}: CT by {evidence}; clipped to {low:.4g} to {high:.4g} "
+        "(99 % of the structures' voxels), then the data set's mean "
+        f"{clipped.mean():.4g} and deviation {deviation:.4g}"
+    )
+
+
+# ------------------------------------------------------------------- the structures
+
+
+def _side_positions(
+    fingerprints: Sequence[CaseFingerprint], labels: LabelsConfig
+) -> list[SidePositions]:
+    names = dict(zip(labels.values, labels.names, strict=True))
+    return [
+        SidePositions(
+            {names[value]: offset for value, offset in case.class_offsets.items()},
+            {names[value]: ml for value, ml in case.class_volumes_ml.items()},
+        )
+        for case in fingerprints
+    ]
+
+
+def _absent_structures(
+    fingerprints: Sequence[CaseFingerprint], labels: LabelsConfig
+) -> list[str]:
+    present = {value for case in fingerprints for value in case.class_offsets}
+    return [
+        f"Warning: {name} (label {value}) occurs in no case and cannot be learnt"
+        for name, value in zip(labels.names, labels.values, strict=True)
+        if value not in present
+    ]
+
+
+def _summary(
+    fingerprints: Sequence[CaseFingerprint],
+    labels: LabelsConfig,
+    median_shape: tuple[float, float, float],
+) -> FingerprintConfig:
+    spacings = np.array([case.spacing_mm for case in fingerprints])
+    i, j, k = (
+        (_rounded(float(axis.min())), _rounded(float(axis.max())))
+        for axis in spacings.T
+    )
+    intensities = np.concatenate([case.intensities for case in fingerprints], axis=1)
+    percentiles = np.percentile(intensities, FOREGROUND_PERCENTILES, axis=1)
+    volumes: dict[str, tuple[float, float]] = {}
+    for name, value in zip(labels.names, labels.values, strict=True):
+        measured = [
+            case.class_volumes_ml[value]
+            for case in fingerprints
+            if value in case.class_volumes_ml
+        ]
+        if measured:
+            volumes[name] = _rounded(min(measured)), _rounded(max(measured))
+    return FingerprintConfig(
+        num_cases=len(fingerprints),
+        median_shape=median_shape,
+        spacing_mm_range=(i, j, k),
+        intensity_ranges=tuple(
+            (_rounded(low), _rounded(high)) for low, high in percentiles.T.tolist()
+        ),
+        class_volumes_ml=volumes,
+    )
+
+
+def _rounded(value: float) -> float:
+    """Six digits: more than the data warrant, and readable in a file."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from foveal.case import CaseFiles, ChannelFile
+from foveal.errors import CaseError
+from foveal.geometry import Grid
+from foveal.io.cases import integer_label_map, present_labels, read_case
+from foveal.io.volumes import write_volume
+
+AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
+
+
+def write(path, array, affine=AFFINE):
+    write_volume(path, array, Grid(array.shape, affine))
+    return path
+
+
+def image(value=0.0, shape=(4, 5, 6)):
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + value
+
+
+def listed(tmp_path, **changes):
+    files = {
+        "name": "liver_017",
+        "patient": "17",
+        "channels": (ChannelFile(write(tmp_path / "a.nii.gz", image())),),
+    }
+    return CaseFiles(**(files | changes))
+
+
+def test_channels_label_map_and_mask_are_read_together(tmp_path):
+    label_map = np.zeros((4, 5, 6), np.uint8)
+    label_map[1, 2, 3] = 205
+    mask = np.full((4, 5, 6), 0.99999997, np.float32)
+    mask[0] = 0
+    case = read_case(
+        listed(
+            tmp_path,
+            channels=(
+                ChannelFile(write(tmp_path / "a.nii.gz", image())),
+                ChannelFile(write(tmp_path / "b.nrrd", image(100))),
+            ),
+            label_map=write(tmp_path / "l.mha", label_map),
+            mask=write(tmp_path / "m.nii.gz", mask),
+        )
+    )
+    np.testing.assert_array_equal(case.image, [image(), image(100)])
+    assert case.image.dtype == np.float32
+    np.testing.assert_array_equal(case.label_map, label_map)
+    assert case.label_map.dtype == np.int32
+    assert case.mask.dtype == np.bool_
+    assert case.mask.sum() == 3 * 5 * 6
+    assert (case.name, case.path) == ("liver_017", tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(case.header.get_best_affine(), AFFINE)
+
+
+def test_a_single_file_is_a_case_named_after_it(tmp_path):
+    path = write(tmp_path / "scan.nii.gz", image())
+    for files in (path, str(path), [path]):
+        case = read_case(files)
+        assert case.name == "scan"
+        assert case.label_map is None
+        np.testing.assert_array_equal(case.image[0], image())
+    assert read_case(path, name="other").name == "other"
+
+
+def test_every_channel_of_a_4d_file_is_taken(tmp_path):
+    import nibabel as nib
+
+    array = np.stack([image(), image(50)], axis=-1)
+    nib.save(nib.Nifti1Image(array, AFFINE), tmp_path / "a.nii")
+    np.testing.assert_array_equal(
+        read_case(tmp_path / "a.nii").image, [image(), image(50)]
+    )
+
+
+def test_no_file_is_no_case():
+    with pytest.raises(CaseError, match="at least one image file"):
+        read_case([])
+
+
+def test_label_map_of_another_shape_is_refused_by_name(tmp_path):
+    path = write(tmp_path / "l.nii.gz", np.zeros((4, 5, 7), np.uint8))
+    with pytest.raises(
+        CaseError,
+        match="case liver_017: image is 4×5×6 but label map is 4×5×7; both must share",  # noqa: RUF001
+    ):
+        read_case(listed(tmp_path, label_map=path))
+
+
+def test_label_map_elsewhere_in_the_world_is_refused(tmp_path):
+    moved = AFFINE.copy()
+    moved[0, 3] = 0.5
+    path = write(tmp_path / "l.nii.gz", np.zeros((4, 5, 6), np.uint8), moved)
+    with pytest.raises(CaseError, match=r"label map lie up to 0\.50 voxels apart"):
+        read_case(listed(tmp_path, label_map=path))
+
+
+def test_mask_and_second_channel_on_another_grid_are_refused(tmp_path):
+    other = write(tmp_path / "o.nii.gz", np.ones((4, 5, 7), np.float32))
+    with pytest.raises(CaseError, match=r"image is .* but mask is"):
+        read_case(listed(tmp_path, mask=other))
+    first = ChannelFile(write(tmp_path / "a.nii.gz", image()))
+    with pytest.raises(CaseError, match=r"channel 0 is .* but channel 1 is"):
+        read_case(listed(tmp_path, channels=(first, ChannelFile(other))))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_not_finite_are_counted(tmp_path, wrong):
+    array = image()
+    array[0, 0, :3] = wrong
+    files = listed(tmp_path, channels=(ChannelFile(write(tmp_path / "a.nii", array)),))
+    with pytest.raises(CaseError, match="case liver_017: channel 0 has 3 voxels"):
+        read_case(files)
+
+
+def test_label_values_almost_integer_are_rounded():
+    array = np.array([0.99999997, 2.0004, -1.0, 0.0], np.float64)
+    assert integer_label_map(array).tolist() == [1, 2, -1, 0]
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1.01, np.nan, np.inf])
+def test_label_values_between_integers_are_refused(wrong):
+    with pytest.raises(CaseError, match="1 voxels that are not integers"):
+        integer_label_map(np.array([0.0, wrong, 1.0]))
+
+
+def test_label_values_beyond_32_bits_are_refused():
+    with pytest.raises(CaseError, match="32-bit"):
+        integer_label_map(np.array([0, 2**31]))
+
+
+@given(
+    npst.arrays(
+        np.int32,
+        npst.array_shapes(max_dims=3, min_side=0, max_side=6),
+        elements=st.integers(-5, 5) | st.sampled_from([-(2**31), 2**31 - 1]),
+    )
+)
+def test_present_labels_are_the_sorted_distinct_values(array):
+    assert present_labels(array) == tuple(np.unique(array).tolist())

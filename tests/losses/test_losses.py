@@ -1,0 +1,148 @@
+"""Values by hand, limits and gradients of the losses, partial annotation included."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveal.case import IGNORED
+from foveal.losses.cross_entropy import cross_entropy
+from foveal.losses.dice import dice_loss
+from foveal.losses.partial_annotation import merge_unannotated
+
+LOSSES = [cross_entropy, dice_loss]
+
+
+def all_annotated(patches, classes):
+    return torch.ones(patches, classes, dtype=torch.bool)
+
+
+def random_patch(seed, classes=4, patches=2):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(patches, classes, 3, 4, 5, generator=generator)
+    labels = torch.randint(0, classes, (patches, 3, 4, 5), generator=generator)
+    return logits, labels.to(torch.uint8)
+
+
+def test_cross_entropy_of_two_voxels_by_hand():
+    # Probabilities 3/4 and 1/4 for the right class.
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0]])
+    logits = logits.reshape(1, 2, 2, 1, 1)
+    labels = torch.tensor([0, 0], dtype=torch.uint8).reshape(1, 2, 1, 1)
+    expected = (math.log(4 / 3) + math.log(4)) / 2
+    loss = cross_entropy(logits, labels, all_annotated(1, 2))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_dice_of_two_voxels_by_hand():
+    # Structure probabilities 1/4 and 3/4; the reference is the second voxel.
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]])
+    logits = logits.reshape(1, 2, 2, 1, 1)
+    labels = torch.tensor([0, 1], dtype=torch.uint8).reshape(1, 2, 1, 1)
+    loss = dice_loss(logits, labels, all_annotated(1, 2))
+    assert loss.item() == pytest.approx(1 - 2 * 0.75 / (1 + 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ignored_voxels_carry_nothing(loss):
+    logits, labels = random_patch(0)
+    labels[:, 0] = IGNORED
+    changed = logits.clone()
+    changed[:, :, 0] += 5 * torch.randn_like(changed[:, :, 0])
+    annotated = all_annotated(2, 4)
+    assert loss(changed, labels, annotated) == loss(logits, labels, annotated)
+    logits.requires_grad_()
+    loss(logits, labels, annotated).backward()
+    assert logits.grad[:, :, 0].abs().max() == 0
+    assert logits.grad[:, :, 1:].abs().max() > 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_known_is_no_loss_and_no_gradient(loss):
+    logits, labels = random_patch(1)
+    labels[:] = IGNORED
+    logits.requires_grad_()
+    value = loss(logits, labels, all_annotated(2, 4))
+    value.backward()
+    assert torch.isfinite(value)
+    assert logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_perfect_prediction_costs_nothing(loss):
+    _, labels = random_patch(2)
+    one_hot = torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1)
+    value = loss(40.0 * one_hot, labels, all_annotated(2, 4))
+    assert value.item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@given(seed=st.integers(0, 10_000))
+def test_loss_falls_along_its_gradient(loss, seed):
+    logits, labels = random_patch(seed)
+    logits.requires_grad_()
+    value = loss(logits, labels, all_annotated(2, 4))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert torch.isfinite(gradient).all()
+    better = logits - 1e-2 * gradient / gradient.norm()
+    assert loss(better, labels, all_annotated(2, 4)) < value
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradient_equals_finite_differences(loss):
+    logits, labels = random_patch(3, classes=3, patches=1)
+    labels[0, 0, 0] = IGNORED
+    annotated = torch.tensor([[True, True, False]])
+    labels[labels == 2] = 0
+    logits = logits[:, :, :2, :2, :2].double().requires_grad_()
+    labels = labels[:, :2, :2, :2]
+    # The losses compute in float32, hence the wide step.
+    assert torch.autograd.gradcheck(
+        lambda z: loss(z, labels, annotated).double(),
+        logits,
+        eps=1e-2,
+        atol=2e-3,
+    )
+
+
+def test_merged_background_has_the_probability_of_both():
+    logits, _ = random_patch(4)
+    annotated = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    before = logits.softmax(dim=1)
+    after = merge_unannotated(logits, annotated).softmax(dim=1)
+    torch.testing.assert_close(after[0, 0], before[0, 0] + before[0, 2])
+    torch.testing.assert_close(after[0, [1, 3]], before[0, [1, 3]])
+    assert (after[0, 2] == 0).all()
+    torch.testing.assert_close(after[1], before[1])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_predicting_a_structure_that_was_not_annotated_is_not_punished(loss):
+    labels = torch.zeros(1, 3, 4, 5, dtype=torch.uint8)
+    labels[0, 0] = 1
+    annotated = torch.tensor([[True, True, False]])
+    logits = torch.zeros(1, 3, 3, 4, 5)
+    logits[:, 1, 0] = 30
+    says_background, says_other = logits.clone(), logits.clone()
+    says_background[:, 0, 1:] = 30
+    says_other[:, 2, 1:] = 30
+    expected = loss(says_background, labels, annotated)
+    assert loss(says_other, labels, annotated).item() == pytest.approx(
+        expected.item(), abs=1e-6
+    )
+    # Where it was annotated, the same prediction is wrong.
+    everything = all_annotated(1, 3)
+    assert loss(says_other, labels, everything) > expected + 0.1
+
+
+def test_dice_of_a_class_annotated_nowhere_is_left_out():
+    logits, labels = random_patch(5)
+    labels[labels == 3] = 0
+    annotated = torch.tensor([[True, True, True, False]] * 2)
+    merged = torch.cat(
+        [logits[:, [0, 3]].logsumexp(dim=1, keepdim=True), logits[:, 1:3]], dim=1
+    )
+    expected = dice_loss(merged, labels, all_annotated(2, 3))
+    assert dice_loss(logits, labels, annotated).item() == pytest.approx(expected.item())

@@ -1,0 +1,282 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from foveal.case import CaseFiles, ChannelFile, Dataset
+from foveal.errors import CaseError
+from foveal.geometry import Grid
+from foveal.io.cases import read_case
+from foveal.io.volumes import write_volume
+from foveal.planning.audit import audit
+
+SHAPE = (4, 5, 6)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes an array to a file of its own and returns the path."""
+    numbers = itertools.count()
+
+    def write_array(array, affine=None):
+        path = tmp_path / f"{next(numbers)}.nii.gz"
+        affine = np.eye(4) if affine is None else affine
+        write_volume(path, array, Grid(array.shape, affine))
+        return path
+
+    return write_array
+
+
+def image():
+    return np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+
+
+def label_map(*values, shape=SHAPE):
+    array = np.zeros(shape, np.int16)
+    array.flat[: len(values)] = values
+    return array
+
+
+def case(write, name="liver_1", **changes):
+    files = {
+        "name": name,
+        "patient": name,
+        "channels": (ChannelFile(write(image())),),
+        "label_map": write(label_map(1, 2)),
+    }
+    return CaseFiles(**(files | changes))
+
+
+def dataset(tmp_path, *cases, **changes):
+    entries = {
+        "name": "liver",
+        "root": tmp_path,
+        "cases": cases,
+        "channel_names": ("CT",),
+        "label_values": {"liver": 1, "lesion": 2},
+    }
+    return Dataset(**(entries | changes))
+
+
+@pytest.fixture
+def sound(write):
+    """Enough flawless cases for the default folds."""
+    return [case(write, f"sound_{number}") for number in range(5)]
+
+
+def test_a_sound_data_set_has_no_findings(tmp_path, sound):
+    seen = []
+    found = audit(dataset(tmp_path, *sound), lambda *progress: seen.append(progress))
+    assert found.findings == ()
+    assert found.num_errors == 0
+    assert [(done, total) for done, total, _ in seen] == [(n, 5) for n in range(1, 6)]
+    assert {name for *_, name in seen} == {case.name for case in sound}
+
+
+def only_finding(tmp_path, sound, wrong, **changes):
+    """The one finding of a data set in which one case is wrong."""
+    (finding,) = audit(dataset(tmp_path, *sound, wrong, **changes)).findings
+    assert finding.case == wrong.name
+    assert finding.remedy
+    return finding
+
+
+def missing(write, tmp_path):
+    return {"channels": (ChannelFile(tmp_path / "absent.nii.gz"),)}
+
+
+def truncated(write, tmp_path):
+    path = write(np.random.default_rng(0).normal(size=SHAPE))
+    path.write_bytes(path.read_bytes()[:-200])
+    return {"label_map": path}
+
+
+def label_map_elsewhere(write, tmp_path):
+    return {"label_map": write(label_map(1, shape=(4, 5, 7)))}
+
+
+def mask_elsewhere(write, tmp_path):
+    return {"mask": write(np.ones(SHAPE, np.uint8), np.diag([1.0, 1, 1.5, 1]))}
+
+
+def nan(write, tmp_path):
+    array = image()
+    array[0, 0, 0] = np.nan
+    return {"channels": (ChannelFile(write(array)),)}
+
+
+def half_labels(write, tmp_path):
+    return {"label_map": write(label_map(1).astype(np.float32) / 2)}
+
+
+@pytest.mark.parametrize(
+    ("flaw", "what"),
+    [
+        (missing, "absent.nii.gz does not exist"),
+        (truncated, "cannot be read"),
+        (label_map_elsewhere, "but label map is 4×5×7"),  # noqa: RUF001
+        (mask_elsewhere, "image and mask lie up to"),
+        (nan, "channel 0 has 1 voxels that are NaN or infinite"),
+        (half_labels, "not integers, for example 0.5"),
+    ],
+)
+def test_what_reading_refuses_is_an_error(tmp_path, write, sound, flaw, what):
+    wrong = case(write, **flaw(write, tmp_path))
+    finding = only_finding(tmp_path, sound, wrong)
+    assert finding.severity == "error"
+    assert what in finding.what
+    with pytest.raises(CaseError, match="case liver_1"):
+        read_case(wrong)
+
+
+def test_a_flaw_of_a_test_case_is_a_warning(tmp_path, write, sound):
+    wrong = case(write, **missing(write, tmp_path), split="test")
+    assert only_finding(tmp_path, sound, wrong).severity == "warning"
+
+
+def test_a_channel_on_another_grid_and_a_missing_one_are_errors(tmp_path, write, sound):
+    first = ChannelFile(write(image()))
+    small = ChannelFile(write(image()[1:]))
+    two = dataset(
+        tmp_path,
+        case(write, "a", channels=(first, small)),
+        *[case(write, str(n), channels=(first, first)) for n in range(4)],
+        case(write, "z"),
+        channel_names=("FLAIR", "T1"),
+    )
+    other_grid, too_few = audit(two).findings
+    assert (other_grid.case, other_grid.severity) == ("a", "error")
+    assert "the first channel is 4×5×6 but channel 1 is 3×5×6" in other_grid.what  # noqa: RUF001
+    assert (too_few.case, too_few.severity) == ("z", "error")
+    assert "the case has 1 channel(s), the data set 2: FLAIR, T1" in too_few.what
+
+
+def test_every_flaw_of_a_case_is_listed_errors_first(tmp_path, write, sound):
+    wrong = case(
+        write,
+        channels=(ChannelFile(write(np.full(SHAPE, 7.0))),),
+        label_map=write(label_map(9, shape=(4, 5, 7))),
+        mask=write(np.zeros(SHAPE, np.uint8)),
+    )
+    findings = audit(dataset(tmp_path, *sound, wrong)).findings
+    assert [finding.severity for finding in findings] == ["error", "error", "warning"]
+    assert "label map is" in findings[0].what
+    assert "the mask is empty" in findings[1].what
+    assert "channel 0 is 7 everywhere" in findings[2].what
+
+
+def test_unlisted_label_values_are_errors_but_the_ignore_value_is_none(
+    tmp_path, write, sound
+):
+    wrong = case(write, label_map=write(label_map(1, 9)))
+    finding = only_finding(tmp_path, sound, wrong)
+    assert finding.severity == "error"
+    assert "the label map holds 9," in finding.what
+    assert "known are 1, 2" in finding.remedy
+    assert audit(dataset(tmp_path, *sound, wrong, ignore_value=9)).findings == ()
+
+
+def test_an_empty_label_map_is_a_warning(tmp_path, write, sound):
+    finding = only_finding(tmp_path, sound, case(write, label_map=write(label_map())))
+    assert finding.severity == "warning"
+    assert finding.what == "the label map is empty"
+
+
+def test_voxels_of_a_structure_said_not_to_be_annotated_are_odd(tmp_path, write, sound):
+    finding = only_finding(tmp_path, sound, case(write, annotated_labels=(1,)))
+    assert finding.severity == "warning"
+    assert "holds lesion, not among the annotated_labels" in finding.what
+
+
+def test_a_spacing_in_another_unit_is_odd_whatever_the_axis_order(
+    tmp_path, write, sound
+):
+    turned = np.diag([1.0, 1.0, 4.0, 1.0])[[2, 0, 1, 3]]
+    metres = np.diag([0.001, 0.001, 0.001, 1])
+    wrong, unusual = (
+        case(
+            write,
+            name,
+            channels=(ChannelFile(write(image(), affine)),),
+            label_map=write(label_map(1, 2), affine),
+        )
+        for name, affine in (("metres", metres), ("turned", turned))
+    )
+    finding = only_finding(tmp_path, [*sound, unusual], wrong)
+    assert finding.severity == "warning"
+    assert "0.001 x 0.001 x 0.001 mm, where 1 x 1 x 1 mm are usual" in finding.what
+
+
+def test_structures_are_counted_where_annotated_and_where_present(tmp_path, write):
+    cases = [
+        case(write, "a"),
+        case(write, "b", annotated_labels=(1,), label_map=write(label_map(1))),
+        case(write, "c", label_map=write(label_map(2))),
+        case(write, "d", label_map=None),
+    ]
+    found = audit(dataset(tmp_path, *cases))
+    assert found.annotated_cases == {"liver": 3, "lesion": 2}
+    assert found.present_cases == {"liver": 2, "lesion": 2}
+
+
+def of_the_dataset(found):
+    return [
+        (finding.severity, finding.what)
+        for finding in found.findings
+        if finding.case is None
+    ]
+
+
+def test_without_a_labelled_case_for_training_there_is_nothing_to_learn(
+    tmp_path, write
+):
+    cases = [case(write, "a", label_map=None), case(write, "b", split="test")]
+    assert of_the_dataset(audit(dataset(tmp_path, *cases))) == [
+        ("error", "no case for training has a label map")
+    ]
+
+
+def test_label_maps_of_background_alone_leave_nothing_to_segment(tmp_path, write):
+    cases = [case(write, str(n), label_map=write(label_map())) for n in range(5)]
+    found = audit(dataset(tmp_path, *cases, label_values={}))
+    assert of_the_dataset(found) == [
+        ("error", "no label map holds anything but background")
+    ]
+
+
+def test_a_patient_in_two_splits_is_an_error(tmp_path, write, sound):
+    extra = [
+        case(write, "x1", patient="x"),
+        case(write, "x2", patient="x", split="test"),
+    ]
+    assert of_the_dataset(audit(dataset(tmp_path, *sound, *extra))) == [
+        ("error", "patient x has cases in the splits test, train")
+    ]
+
+
+def test_few_patients_and_absent_structures_are_odd(tmp_path, sound):
+    found = audit(
+        dataset(
+            tmp_path, *sound[:3], label_values={"liver": 1, "lesion": 2, "spleen": 3}
+        )
+    )
+    assert of_the_dataset(found) == [
+        ("warning", "spleen is in none of the label maps"),
+        (
+            "warning",
+            "3 labelled patient(s), fewer than the 5 folds into which they are divided",
+        ),
+    ]
+
+
+def test_table_holds_the_counts_and_every_finding(tmp_path, write, sound):
+    table = audit(dataset(tmp_path, *sound, case(write, label_map=None))).as_table()
+    assert table["format_version"] == 1
+    assert (table["cases"], table["labelled_cases"]) == (6, 5)
+    assert table["structures"][1] == {
+        "name": "lesion",
+        "value": 2,
+        "annotated_cases": 5,
+        "present_cases": 5,
+    }
+    assert (table["errors"], table["warnings"], table["findings"]) == (0, 0, [])

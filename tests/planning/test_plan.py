@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+
+from foveal.errors import DatasetError
+from foveal.planning.fingerprint import CaseFingerprint
+from foveal.planning.memory import Budget
+from foveal.planning.plan import (
+    choose_crop,
+    choose_normalisation,
+    make_plan,
+    target_spacing,
+)
+
+CPU = Budget("cpu", 8e9, 120e9, "made up")
+
+
+def fingerprint(**changes) -> CaseFingerprint:
+    facts = {
+        "name": "a",
+        "stored_orientation": "LPS",
+        "shape": (36, 50, 35),
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "nonzero_shape": (36, 50, 35),
+        "mask_shape": None,
+        "intensities": np.arange(101, dtype=np.float32)[None],
+        "is_hu_like": (False,),
+        "class_volumes_ml": {4: 2.0, 9: 3.0},
+        "class_offsets": {4: -0.2, 9: 0.2},
+    }
+    return CaseFingerprint(**{**facts, **changes})
+
+
+def planned(cases, channel_names=("T1",)):
+    return make_plan(
+        cases,
+        dataset_name="made up",
+        channel_names=channel_names,
+        label_values={"eye_l": 4, "eye_r": 9},
+        ignore_value=7,
+        budget=CPU,
+    )
+
+
+def test_a_plan_holds_every_decision():
+    nothing_drawn = np.zeros((1, 0), np.float32)
+    other = fingerprint(class_volumes_ml={4: 5.0}, intensities=nothing_drawn)
+
+    plan, reasons = planned([fingerprint(), other])
+
+    assert plan.labels.values == (4, 9)
+    assert plan.labels.ignore_value == 7
+    assert plan.preprocessing.orientation == "RAS"
+    assert plan.preprocessing.spacing_mm == (1.0, 1.0, 1.0)
+    assert plan.patches.size == (40, 56, 40)
+    assert plan.patches.batch_size == 4
+    assert plan.mirroring.axes == (0,)
+    assert plan.mirroring.left_right_pairs == (("eye_l", "eye_r"),)
+    assert plan.fingerprint is not None
+    assert plan.fingerprint.class_volumes_ml == {
+        "eye_l": (2.0, 5.0),
+        "eye_r": (3.0, 3.0),
+    }
+    assert plan.fingerprint.intensity_ranges == ((0.5, 99.5),)
+    topics = [reason.partition(":")[0] for reason in reasons]
+    assert topics == [
+        "Data",
+        "Orientation",
+        "Spacing",
+        "Crop",
+        "Normalisation",
+        "Patch",
+        "Network",
+        "Batch",
+        "Memory",
+        "Left and right",
+        "Mirroring",
+    ]
+
+
+def test_the_patch_follows_the_shape_at_the_target_spacing():
+    cases = [
+        fingerprint(spacing_mm=(2.0, 1.0, 1.0), shape=(18, 50, 35)),
+        fingerprint(),
+        fingerprint(),
+    ]
+
+    plan, _ = planned(cases)
+
+    assert plan.fingerprint is not None
+    assert plan.fingerprint.median_shape == (36.0, 50.0, 35.0)
+    assert plan.fingerprint.spacing_mm_range[0] == (1.0, 2.0)
+
+
+def test_a_structure_that_never_occurs_is_warned_of():
+    _, reasons = planned([fingerprint(class_offsets={4: -0.2})])
+
+    assert "Warning: eye_r (label 9) occurs in no case and cannot be learnt" in reasons
+
+
+def test_no_labelled_case_is_refused():
+    with pytest.raises(DatasetError, match="no case has a label map"):
+        planned([])
+
+
+def test_no_foreground_at_all_is_refused():
+    empty = fingerprint(intensities=np.zeros((1, 0), np.float32), class_offsets={})
+    with pytest.raises(DatasetError, match="no label map has a voxel"):
+        planned([empty])
+
+
+def test_spacing_is_the_median_of_every_axis():
+    spacings = [(1.0, 1.0, 2.0), (1.2, 1.0, 2.5), (2.0, 1.0, 3.0)]
+
+    spacing, reason = target_spacing(spacings, [(100, 100, 60)] * 3)
+
+    assert spacing == (1.2, 1.0, 2.5)
+    assert "median" in reason
+
+
+def test_a_coarse_axis_takes_the_tenth_percentile():
+    spacings = [(1.0, 1.0, length) for length in np.linspace(2.0, 12.0, 11)]
+
+    spacing, reason = target_spacing(spacings, [(256, 256, 30)] * 11)
+
+    assert spacing == (1.0, 1.0, 3.0)
+    assert "axis 2 is coarse" in reason
+
+
+def test_a_coarse_axis_is_never_made_finer_than_the_others():
+    spacings = [(1.0, 1.0, 0.5), (1.0, 1.0, 0.5), *[(1.0, 1.0, 5.0)] * 9]
+
+    spacing, _ = target_spacing(spacings, [(256, 256, 30)] * 11)
+
+    assert spacing == (1.0, 1.0, 1.0)
+
+
+def test_a_long_coarse_axis_keeps_the_median():
+    spacings = [(1.0, 1.0, length) for length in (2.0, 4.0, 6.0)]
+
+    assert target_spacing(spacings, [(256, 256, 200)] * 3)[0] == (1.0, 1.0, 4.0)
+
+
+def test_the_mask_crops_only_if_every_case_has_one():
+    masked = fingerprint(mask_shape=(10, 10, 10))
+
+    assert choose_crop([masked, masked])[0] == "mask"
+    assert choose_crop([masked, fingerprint()])[0] == "none"
+
+
+@pytest.mark.parametrize(("kept", "crop"), [(70, "nonzero"), (80, "none")])
+def test_non_zero_voxels_crop_only_if_a_quarter_is_saved(kept, crop):
+    case = fingerprint(shape=(100, 10, 10), nonzero_shape=(kept, 10, 10))
+
+    assert choose_crop([case])[0] == crop
+
+
+@pytest.mark.parametrize(
+    ("name", "hu_like_share", "normalisation"),
+    [
+        ("CT", 0.0, "ct"),
+        ("portal venous CT", 0.0, "ct"),
+        ("ct_abdomen", 1.0, "ct"),
+        ("0000", 1.0, "ct"),
+        ("0000", 0.4, "robust_zscore"),
+        ("MRI", 1.0, "robust_zscore"),
+        ("FLAIR", 0.0, "robust_zscore"),
+        ("spectrum", 0.0, "robust_zscore"),
+    ],
+)
+def test_ct_is_known_by_its_name_or_its_values(name, hu_like_share, normalisation):
+    foreground = np.arange(-100, 101, dtype=np.float32)
+
+    channel, _ = choose_normalisation(name, foreground, hu_like_share=hu_like_share)
+
+    assert channel.normalisation == normalisation
+
+
+def test_ct_constants_are_those_of_the_clipped_foreground():
+    # 0 .. 1000 without its outermost half percents: 5 .. 995.
+    foreground = np.arange(1001, dtype=np.float32)
+
+    channel, _ = choose_normalisation("CT", foreground, hu_like_share=1.0)
+
+    clipped = np.clip(np.arange(1001), 5, 995)
+    assert channel.clip == (5.0, 995.0)
+    assert channel.mean == pytest.approx(500.0)
+    assert channel.deviation == pytest.approx(clipped.std(), rel=1e-5)
+
+
+def test_a_constant_ct_is_scaled_case_by_case():
+    channel, _ = choose_normalisation(
+        "CT", np.full(50, 40.0, np.float32), hu_like_share=1.0
+    )
+
+    assert channel.normalisation == "robust_zscore"

@@ -1,0 +1,148 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveal.case import CaseFiles, ChannelFile
+from foveal.errors import DatasetError, SettingsError
+from foveal.planning.splits import (
+    Fold,
+    Splits,
+    make_splits,
+    read_splits,
+    splits_to_toml,
+)
+
+
+def case(name, patient=None, *, split=None, labelled=True):
+    return CaseFiles(
+        name,
+        patient or name,
+        (ChannelFile(Path(f"{name}.nii.gz")),),
+        Path(f"{name}_seg.nii.gz") if labelled else None,
+        split=split,
+    )
+
+
+@given(st.integers(2, 6), st.integers(6, 30), st.integers(0, 1000))
+def test_every_patient_is_validated_in_exactly_one_fold(folds, patients, seed):
+    names = [f"p{n}" for n in range(patients)]
+
+    splits = make_splits([case(name) for name in names], folds, seed)
+
+    validated = [name for fold in splits.folds for name in fold.validation]
+    assert sorted(validated) == sorted(names)
+    for fold in splits.folds:
+        assert sorted(fold.train + fold.validation) == sorted(names)
+        assert patients // folds <= len(fold.validation) <= -(-patients // folds)
+
+
+def test_splits_do_not_depend_on_the_order_of_the_cases():
+    cases = [case(f"p{n}") for n in range(12)]
+
+    assert make_splits(cases, 3, 1) == make_splits(cases[::-1], 3, 1)
+    assert make_splits(cases, 3, 1) != make_splits(cases, 3, 2)
+
+
+def test_scans_of_one_patient_stay_together():
+    cases = [case(f"scan{n}", f"patient{n // 2}") for n in range(8)]
+
+    splits = make_splits(cases, 2, 0)
+
+    patients = {f"patient{n}" for n in range(4)}
+    assert set(splits.folds[0].train) | set(splits.folds[0].validation) == patients
+    assert not set(splits.folds[0].train) & set(splits.folds[0].validation)
+
+
+def test_one_fold_trains_on_everybody():
+    splits = make_splits([case("b"), case("a")], 1, 0)
+
+    assert splits == Splits((Fold(("a", "b"), (), ()),))
+
+
+def test_test_patients_are_in_no_other_part():
+    cases = [case(f"p{n}") for n in range(4)]
+    cases += [case("t1", split="test"), case("t2", split="test", labelled=False)]
+
+    for fold in make_splits(cases, 2, 0).folds:
+        assert fold.test == ("t1", "t2")
+        assert not {"t1", "t2"} & {*fold.train, *fold.validation}
+
+
+def test_a_named_validation_split_makes_one_fold():
+    cases = [case("a", split="train"), case("b", split="validation"), case("c")]
+
+    assert make_splits(cases, 5, 0) == Splits((Fold(("a", "c"), ("b",), ()),))
+
+
+def test_unlabelled_patients_are_not_trained_on():
+    cases = [case("a"), case("b"), case("u", labelled=False)]
+
+    assert make_splits(cases, 1, 0).folds[0].train == ("a", "b")
+
+
+def test_a_patient_in_two_splits_is_refused():
+    cases = [case("a", "p", split="train"), case("b", "p", split="test"), case("c")]
+    with pytest.raises(DatasetError, match='patient p has cases in the splits "train"'):
+        make_splits(cases, 1, 0)
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(DatasetError, match=r"2 patients .* 5 folds.*splits\.folds=2"):
+        make_splits([case("a"), case("b")], 5, 0)
+
+
+def test_nobody_to_train_on_is_refused():
+    with pytest.raises(DatasetError, match="no patient with a label map is left"):
+        make_splits([case("a", split="test"), case("u", labelled=False)], 1, 0)
+
+
+def test_a_written_file_reads_back(tmp_path):
+    splits = make_splits(
+        [case(f'p "{n}" ü') for n in range(5)] + [case("t", split="test")], 2, 0
+    )
+    path = tmp_path / "splits.toml"
+    path.write_text(splits_to_toml(splits), encoding="utf-8")
+
+    assert read_splits(path) == splits
+
+
+GOOD = 'train = ["a"]\nvalidation = ["b"]\ntest = []\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("format_version = 2\n", "format_version 2; this Foveal reads 1"),
+        ("format_version = 1\n", "names no folds"),
+        ("train = [", "is not a TOML file"),
+        (
+            'format_version = 1\n[[folds]]\ntrain = ["a"]\n',
+            "fold 0 must hold the lists",
+        ),
+        (
+            "format_version = 1\n[[folds]]\n" + GOOD.replace('["b"]', "[1]"),
+            "validation must be a list of patient names",
+        ),
+        (
+            f"format_version = 1\n[[folds]]\n{GOOD}[[folds]]\n"
+            + GOOD.replace('"b"', '"a"'),
+            r"fold 1 names \['a'\] more than once",
+        ),
+        (
+            "format_version = 1\n[[folds]]\n" + GOOD.replace('["a"]', "[]"),
+            "nobody to train on",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path, text, match):
+    path = tmp_path / "splits.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=match):
+        read_splits(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="does not exist"):
+        read_splits(tmp_path / "splits.toml")

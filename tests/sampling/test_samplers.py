@@ -1,0 +1,149 @@
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from foveal.sampling.randomness import generator
+from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
+
+
+@dataclass
+class LabelledVolume:
+    """Label map that answers as a stored case does."""
+
+    label_map: np.ndarray
+    num_classes: int
+
+    @property
+    def shape(self):
+        return self.label_map.shape
+
+    @property
+    def class_counts(self):
+        return tuple(
+            int((self.label_map == label).sum()) for label in range(self.num_classes)
+        )
+
+    def class_voxel(self, class_index, n):
+        i, j, k = np.argwhere(self.label_map == class_index)[n].tolist()
+        return i, j, k
+
+
+class UnlabelledVolume:
+    shape = (20, 20, 20)
+    class_counts = ()
+
+    def class_voxel(self, class_index, n):
+        raise AssertionError("an unlabelled case has no voxels of a class")
+
+
+@pytest.fixture
+def rare_and_common():
+    """One voxel of class 1 in a corner, a thousand of class 2 in the middle."""
+    label_map = np.zeros((30, 30, 30), np.uint8)
+    label_map[29, 0, 29] = 1
+    label_map[10:20, 10:20, 10:20] = 2
+    return LabelledVolume(label_map, 4)
+
+
+def patch_labels(case, corner, size):
+    window = tuple(
+        slice(max(start, 0), start + length)
+        for start, length in zip(corner, size, strict=True)
+    )
+    return set(np.unique(case.label_map[window]).tolist())
+
+
+def share_with(label, case, sampler, draws=1500, size=(3, 3, 3)):
+    random = torch.Generator().manual_seed(1)
+    hits = sum(
+        label in patch_labels(case, sampler.draw([case], size, random).corner, size)
+        for _ in range(draws)
+    )
+    return hits / draws
+
+
+def test_rare_class_at_the_border_is_drawn_as_often_as_common_class(rare_and_common):
+    sampler = ClassBalancedSampler(1.0, (0.0, 1.0, 1.0, 1.0))
+    assert abs(share_with(1, rare_and_common, sampler) - 0.5) < 0.04
+    assert abs(share_with(2, rare_and_common, sampler) - 0.5) < 0.04
+
+
+def test_class_weights_are_obeyed_and_absent_classes_skipped(rare_and_common):
+    sampler = ClassBalancedSampler(1.0, (0.0, 3.0, 1.0, 100.0))
+    assert abs(share_with(1, rare_and_common, sampler) - 0.75) < 0.04
+
+
+def test_foreground_fraction_is_the_share_of_patches_drawn_for_a_class(
+    rare_and_common,
+):
+    sampler = ClassBalancedSampler(0.4, (0.0, 1.0, 0.0, 0.0))
+    # By chance, 1 of the 28 ** 3 corners holds the voxel.
+    assert abs(share_with(1, rare_and_common, sampler) - 0.4) < 0.04
+
+
+def test_every_voxel_of_a_class_is_equally_likely():
+    label_map = np.zeros((9, 9, 9), np.uint8)
+    voxels = [(4, 4, 4), (4, 4, 5), (0, 8, 3), (7, 0, 0)]
+    for voxel in voxels:
+        label_map[voxel] = 1
+    case = LabelledVolume(label_map, 2)
+    sampler = ClassBalancedSampler(1.0, (0.0, 1.0))
+    random = torch.Generator().manual_seed(2)
+    drawn = Counter(
+        sampler.draw([case], (1, 1, 1), random).corner for _ in range(4000)
+    )
+    assert set(drawn) == set(voxels)
+    assert all(abs(count - 1000) < 120 for count in drawn.values())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [UnlabelledVolume(), LabelledVolume(np.zeros((20, 20, 20), np.uint8), 3)],
+    ids=["unlabelled", "only background"],
+)
+def test_case_without_foreground_gives_patches_from_anywhere(case):
+    sampler = ClassBalancedSampler(1.0, (0.0, 1.0, 1.0))
+    random = torch.Generator().manual_seed(3)
+    corners = np.array(
+        [sampler.draw([case], (11, 11, 11), random).corner for _ in range(2000)]
+    )
+    assert (corners.min(0) == 0).all()
+    assert (corners.max(0) == 9).all()
+    assert np.allclose(corners.mean(0), 4.5, atol=0.3)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [UniformSampler(), ClassBalancedSampler(0.5, (0.0, 1.0, 1.0, 1.0))],
+    ids=["uniform", "class balanced"],
+)
+def test_cases_are_equally_likely_whatever_their_size(sampler, rare_and_common):
+    cases = [UnlabelledVolume(), rare_and_common, UnlabelledVolume()]
+    random = torch.Generator().manual_seed(4)
+    drawn = Counter(
+        sampler.draw(cases, (4, 4, 4), random).case_index for _ in range(3000)
+    )
+    assert set(drawn) == {0, 1, 2}
+    assert all(abs(count - 1000) < 110 for count in drawn.values())
+
+
+def test_same_seed_and_step_give_the_same_draws_and_ranks_differ(rare_and_common):
+    sampler = ClassBalancedSampler(0.5, (0.0, 1.0, 1.0, 1.0))
+    cases = [rare_and_common, UnlabelledVolume()]
+
+    def draws(seed, step, rank):
+        random = generator(seed, step, rank, "labelled", "patches")
+        return [sampler.draw(cases, (5, 6, 7), random) for _ in range(9)]
+
+    assert draws(0, 3, 0) == draws(0, 3, 0)
+    assert draws(0, 3, 0) != draws(0, 3, 1)
+    assert draws(0, 3, 0) != draws(0, 4, 0)
+    assert draws(0, 3, 0) != draws(1, 3, 0)
+
+
+def test_weight_for_background_is_refused():
+    with pytest.raises(ValueError, match="must begin with 0"):
+        ClassBalancedSampler(0.5, (1.0, 1.0))
