@@ -1,6 +1,7 @@
 """From settings to objects: the one place that knows which name means which class."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,8 @@ from foveal.methods.interface import Method
 from foveal.methods.supervised import Supervised
 from foveal.networks.interface import Network
 from foveal.networks.unet3d import UNet3d
+from foveal.preprocessing.intensity import IntensityRecipe
+from foveal.preprocessing.pipeline import PreprocessingRecipe
 from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 from foveal.store.store import StoredCase
 
@@ -41,6 +44,21 @@ LOSSES = {"cross_entropy": cross_entropy, "dice": dice_loss}
 
 ANISOTROPY = 3.0
 """From this ratio of spacings on, patches are only rotated in the fine plane."""
+
+
+def preprocessing_recipe(plan: Plan) -> PreprocessingRecipe:
+    """What a plan makes of a case."""
+    section = plan.preprocessing
+    return PreprocessingRecipe(
+        orientation=section.orientation,
+        spacing_mm=section.spacing_mm,
+        crop=section.crop,
+        channels=tuple(
+            IntensityRecipe(**channel.model_dump()) for channel in section.channels
+        ),
+        label_values=plan.labels.values,
+        ignore_value=plan.labels.ignore_value,
+    )
 
 
 def network(
@@ -272,3 +290,9 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
         sagittal_axis=mirroring.sagittal_axis,
         swapped_classes=tuple(swapped),
     )
+
+
+def intensity_augmentation(settings: Settings) -> IntensityAugmentation:
+    """Changes of intensities."""
+    names = {field.name for field in fields(IntensityAugmentation)}
+    return IntensityAugmentation(**settings.augmentation.model_dump(include=names))

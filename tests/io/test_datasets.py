@@ -287,7 +287,7 @@ def test_folders_that_hold_the_same_thing_are_refused(tmp_path):
 def test_two_files_of_one_name_are_refused(tmp_path):
     volume(tmp_path / "images" / "a.nii")
     volume(tmp_path / "images" / "a.nrrd")
-    with pytest.raises(DatasetError, match="both are called"):
+    with pytest.raises(DatasetError, match='are both called "a"'):
         read_dataset(tmp_path)
 
 

@@ -81,38 +81,40 @@ def only_finding(tmp_path, sound, wrong, **changes):
     return finding
 
 
-def missing(write, tmp_path):
-    return {"channels": (ChannelFile(tmp_path / "absent.nii.gz"),)}
+def missing(write):
+    path = write(image())
+    path.unlink()
+    return {"channels": (ChannelFile(path),)}
 
 
-def truncated(write, tmp_path):
+def truncated(write):
     path = write(np.random.default_rng(0).normal(size=SHAPE))
     path.write_bytes(path.read_bytes()[:-200])
     return {"label_map": path}
 
 
-def label_map_elsewhere(write, tmp_path):
+def label_map_elsewhere(write):
     return {"label_map": write(label_map(1, shape=(4, 5, 7)))}
 
 
-def mask_elsewhere(write, tmp_path):
+def mask_elsewhere(write):
     return {"mask": write(np.ones(SHAPE, np.uint8), np.diag([1.0, 1, 1.5, 1]))}
 
 
-def nan(write, tmp_path):
+def nan(write):
     array = image()
     array[0, 0, 0] = np.nan
     return {"channels": (ChannelFile(write(array)),)}
 
 
-def half_labels(write, tmp_path):
+def half_labels(write):
     return {"label_map": write(label_map(1).astype(np.float32) / 2)}
 
 
 @pytest.mark.parametrize(
     ("flaw", "what"),
     [
-        (missing, "absent.nii.gz does not exist"),
+        (missing, "does not exist or is no file"),
         (truncated, "cannot be read"),
         (label_map_elsewhere, "but label map is 4×5×7"),  # noqa: RUF001
         (mask_elsewhere, "image and mask lie up to"),
@@ -121,7 +123,7 @@ def half_labels(write, tmp_path):
     ],
 )
 def test_what_reading_refuses_is_an_error(tmp_path, write, sound, flaw, what):
-    wrong = case(write, **flaw(write, tmp_path))
+    wrong = case(write, **flaw(write))
     finding = only_finding(tmp_path, sound, wrong)
     assert finding.severity == "error"
     assert what in finding.what
@@ -130,11 +132,11 @@ def test_what_reading_refuses_is_an_error(tmp_path, write, sound, flaw, what):
 
 
 def test_a_flaw_of_a_test_case_is_a_warning(tmp_path, write, sound):
-    wrong = case(write, **missing(write, tmp_path), split="test")
+    wrong = case(write, **missing(write), split="test")
     assert only_finding(tmp_path, sound, wrong).severity == "warning"
 
 
-def test_a_channel_on_another_grid_and_a_missing_one_are_errors(tmp_path, write, sound):
+def test_a_channel_on_another_grid_and_a_missing_one_are_errors(tmp_path, write):
     first = ChannelFile(write(image()))
     small = ChannelFile(write(image()[1:]))
     two = dataset(
@@ -180,6 +182,17 @@ def test_an_empty_label_map_is_a_warning(tmp_path, write, sound):
     finding = only_finding(tmp_path, sound, case(write, label_map=write(label_map())))
     assert finding.severity == "warning"
     assert finding.what == "the label map is empty"
+
+
+def test_an_inverted_mask_is_odd(tmp_path, write, sound):
+    outside = label_map(0, 1) == 0
+    finding = only_finding(
+        tmp_path,
+        sound,
+        case(write, label_map=write(label_map(1, 2)), mask=write(outside)),
+    )
+    assert finding.severity == "warning"
+    assert finding.what == "1 of 2 voxels of structures are outside the mask"
 
 
 def test_voxels_of_a_structure_said_not_to_be_annotated_are_odd(tmp_path, write, sound):

@@ -34,6 +34,6 @@ def test_first_draws_of_successive_steps_are_uniform_and_unrelated():
     assert abs(torch.corrcoef(torch.stack([first[1:], first[:-1]]))[0, 1]) < 0.05
 
 
-def test_draws_are_the_same_on_every_machine_and_in_every_release():
+def test_draws_stay_those_of_earlier_releases():
     draws = torch.randint(1000, (4,), generator=generator(0, 0, 0, "labelled"))
-    assert draws.tolist() == EXPECTED
+    assert draws.tolist() == [587, 634, 430, 540]

@@ -92,9 +92,7 @@ def test_every_voxel_of_a_class_is_equally_likely():
     case = LabelledVolume(label_map, 2)
     sampler = ClassBalancedSampler(1.0, (0.0, 1.0))
     random = torch.Generator().manual_seed(2)
-    drawn = Counter(
-        sampler.draw([case], (1, 1, 1), random).corner for _ in range(4000)
-    )
+    drawn = Counter(sampler.draw([case], (1, 1, 1), random).corner for _ in range(4000))
     assert set(drawn) == set(voxels)
     assert all(abs(count - 1000) < 120 for count in drawn.values())
 

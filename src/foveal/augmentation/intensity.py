@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32
 from torch import Tensor
 
 

@@ -285,7 +285,9 @@ class Deformation:
                 self.matrix.T, patch_size, middle, strict=True
             )
         )
-        in_plane = along_i[:, :, None] + along_j[:, None] + offset.to(device)[:, None, None]
+        in_plane = (
+            along_i[:, :, None] + along_j[:, None] + offset.to(device)[:, None, None]
+        )
         places = in_plane[..., None] + along_k[:, None, None]
         if self.spline is not None:
             places += self.spline.displacement(patch_size, device)

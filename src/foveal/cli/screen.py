@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
 from foveal.errors import FovealError
+
+if TYPE_CHECKING:
+    from foveal.commands.fit import Watcher
+    from foveal.engine.loop import Progress as TrainingProgress
 
 console = Console()
 _errors = Console(stderr=True)
@@ -46,6 +50,57 @@ def progress(description: str) -> Iterator[Callable[[int, int, str], None]]:
             bar.update(task, completed=done, total=total, what=what)
 
         yield on_progress
+
+
+@contextmanager
+def training_progress() -> Iterator["Watcher"]:
+    """Show a training run: what was decided, then a live bar of the steps."""
+    from foveal.commands.fit import Watcher
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[what]}"),
+    )
+    with Progress(*columns, console=_errors, transient=True) as bar:
+        task = bar.add_task("", total=None, what="")
+
+        def on_stage(sentence: str) -> None:
+            bar.console.print(
+                sentence, markup=False, highlight=False, soft_wrap=True
+            )
+            bar.reset(task, total=None, description="", what="")
+
+        def on_cases(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, what=f"cases, {what}")
+
+        def on_step(now: "TrainingProgress") -> None:
+            if now.note:
+                bar.console.print(f"[bold yellow]{_escaped(now.note)}[/]")
+            facts = []
+            if now.loss is not None:
+                facts.append(f"loss {now.loss:.3f}")
+            if now.mean_dice is not None:
+                facts.append(f"validation Dice {now.mean_dice:.4f}")
+            facts.append(f"{_duration(now.seconds_left)} left")
+            bar.update(
+                task,
+                description="training",
+                completed=now.step,
+                total=now.total_steps,
+                what=", ".join(facts),
+            )
+
+        yield Watcher(on_stage, on_cases, on_step)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - anything JSON can hold

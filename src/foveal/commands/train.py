@@ -1,8 +1,10 @@
 """Train one fold with one seed: from a data set to a run that predicts."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from lightning_fabric import Fabric
 
 from foveal import build
 from foveal.case import CaseFiles, Dataset
-from foveal.commands.evaluate import Evaluation, evaluate
+from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher, fit
 from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
@@ -106,9 +108,26 @@ def train(
     fit(fabric, run, settings, planned, labelled, held_out, watcher)
     if fabric.is_global_zero and validation_files:
         watcher.on_stage("predicting the validation cases on their own grids")
-        _score(run, validation_files, dataset, watcher)
+        _score(run, validation_files, _dataset_path(settings), watcher)
     fabric.barrier()
     return out
+
+
+def validation_scores(run: Path) -> dict[str, float]:
+    """Mean Dice per structure of the validation cases, on their own grids.
+
+    Optimistic, as the best checkpoint was chosen on these cases. Empty for a run
+    without validation cases; a structure that no case has is left out.
+    """
+    path = RunDirectory(run).validation / "metrics.json"
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row["metric"] == "dice" and row["value"] is not None:
+            values.setdefault(row["structure"], []).append(row["value"])
+    return {structure: fmean(found) for structure, found in values.items()}
 
 
 def _settings(
@@ -202,12 +221,15 @@ def _cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...
 def _score(
     run: RunDirectory,
     cases: Sequence[CaseFiles],
-    dataset: Dataset,
+    dataset: Path,
     watcher: Watcher,
-) -> Evaluation:
+) -> None:
     """Predict the validation cases as `foveal predict` would, and measure them."""
     folder = run.validation
     predict([run.path], cases, folder, on_progress=watcher.on_cases)
-    evaluation = evaluate(folder, dataset, on_progress=watcher.on_cases)
-    atomic_write_text(folder / "metrics.json", evaluation.to_json())
-    return evaluation
+    evaluate(
+        folder,
+        dataset,
+        output=folder / "metrics.json",
+        on_progress=watcher.on_cases,
+    )

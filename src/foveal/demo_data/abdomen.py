@@ -89,7 +89,9 @@ def write_abdomens(
         part = "Tr" if index < num_cases else "Ts"
         abdomen = draw_abdomen(np.random.default_rng([seed, index]))
         _write_nifti(partial / f"images{part}/{name}.nii.gz", abdomen.image, abdomen)
-        _write_nifti(partial / f"labels{part}/{name}.nii.gz", abdomen.label_map, abdomen)
+        _write_nifti(
+            partial / f"labels{part}/{name}.nii.gz", abdomen.label_map, abdomen
+        )
         if on_progress is not None:
             on_progress(index + 1, len(names), name)
 
@@ -268,9 +270,7 @@ class _Canvas:
             inside = radius <= 1
             if within is not None:
                 inside &= within[window]
-            self.paint(
-                window, inside, hu, texture_hu=texture_hu, structure=structure
-            )
+            self.paint(window, inside, hu, texture_hu=texture_hu, structure=structure)
 
 
 def _spline_weights(length: int, count: int) -> Field:
@@ -308,7 +308,7 @@ def _paint_body(canvas: _Canvas) -> None:
     table_depth = flat_y + depth + 12 - 0.0011 * flat_x**2
     on_table = (np.abs(flat_x) < 0.86 * width) & (table_depth < 0)
     shell = on_table & (table_depth > -4)
-    canvas.hu[shell | (on_table & (table_depth < -13) & (table_depth > -17))] = -250
+    canvas.hu[shell | (on_table & (table_depth < -13) & (table_depth > -17))] = -120
     canvas.hu[on_table & (table_depth <= -4) & (table_depth >= -13)] = -880
 
     # The waist is a little narrower, and the body less round than an ellipse.
@@ -344,10 +344,10 @@ def _paint_bowel(canvas: _Canvas) -> None:
     """Loops of small bowel in front, the colon as a frame around them."""
     generator = canvas.generator
     width, depth = canvas.half_width_mm / 160, canvas.half_depth_mm / 112
-    for _ in range(34):
-        low, high = (-78 * width, -8 * depth, -125), (78 * width, 68 * depth, -5)
+    for _ in range(60):
+        low, high = (-84 * width, -14 * depth, -130), (84 * width, 76 * depth, 0)
         start = generator.uniform(low, high)
-        end = start + generator.normal(scale=(16, 12, 14))
+        end = start + generator.normal(scale=(18, 12, 12))
         radius_mm = generator.uniform(9, 14)
         _paint_loop(canvas, start, end, radius_mm, gas_probability=0.3)
 
@@ -397,9 +397,9 @@ def _paint_stomach(canvas: _Canvas) -> None:
     """Stomach with gas above fluid, duodenum and pancreas."""
     generator = canvas.generator
     scale = canvas.half_width_mm / 160
-    centre = (-52 * scale, 34 * scale, 46 + generator.uniform(-8, 8))
-    radii = (38 * scale, 36 * scale, 46)
-    window, radius = canvas.ellipsoid(centre, radii, (0, 25, 0))
+    centre = (-50 * scale, 20 * scale, 50 + generator.uniform(-8, 8))
+    radii = (40 * scale, 47 * scale, 50)
+    window, radius = canvas.ellipsoid(centre, radii, (0, 25, -20))
     inside = canvas.belly[window] & (radius <= 1)
     canvas.paint(window, inside, 78)
     lumen = inside & (radius <= 0.87)
@@ -462,10 +462,10 @@ def _paint_spleen(canvas: _Canvas) -> None:
     size = generator.uniform(0.88, 1.15)
     centre = np.array([-100 * scale, -26 * scale, 40 + generator.uniform(-8, 8)])
     turn_degrees = (generator.uniform(-20, 5), 12, generator.uniform(-24, -8))
-    radii = np.multiply((30, 52, 47), size)
+    radii = np.multiply((34, 56, 52), size)
     window, radius = canvas.ellipsoid(centre, radii, turn_degrees)
-    hollow_centre = centre + np.array([34 * size, 8, -2])
-    hollow = canvas.radius(window, hollow_centre, (24, 40, 54), turn_degrees)
+    hollow_centre = centre + np.array([38 * size, 10, -2])
+    hollow = canvas.radius(window, hollow_centre, (24, 36, 50), turn_degrees)
     inside = canvas.belly[window] & (radius <= 1) & (hollow > 1)
     canvas.paint(window, inside, 122 * canvas.enhancement, structure="Spleen")
 
@@ -488,7 +488,7 @@ def _paint_kidneys(canvas: _Canvas) -> None:
             -side * generator.uniform(8, 16),
             side * generator.uniform(18, 34),
         )
-        window, radius = canvas.ellipsoid(centre, radii + 8, turn_degrees)
+        window, radius = canvas.ellipsoid(centre, radii + 5, turn_degrees)
         canvas.paint(window, canvas.belly[window] & (radius <= 1), -102)
 
         hilum = centre + np.array([-side * 18, 9, 0])
@@ -509,7 +509,7 @@ def _paint_kidneys(canvas: _Canvas) -> None:
 def _paint_back(canvas: _Canvas) -> None:
     """Psoas and back muscles, vertebrae, discs, spinal canal and iliac wings."""
     depth = canvas.half_depth_mm
-    spine_y = -0.46 * depth
+    spine_y = -0.42 * depth
     for side in (1, -1):
         psoas = [
             (side * 26, spine_y + 2, 15),
@@ -518,8 +518,8 @@ def _paint_back(canvas: _Canvas) -> None:
         ]
         canvas.tube(psoas[:2], 13, 60, texture_hu=8)
         canvas.tube(psoas[1:], 19, 60, texture_hu=8)
-        for x, radius_mm in ((19, 16), (38, 18)):
-            back = [(side * x, -0.80 * depth, z) for z in (-170, 170)]
+        for x, radius_mm in ((18, 17), (36, 19), (50, 15)):
+            back = [(side * x, 17 - depth + radius_mm, z) for z in (-170, 170)]
             canvas.tube(back, radius_mm, 55, texture_hu=12)
 
     window = canvas.window(np.array([-44, -depth, -170]), np.array([44, 0, 170]))
@@ -533,7 +533,7 @@ def _paint_back(canvas: _Canvas) -> None:
     canvas.paint(window, (body <= 0.9) & spongy, 200, texture_hu=45)
 
     arch = np.sqrt((x / 16) ** 2 + ((y + 26) / 13) ** 2)
-    spinous = (np.abs(x) < 4.5) & (y < -32) & (y > -62)
+    spinous = (np.abs(x) < 4.5) & (y < -32) & (y > -50)
     transverse = (np.abs(x) < 40) & (np.abs(y + 24 + 0.15 * np.abs(x)) < 5)
     low_half, middle = phase_mm < 20, (phase_mm > 18) & (phase_mm < 28)
     bone = (arch <= 1) | (spinous & low_half) | (transverse & middle)
@@ -561,10 +561,10 @@ def _paint_chest(canvas: _Canvas) -> None:
     in_rib = (np.abs(phase_mm - 7) < 6) & (height_mm > -8) & (np.abs(x) > 26)
     # The lowest ribs end in the flank, higher ones reach further to the front.
     in_rib &= y < np.clip(-30 + 1.3 * (height_mm + 8), -60, 75)
-    rib = in_rib & (np.abs(level - 1) < 0.1)
+    rib = in_rib & (np.abs(level - 1) < 0.08)
     everywhere = (slice(None),) * 3
     canvas.paint(everywhere, rib, 430, texture_hu=60)
-    marrow = rib & (np.abs(level - 1) < 0.045) & (np.abs(phase_mm - 7) < 3)
+    marrow = rib & (np.abs(level - 1) < 0.035) & (np.abs(phase_mm - 7) < 3)
     canvas.paint(everywhere, marrow, 170, texture_hu=30)
 
     window, radius = canvas.ellipsoid((-22, 42, 132), (62, 46, 46), (0, 15, 20))
@@ -576,7 +576,7 @@ def _paint_vessels(canvas: _Canvas) -> None:
     """Aorta down to its bifurcation, iliac arteries, vena cava and visceral vessels."""
     generator = canvas.generator
     scale = canvas.half_depth_mm / 112
-    front_of_spine = -0.46 * canvas.half_depth_mm + 28
+    front_of_spine = -0.42 * canvas.half_depth_mm + 28
     hu = 172 * canvas.enhancement
     radius_mm = generator.uniform(10.5, 13)
     heights_mm = np.linspace(150, generator.uniform(-112, -98), 7)

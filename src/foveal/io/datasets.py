@@ -4,7 +4,6 @@ Layouts: Medical Segmentation Decathlon and nnU-Net v2 folders, two folders of i
 and labels, and CSV or TOML tables; `docs/datasets.md` shows each.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,9 @@ from foveal.io.listing import BACKGROUND_VALUE, ListedCase, Listing
 from foveal.io.nnunet import list_nnunet
 from foveal.io.tables import list_csv, list_toml
 from foveal.io.volumes import read_grid, read_volume
+
+LARGEST_THREADS = 4
+"""Label maps read at once where no labels are named; each is in memory whole."""
 
 
 def read_dataset(path: Path | str) -> Dataset:
@@ -151,7 +153,7 @@ def _found_labels(listing: Listing) -> dict[str, int]:
     label_maps = [
         case.label_map for case in listing.cases if case.label_map is not None
     ]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+    with ThreadPoolExecutor(max_workers=LARGEST_THREADS) as threads:
         found = set().union(*threads.map(_values_in, label_maps))
     structures = sorted(found - {BACKGROUND_VALUE, listing.ignore_value})
     return {str(value): value for value in structures}

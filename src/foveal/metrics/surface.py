@@ -1,9 +1,10 @@
 """How far the surfaces of two masks lie from each other, in millimetres.
 
-The surface of a mask is its border voxels: those with one of the six neighbours outside
-the mask or outside the image. The distance of a border voxel is that between its centre
-and the centre of the nearest border voxel of the other mask. Distances of both
-directions are pooled, as in the program of the CHAOS challenge.
+The surface of a mask is its border voxels: those with one of their six neighbours
+outside the mask. At the edge of the image a neighbour is missing, which makes no border:
+there the scan ends, not the organ. The distance of a border voxel is that from its centre
+to the centre of the nearest border voxel of the other mask. Distances of both directions
+are pooled. All as in the program of the CHAOS challenge, whose numbers a test repeats.
 """
 
 from collections.abc import Sequence
@@ -64,7 +65,8 @@ def surface_distances(
 
     Returns:
         All NaN if both masks are empty; all the diagonal of the image, voxel edges
-        included, if one is: a structure that was missed counts as far off.
+        included, if one is: a structure that was missed counts as far off. A mask that
+        fills the image has no border: the diagonal too, and 0 if both fill it.
 
     Raises:
         GeometryError: The masks differ in shape.
@@ -72,11 +74,16 @@ def surface_distances(
     require_same_shape(prediction, reference)
     is_empty = not prediction.any(), not reference.any()
     if all(is_empty):
-        return SurfaceDistances(float("nan"), float("nan"), float("nan"))
+        return _all_equal(float("nan"))
+    diagonal_mm = float(np.linalg.norm(np.multiply(prediction.shape, spacing_mm)))
     if any(is_empty):
-        diagonal_mm = float(np.linalg.norm(np.multiply(prediction.shape, spacing_mm)))
-        return SurfaceDistances(diagonal_mm, diagonal_mm, diagonal_mm)
-    distances_mm = pooled_distances_mm(prediction, reference, spacing_mm)
+        return _all_equal(diagonal_mm)
+    window = _window_around(prediction | reference)
+    borders = border_voxels(prediction[window]), border_voxels(reference[window])
+    has_border = borders[0].any(), borders[1].any()
+    if not all(has_border):
+        return _all_equal(diagonal_mm if any(has_border) else 0.0)
+    distances_mm = _pooled_distances_mm(*borders, spacing_mm)
     return SurfaceDistances(
         hd_mm=float(distances_mm.max()),
         hd95_mm=float(np.percentile(distances_mm, 95)),
@@ -84,51 +91,30 @@ def surface_distances(
     )
 
 
-def pooled_distances_mm(
-    prediction: Bool[NDArray[Any], "_ _ _"],
-    reference: Bool[NDArray[Any], "_ _ _"],
-    spacing_mm: Sequence[float],
-) -> Float32[NDArray[Any], " border_voxel"]:
-    """Distance of each border voxel to the other mask's border.
-
-    Args:
-        prediction: Mask ``(i, j, k)``, not empty.
-        reference: Mask on the same grid, not empty.
-        spacing_mm: Voxel edge lengths, in axis order.
-
-    Returns:
-        Those of the prediction, then those of the reference.
-    """
-    window = _window_around(prediction, reference)
-    # One voxel of background around the crop stands for what was cut off. An axis of
-    # one voxel (a 2D image) stays: nothing lies beyond its slice.
-    margins = [(0, 0) if length == 1 else (1, 1) for length in prediction.shape]
-    prediction_border = border_voxels(np.pad(prediction[window], margins))
-    reference_border = border_voxels(np.pad(reference[window], margins))
-    to_reference = _distance_to_mm(reference_border, spacing_mm)[prediction_border]
-    to_prediction = _distance_to_mm(prediction_border, spacing_mm)[reference_border]
-    return np.concatenate([to_reference, to_prediction])
-
-
 def border_voxels(mask: Bool[NDArray[Any], "i j k"]) -> Bool[NDArray[Any], "i j k"]:
-    """Voxels of a mask that an erosion by the six face neighbours takes away.
+    """Voxels of a mask with a face neighbour in the array that is not in the mask.
 
-    A voxel at the edge of the array is a border voxel. An axis of one voxel does not
-    count, so that in a 2D image the border is the outline; the only voxel of an image
-    is its own border.
+    In a 2D image (an axis of one voxel) that is the outline. Empty if the mask is empty
+    or fills the array.
     """
-    if mask.size == 1:
-        return mask.copy()
     inner = mask.copy()
-    for axis, length in enumerate(mask.shape):
-        if length == 1:
-            continue
+    for axis in range(mask.ndim):
         # Views with this axis first: what is written to one lands in ``inner``.
         along, original = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
         along[1:] &= original[:-1]
         along[:-1] &= original[1:]
-        along[[0, -1]] = False
     return mask & ~inner
+
+
+def _pooled_distances_mm(
+    first_border: Bool[NDArray[Any], "i j k"],
+    second_border: Bool[NDArray[Any], "i j k"],
+    spacing_mm: Sequence[float],
+) -> Float32[NDArray[Any], " border_voxel"]:
+    """Distance of each border voxel to the other border; neither may be empty."""
+    to_second = _distance_to_mm(second_border, spacing_mm)[first_border]
+    to_first = _distance_to_mm(first_border, spacing_mm)[second_border]
+    return np.concatenate([to_second, to_first])
 
 
 def _distance_to_mm(
@@ -139,14 +125,16 @@ def _distance_to_mm(
     return edt.edt(~border, anisotropy=tuple(spacing_mm), black_border=False)
 
 
-def _window_around(
-    first: Bool[NDArray[Any], "i j k"], second: Bool[NDArray[Any], "i j k"]
-) -> tuple[slice, ...]:
-    """Smallest box that holds both masks; at least one is not empty."""
-    union = first | second
+def _window_around(mask: Bool[NDArray[Any], "i j k"]) -> tuple[slice, ...]:
+    """Smallest box that holds a mask, which is not empty, and its neighbours."""
     window = []
-    for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        occupied = np.flatnonzero(union.any(axis=others))
-        window.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    for axis, length in enumerate(mask.shape):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        occupied = np.flatnonzero(mask.any(axis=others))
+        start, stop = int(occupied[0]) - 1, int(occupied[-1]) + 2
+        window.append(slice(max(start, 0), min(stop, length)))
     return tuple(window)
+
+
+def _all_equal(distance_mm: float) -> SurfaceDistances:
+    return SurfaceDistances(distance_mm, distance_mm, distance_mm)

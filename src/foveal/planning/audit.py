@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveal.case import CaseFiles, Dataset, Volume
 from foveal.config import SplitsConfig
@@ -33,6 +34,9 @@ LARGEST_THREADS = 4
 LARGEST_SPACING_FACTOR = 5.0
 """A case whose voxels are this much larger or smaller than usual has its spacing in
 another unit, or belongs elsewhere."""
+
+LARGEST_OUTSIDE_FRACTION = 0.01
+"""Of the voxels of structures; a mask that was fitted well may miss a few."""
 
 Severity = Literal["error", "warning"]
 
@@ -160,10 +164,11 @@ class _CaseReport:
 def _audit_case(case: CaseFiles, dataset: Dataset) -> _CaseReport:
     report = _CaseReport(case)
     _check_channels(report, dataset.channel_names)
+    label_map = None
     if case.label_map is not None:
-        _check_label_map(report, case.label_map, dataset)
+        label_map = _check_label_map(report, case.label_map, dataset)
     if case.mask is not None:
-        _check_mask(report, case.mask)
+        _check_mask(report, case.mask, label_map, dataset.ignore_value)
     return report
 
 
@@ -208,7 +213,10 @@ def _check_channel(report: _CaseReport, name: str, volume: Volume) -> None:
         )
 
 
-def _check_label_map(report: _CaseReport, path: Path, dataset: Dataset) -> None:
+def _check_label_map(
+    report: _CaseReport, path: Path, dataset: Dataset
+) -> NDArray[np.int32] | None:
+    """Check a label map and return it if it can be used."""
     try:
         stored = read_volume(path)
         label_map = integer_label_map(stored.array)
@@ -217,7 +225,7 @@ def _check_label_map(report: _CaseReport, path: Path, dataset: Dataset) -> None:
             require_same_grid("image", report.grid, "label map", stored.grid)
     except CaseError as error:
         report.refused(error)
-        return
+        return None
     unlisted = {0, dataset.ignore_value}
     found = [value for value in report.present_values if value not in unlisted]
     names = {value: name for name, value in dataset.label_values.items()}
@@ -247,9 +255,15 @@ def _check_label_map(report: _CaseReport, path: Path, dataset: Dataset) -> None:
             "a structure that was forgotten would be learned as background",
             "make sure that nothing is there, or take the label map out",
         )
+    return label_map
 
 
-def _check_mask(report: _CaseReport, path: Path) -> None:
+def _check_mask(
+    report: _CaseReport,
+    path: Path,
+    label_map: NDArray[np.int32] | None,
+    ignore_value: int | None,
+) -> None:
     try:
         stored = read_volume(path)
         if report.grid is not None:
@@ -257,12 +271,26 @@ def _check_mask(report: _CaseReport, path: Path) -> None:
     except CaseError as error:
         report.refused(error)
         return
-    if not (stored.array > 0.5).any():
+    inside = stored.array > 0.5
+    if not inside.any():
         report.error(
             "the mask is empty: no voxel is above 0.5",
             "nothing of the image would be left",
             "make the mask again or leave it out",
         )
+    elif label_map is not None and label_map.shape == inside.shape:
+        structures = label_map != 0
+        if ignore_value is not None:
+            structures &= label_map != ignore_value
+        num_voxels = np.count_nonzero(structures)
+        num_outside = np.count_nonzero(structures & ~inside)
+        if num_outside > LARGEST_OUTSIDE_FRACTION * num_voxels:
+            report.warning(
+                f"{num_outside} of {num_voxels} voxels of structures are outside "
+                "the mask",
+                "what the mask cuts off is neither learned nor found",
+                "look at the mask: it may be too small, inverted or of another case",
+            )
 
 
 def _check_spacings(reports: Sequence[_CaseReport]) -> None:

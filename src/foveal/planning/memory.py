@@ -1,7 +1,7 @@
 """How much memory and arithmetic a training step takes, and how much there is.
 
-The estimates count what PyTorch keeps for the backward pass of `networks.unet3d`; they
-are upper bounds in float32, halved in practice by bfloat16.
+The estimates count what PyTorch keeps for the backward pass of `networks.unet3d` in
+float32; bfloat16 takes about half. They are meant to be right within a third.
 """
 
 import math
@@ -34,8 +34,9 @@ place; what it would take is about what the convolution library's own buffers ta
 COPIES_PER_PARAMETER = 4
 """Weight, gradient and AdamW's two moments."""
 
-COPIES_OF_LOGITS = 6
-"""Logits, log-softmax, probabilities, one-hot reference and two gradients."""
+COPIES_OF_LOGITS = 10
+"""Logits, log-softmax, probabilities, the one-hot reference in 64 bits, their products
+and gradients; more classes showed this many with partial annotation."""
 
 CGROUP_UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes "no limit" as a number near 2^63."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
 from foveal.sampling.patches import corner_around, uniform_corner
 
 
+@runtime_checkable  # the run-time shape checks look at signatures with it
 class SampledCase(Protocol):
     """What drawing a patch asks of a case."""
 

@@ -1,0 +1,30 @@
+"""``foveal demo``: the whole chain on made-up scans."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foveal.cli.screen import console, errors_for_people, training_progress
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to be made.")] = Path("foveal-demo"),
+) -> None:
+    """Make scans, check, plan, train, predict, evaluate and report; some minutes."""
+    with errors_for_people():
+        from foveal.commands.demo import demo as command
+
+        with training_progress() as watcher:
+            made = command(out, watcher=watcher)
+        table = Table("structure", "Dice on new scans")
+        for structure, dice in made.dice.items():
+            table.add_row(structure, f"{dice:.3f}")
+        console.print(table)
+        for line in (
+            f"Done in {made.seconds:.0f} s. Open the report: {made.report}",
+            f"Segmentations of the new scans: {made.predictions}",
+            "Now with your own scans: foveal train YOUR_DATA --out my-run --budget 10m",
+        ):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)

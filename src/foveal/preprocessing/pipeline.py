@@ -1,0 +1,219 @@
+"""A case as the network sees it, and the way back to the case's own grid.
+
+Steps: reorient, crop, normalise the intensities, resample. Labels become consecutive
+numbers of one byte.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.case import Case
+from foveal.errors import CaseError
+from foveal.geometry import (
+    Grid,
+    Reorientation,
+    cropped_grid,
+    reorientation,
+    resampled_grid,
+)
+from foveal.preprocessing.crop import (
+    Window,
+    bounding_box,
+    nonzero_voxels,
+    whole_window,
+)
+from foveal.preprocessing.intensity import IntensityRecipe, normalise
+from foveal.preprocessing.labels import inside_label_map
+from foveal.preprocessing.resample import (
+    resample_image,
+    resample_label_map,
+    resampled_shape,
+)
+
+NUMBERS_VERSION = 1
+"""Raised when the same recipe gives other numbers than before."""
+
+
+@dataclass(frozen=True)
+class PreprocessingRecipe:
+    """Everything that decides what becomes of a case; names as in the plan."""
+
+    orientation: str
+    """World directions of the array axes, for example ``"RAS"``."""
+
+    spacing_mm: tuple[float, float, float]
+    """Wanted, in the axis order of ``orientation``."""
+
+    crop: Literal["none", "nonzero", "mask"]
+    channels: tuple[IntensityRecipe, ...]
+
+    label_values: tuple[int, ...]
+    """Value of each structure, in the order of inside labels from 1."""
+
+    ignore_value: int | None = None
+    """Label value whose voxels become `IGNORED`."""
+
+    @property
+    def num_classes(self) -> int:
+        """Structures and background."""
+        return len(self.label_values) + 1
+
+    @property
+    def digest(self) -> str:
+        """Differs if results may differ; names of channels do not matter."""
+        content = asdict(self) | {"numbers_version": NUMBERS_VERSION}
+        for channel in content["channels"]:
+            del channel["name"]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """How to bring what lies on the preprocessed grid back to the case's own."""
+
+    original: Grid
+    """Of the case as stored."""
+
+    reorientation: Reorientation
+
+    window: Window
+    """Of the crop in the reoriented volume."""
+
+    preprocessed_shape: tuple[int, int, int]
+    """The crop's shape after resampling."""
+
+    @property
+    def cropped_shape(self) -> tuple[int, int, int]:
+        """Voxels of the crop before resampling."""
+        i, j, k = (axis.stop - axis.start for axis in self.window)
+        return i, j, k
+
+    def place(self, cropped: NDArray[Any]) -> NDArray[Any]:
+        """Put a label map of the crop where it belongs; outside is background.
+
+        Args:
+            cropped: ``(i, j, k)`` on the crop's grid before resampling.
+
+        Returns:
+            Of the original's shape, in stored order.
+        """
+        i, j, k = (self.original.shape[axis] for axis in self.reorientation.permutation)
+        whole = np.zeros((i, j, k), cropped.dtype)
+        whole[self.window] = cropped
+        return self.reorientation.undo(whole)
+
+
+@dataclass(frozen=True, eq=False)
+class PreprocessedCase:
+    """A case on the grid and the scale that the network sees."""
+
+    image: NDArray[np.float32]
+    """``(channel, i, j, k)``."""
+
+    label_map: NDArray[np.uint8] | None
+    """Inside labels ``(i, j, k)``."""
+
+    grid: Grid
+    restoration: Restoration
+
+
+def preprocess_case(case: Case, recipe: PreprocessingRecipe) -> PreprocessedCase:
+    """Bring a case to the grid and scale of a recipe.
+
+    Statistics of the case are taken under its mask; without one, from the voxels that
+    are not zero in every channel if the recipe crops to them, else from all.
+
+    Raises:
+        CaseError: The case lacks channels or the mask that the recipe needs, holds an
+            unknown label, is empty, or has intensities that cannot be normalised.
+    """
+    try:
+        return _preprocess(case, recipe)
+    except CaseError as error:
+        raise CaseError(f"case {case.name}: {error}") from error
+
+
+def _preprocess(case: Case, recipe: PreprocessingRecipe) -> PreprocessedCase:
+    if len(case.image) != len(recipe.channels):
+        names = ", ".join(channel.name for channel in recipe.channels)
+        raise CaseError(
+            f"it has {len(case.image)} channel(s), the plan needs "
+            f"{len(recipe.channels)} ({names}); give them in this order"
+        )
+    change = reorientation(case.grid, recipe.orientation)
+    image = change.apply(case.image)
+    mask = None if case.mask is None else change.apply(case.mask)
+    inside, window = _inside_and_window(image, mask, recipe.crop)
+    grid = cropped_grid(change.apply_to_grid(case.grid), window)
+    shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
+    return PreprocessedCase(
+        image=_preprocessed_image(image[:, *window], inside, recipe.channels, shape),
+        label_map=_preprocessed_label_map(case, recipe, change, window, shape),
+        grid=grid if shape == grid.shape else resampled_grid(grid, shape),
+        restoration=Restoration(case.grid, change, window, shape),
+    )
+
+
+def _inside_and_window(
+    image: NDArray[np.float32],
+    mask: NDArray[np.bool_] | None,
+    crop: Literal["none", "nonzero", "mask"],
+) -> tuple[NDArray[np.bool_] | None, Window]:
+    """Voxels of the crop to take statistics from (``None``: all), and the crop."""
+    if crop == "mask" and mask is None:
+        raise CaseError(
+            'it has no mask, but the plan crops to masks; add one, or set "crop" '
+            'under "preprocessing" of the plan to "nonzero" or "none"'
+        )
+    if mask is not None and not mask.any():
+        raise CaseError("its mask is empty; correct the mask or leave it out")
+    nonzero = nonzero_voxels(image) if crop == "nonzero" else None
+    inside = nonzero if mask is None else mask
+    match crop:
+        case "none":
+            window = whole_window(image.shape[1:])
+        case "nonzero":
+            window = bounding_box(nonzero)
+        case "mask":
+            window = bounding_box(mask)
+    return (None if inside is None else inside[window]), window
+
+
+def _preprocessed_image(
+    image: NDArray[np.float32],
+    inside: NDArray[np.bool_] | None,
+    recipes: tuple[IntensityRecipe, ...],
+    shape: tuple[int, int, int],
+) -> NDArray[np.float32]:
+    result = np.empty((len(recipes), *shape), np.float32)
+    for channel, recipe, preprocessed in zip(image, recipes, result, strict=True):
+        normalised = normalise(np.ascontiguousarray(channel), recipe, inside)
+        if not np.isfinite(normalised).all():
+            raise CaseError(
+                f'channel "{recipe.name}" has values from {channel.min():g} to '
+                f'{channel.max():g}, which "{recipe.normalisation}" cannot bring to a '
+                "finite scale; correct the image or choose another normalisation"
+            )
+        preprocessed[...] = resample_image(normalised[np.newaxis], shape)[0]
+    return result
+
+
+def _preprocessed_label_map(
+    case: Case,
+    recipe: PreprocessingRecipe,
+    change: Reorientation,
+    window: Window,
+    shape: tuple[int, int, int],
+) -> NDArray[np.uint8] | None:
+    if case.label_map is None:
+        return None
+    numbered = inside_label_map(
+        change.apply(case.label_map), recipe.label_values, recipe.ignore_value
+    )
+    return resample_label_map(np.ascontiguousarray(numbered[window]), shape)

@@ -1,0 +1,195 @@
+"""Arrays on disk in compressed tiles: a window is read without the rest.
+
+The file is the tiles one after the other, each compressed by blosc2, the last axis
+fastest, then the byte offset of every tile and of the end (little-endian uint64). Tiles
+at the far borders are as short as the array.
+
+Slicing a `blosc2.NDArray` would do the same but keeps Python's lock while it reads and
+decompresses, so loader threads would wait for one another; here both run without it.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.errors import CaseError
+
+blosc2.set_releasegil(True)
+
+OFFSET = np.dtype("<u8")
+
+
+def write_tiles(
+    path: Path,
+    array: NDArray[Any],
+    tile_shape: Sequence[int],
+    *,
+    codec: blosc2.Codec,
+    level: int,
+) -> None:
+    """Write an array; the file must not be in use.
+
+    Args:
+        path: Of the file.
+        array: Little-endian, any number of axes.
+        tile_shape: Of a tile away from the far borders.
+        codec: How tiles are compressed after a byte shuffle.
+        level: From 1, fast, to 9, small.
+    """
+    offsets = [0]
+    with path.open("wb") as file:
+        for window in _tile_windows(array.shape, tile_shape):
+            tile = np.ascontiguousarray(array[window])
+            compressed = blosc2.compress2(
+                tile,
+                codec=codec,
+                clevel=level,
+                filters=[blosc2.Filter.SHUFFLE],
+                typesize=array.itemsize,
+                nthreads=1,
+            )
+            file.write(compressed)
+            offsets.append(offsets[-1] + len(compressed))
+        file.write(np.array(offsets, OFFSET).tobytes())
+
+
+class TiledArray:
+    """An array written by `write_tiles`; any number of threads may read at once."""
+
+    def __init__(
+        self,
+        path: Path,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        tile_shape: Sequence[int],
+    ) -> None:
+        """Read where the tiles lie.
+
+        Args:
+            path: Of the file.
+            shape: As written.
+            dtype: As written.
+            tile_shape: As written.
+
+        Raises:
+            CaseError: The file is missing or not whole.
+        """
+        self.path = path
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self._tile_shape = tuple(tile_shape)
+        self._tiles_along = _tiles_along(shape, tile_shape)
+        self._offsets = self._read_offsets()
+
+    def read(self, window: Sequence[slice]) -> NDArray[Any]:
+        """Read a part of the array; only the tiles that it touches are opened.
+
+        Args:
+            window: One slice per axis with start and stop, inside the array.
+
+        Raises:
+            ValueError: The window reaches beyond the array.
+        """
+        self._require_inside(window)
+        result = np.empty([axis.stop - axis.start for axis in window], self.dtype)
+        if result.size == 0:
+            return result
+        touched = [
+            range(axis.start // size, (axis.stop - 1) // size + 1)
+            for axis, size in zip(window, self._tile_shape, strict=True)
+        ]
+        scratch = np.empty(math.prod(self._tile_shape), self.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            for *leading, last in itertools.product(*touched[:-1], touched[-1:]):
+                for position, compressed in self._read_row(file, leading, last):
+                    self._place_tile(position, compressed, window, scratch, result)
+        return result
+
+    def _read_row(
+        self, file: BinaryIO, leading: Sequence[int], last: range
+    ) -> Iterator[tuple[tuple[int, ...], memoryview]]:
+        """Tiles that follow one another along the last axis, in one read."""
+        first = int(np.ravel_multi_index((*leading, last.start), self._tiles_along))
+        bounds = self._offsets[first : first + len(last) + 1]
+        file.seek(bounds[0])
+        content = memoryview(file.read(bounds[-1] - bounds[0]))
+        for n, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            position = (*leading, last.start + n)
+            yield position, content[start - bounds[0] : stop - bounds[0]]
+
+    def _place_tile(
+        self,
+        position: tuple[int, ...],
+        compressed: memoryview,
+        window: Sequence[slice],
+        scratch: NDArray[Any],
+        result: NDArray[Any],
+    ) -> None:
+        """Decompress one tile and copy what lies in the window."""
+        tile_window = _tile_window(position, self.shape, self._tile_shape)
+        shape = [axis.stop - axis.start for axis in tile_window]
+        tile = scratch[: math.prod(shape)]
+        blosc2.decompress2(compressed, dst=tile, nthreads=1)
+        wanted, place = [], []
+        for axis, tile_axis in zip(window, tile_window, strict=True):
+            start = max(axis.start, tile_axis.start)
+            stop = min(axis.stop, tile_axis.stop)
+            wanted.append(slice(start - tile_axis.start, stop - tile_axis.start))
+            place.append(slice(start - axis.start, stop - axis.start))
+        result[tuple(place)] = tile.reshape(shape)[tuple(wanted)]
+
+    def _read_offsets(self) -> list[int]:
+        num_bytes = OFFSET.itemsize * (math.prod(self._tiles_along) + 1)
+        try:
+            size = self.path.stat().st_size
+            with self.path.open("rb") as file:
+                file.seek(max(size - num_bytes, 0))
+                offsets = np.frombuffer(file.read(num_bytes), OFFSET).tolist()
+        except (OSError, ValueError) as error:
+            raise self._damaged() from error
+        if not offsets or offsets[0] != 0 or offsets[-1] + num_bytes != size:
+            raise self._damaged()
+        return offsets
+
+    def _damaged(self) -> CaseError:
+        return CaseError(
+            f"{self.path} is missing or not whole; delete the folder "
+            f'{self.path.parent} and run "foveal preprocess" again'
+        )
+
+    def _require_inside(self, window: Sequence[slice]) -> None:
+        is_inside = len(window) == len(self.shape) and all(
+            0 <= axis.start <= axis.stop <= length
+            for axis, length in zip(window, self.shape, strict=True)
+        )
+        if not is_inside:
+            raise ValueError(f"window {window} is not inside an array of {self.shape}")
+
+
+def _tiles_along(shape: Sequence[int], tile_shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(
+        math.ceil(length / size) for length, size in zip(shape, tile_shape, strict=True)
+    )
+
+
+def _tile_windows(
+    shape: Sequence[int], tile_shape: Sequence[int]
+) -> Iterator[tuple[slice, ...]]:
+    """All tiles in the order of the file."""
+    for position in np.ndindex(*_tiles_along(shape, tile_shape)):
+        yield _tile_window(position, shape, tile_shape)
+
+
+def _tile_window(
+    position: Sequence[int], shape: Sequence[int], tile_shape: Sequence[int]
+) -> tuple[slice, ...]:
+    return tuple(
+        slice(n * size, min((n + 1) * size, length))
+        for n, length, size in zip(position, shape, tile_shape, strict=True)
+    )
