@@ -210,6 +210,7 @@ def test_gamma_is_inverted_in_half_of_the_patches():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_result_on_a_gpu_is_that_of_the_cpu(image):
     on_gpu = EVERYTHING.apply(image.cuda(), seeded())
     assert torch.allclose(on_gpu.cpu(), EVERYTHING.apply(image, seeded()), atol=1e-4)

@@ -286,7 +286,9 @@ def test_patch_of_one_slice_stays_in_its_slice_under_in_plane_changes(label_map)
 # -------------------------------------------------------------------------- elastic
 
 
-@pytest.mark.parametrize(("size", "spacing"), [(1, 4.0), (9, 4.0), (40, 16.0), (7, 50)])
+@pytest.mark.parametrize(
+    ("size", "spacing"), [(1, 4.0), (9, 4.0), (40, 16.0), (7, 50.0)]
+)
 def test_spline_weights_are_a_partition_of_unity(size, spacing):
     weights = spline_weights(size, spacing)
     assert weights.shape == (size, num_control_points(size, spacing))
@@ -422,6 +424,7 @@ def test_same_generator_gives_the_same_patch_and_the_global_one_is_not_used(imag
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_patch_on_a_gpu_is_that_of_the_cpu(image, label_map):
     transform = EVERYTHING.draw((6, 7, 8), seeded(4), ISOTROPIC)
     window = transform.source_window((3, 4, 5), (6, 7, 8))

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,5 +105,15 @@ def test_csv_has_a_line_per_case_and_structure_with_empty_cells_for_undefined():
 def test_table_fits_a_terminal_and_shows_means_and_counted_cases():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(evaluation_of_dice(a=0.25, b=NAN, c=0.5).table())
+    titles = ["structure", "cases", "Dice", "IoU", "sensitivity", "precision"]
+    titles += ["HD95", "mm", "ASSD", "mm"]
+    assert titles in [
+        line.split() for line in console.export_text(clear=False).splitlines()
+    ]
     (line,) = [line for line in console.export_text().splitlines() if "liver" in line]
-    assert line.replace("│", " ").split() == ["liver", "2", *["0.375"] * 6]
+    assert line.split() == ["liver", "2", *["0.375"] * 6]
+
+
+def test_every_metric_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    assert [metric for metric in DEFINITIONS if f"`{metric}`" not in text] == []

@@ -131,6 +131,20 @@ def test_what_reading_refuses_is_an_error(tmp_path, write, sound, flaw, what):
         read_case(wrong)
 
 
+def test_a_blank_image_is_an_error(tmp_path, write, sound):
+    blank = ChannelFile(write(np.zeros(SHAPE, np.int16)))
+    finding = only_finding(tmp_path, sound, case(write, channels=(blank,)))
+    assert (finding.severity, finding.what) == ("error", "the image is 0 everywhere")
+
+
+def test_a_channel_of_one_value_is_a_warning(tmp_path, write):
+    flat, varied = (ChannelFile(write(array)) for array in (image() * 0, image()))
+    cases = [case(write, str(n), channels=(varied, flat)) for n in range(5)]
+    findings = audit(dataset(tmp_path, *cases, channel_names=("a", "b"))).findings
+    assert {finding.severity for finding in findings} == {"warning"}
+    assert [finding.what for finding in findings] == ["channel 1 is 0 everywhere"] * 5
+
+
 def test_a_flaw_of_a_test_case_is_a_warning(tmp_path, write, sound):
     wrong = case(write, **missing(write), split="test")
     assert only_finding(tmp_path, sound, wrong).severity == "warning"

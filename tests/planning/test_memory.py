@@ -46,7 +46,7 @@ def test_the_small_network_at_batch_4_takes_about_115_gflop():
 
 def test_the_estimate_is_close_to_the_memory_measured():
     # Peak of the resident memory in float32, see docs/planning.md.
-    measured = MEASURED
+    measured = 617e6
 
     estimate = unet_training_bytes(SMALL, (40, 56, 40), 4)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 from conftest import data_folder
 from PIL import Image
 
@@ -21,7 +21,7 @@ def stack(folder):
 def spacing_mm(folder):
     """Rows, columns, and the distance of the slices by their positions."""
     paths = sorted(folder.glob("*.dcm"))
-    reader = sitk.ImageFileReader()
+    reader = SimpleITK.ImageFileReader()
     positions_mm = []
     for path in paths:
         reader.SetFileName(str(path))

@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -20,14 +21,16 @@ class LabelledVolume:
     def shape(self):
         return self.label_map.shape
 
+    @cached_property
+    def class_voxels(self):
+        return [np.argwhere(self.label_map == n) for n in range(self.num_classes)]
+
     @property
     def class_counts(self):
-        return tuple(
-            int((self.label_map == label).sum()) for label in range(self.num_classes)
-        )
+        return tuple(len(voxels) for voxels in self.class_voxels)
 
     def class_voxel(self, class_index, n):
-        i, j, k = np.argwhere(self.label_map == class_index)[n].tolist()
+        i, j, k = self.class_voxels[class_index][n].tolist()
         return i, j, k
 
 

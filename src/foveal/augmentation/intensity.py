@@ -200,7 +200,7 @@ def along_axes(
 ) -> Float32[Tensor, "patch channel i j k"]:
     """Multiply the lines of voxels along i, j and k by one matrix each."""
     along_i, along_j, along_k = matrices
-    image = (along_i @ image.flatten(3)).unflatten(3, image.shape[3:])
+    image = (along_i @ image.flatten(3)).reshape(image.shape)
     image = along_j[:, :, None] @ image
     return image @ along_k.mT[:, :, None]
 

@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""The command line: each file parses one verb, calls its public function, prints."""

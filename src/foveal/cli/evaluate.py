@@ -88,6 +88,7 @@ def _print_means(evaluation: "Evaluation") -> None:
     console.print(evaluation.table())
     for metric, title in COLUMN_TITLES.items():
         console.print(f"[bold]{title}[/]: {DEFINITIONS[metric]}", highlight=False)
+    console.print("NaN is not averaged; cases are those that have a Dice.")
 
 
 def _print_worst(evaluation: "Evaluation") -> None:

@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""The training loop and what it needs: schedules, checkpoints, loading, logging."""

@@ -132,7 +132,7 @@ class Training:
         if self._average is not None:
             self._average.update(self.method.predictor)
         self.step += 1
-        return {name: float(term) for name, term in terms.items()}, factor
+        return {name: float(term.detach()) for name, term in terms.items()}, factor
 
     def release_gradients(self) -> None:
         """Free what a step that ran out of memory left behind."""

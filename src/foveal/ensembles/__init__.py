@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""Several trained models that predict as one."""

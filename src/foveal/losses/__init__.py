@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""What training minimises, one loss per file."""

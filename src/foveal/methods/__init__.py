@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""How networks learn from batches, one training method per file."""

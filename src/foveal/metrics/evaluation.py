@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 from numpy.typing import NDArray
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from foveal.geometry import Grid
@@ -99,13 +101,19 @@ class Evaluation:
     def table(self) -> Table:
         """Means per structure, to print with rich; ``cases`` are those with a Dice."""
         by_name = {(entry.structure, entry.metric): entry for entry in self.summary}
-        table = Table("structure", title="Means over cases")
+        table = Table(
+            "structure",
+            title="Means over cases",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
         for title in ("cases", *COLUMN_TITLES.values()):
             table.add_column(title, justify="right")
         for structure in dict.fromkeys(entry.structure for entry in self.summary):
             means = [by_name[structure, metric].mean for metric in COLUMN_TITLES]
             table.add_row(
-                structure,
+                escape(structure),
                 str(by_name[structure, "dice"].num_cases),
                 *("-" if math.isnan(mean) else f"{mean:.3f}" for mean in means),
             )

@@ -10,26 +10,11 @@ from numpy.typing import NDArray
 from foveal.metrics.masks import require_same_shape
 
 DEFINITIONS = {
-    "dice": (
-        "2 TP / (2 TP + FP + FN), voxels. "
-        "Both masks empty: NaN, not averaged; one empty: 0."
-    ),
-    "iou": (
-        "TP / (TP + FP + FN), voxels. "
-        "Both masks empty: NaN, not averaged; one empty: 0."
-    ),
-    "sensitivity": (
-        "TP / (TP + FN), the part of the reference that was found. "
-        "Empty reference: NaN, not averaged."
-    ),
-    "specificity": (
-        "TN / (TN + FP), the part of the rest of the image that was left alone. "
-        "Reference fills the image: NaN, not averaged."
-    ),
-    "precision": (
-        "TP / (TP + FP), the part of the prediction that is right. "
-        "Empty prediction: NaN, not averaged."
-    ),
+    "dice": "2 TP / (2 TP + FP + FN); both masks empty: NaN, one empty: 0",
+    "iou": "TP / (TP + FP + FN); both masks empty: NaN, one empty: 0",
+    "sensitivity": "TP / (TP + FN); reference empty: NaN",
+    "specificity": "TN / (TN + FP); reference fills the image: NaN",
+    "precision": "TP / (TP + FP); prediction empty: NaN",
 }
 """Metric to what it means, in a line."""
 

@@ -1,10 +1,11 @@
 """How far the surfaces of two masks lie from each other, in millimetres.
 
 The surface of a mask is its border voxels: those with one of their six neighbours
-outside the mask. At the edge of the image a neighbour is missing, which makes no border:
-there the scan ends, not the organ. The distance of a border voxel is that from its centre
-to the centre of the nearest border voxel of the other mask. Distances of both directions
-are pooled. All as in the program of the CHAOS challenge, whose numbers a test repeats.
+outside the mask. At the edge of the image a neighbour is missing, which makes no
+border: there the scan ends, not the organ. The distance of a border voxel is that from
+its centre to the centre of the nearest border voxel of the other mask. Distances of
+both directions are pooled. With these rules the CHAOS challenge's example gives the
+numbers of the challenge's own program.
 """
 
 from collections.abc import Sequence
@@ -18,21 +19,12 @@ from numpy.typing import NDArray
 
 from foveal.metrics.masks import require_same_shape
 
-_EMPTY = "Both masks empty: NaN, not averaged; one empty: diagonal of the image."
+_EMPTY = "both empty: NaN, one empty: diagonal of the image"
 
 DEFINITIONS = {
-    "hd_mm": (
-        "Hausdorff distance: largest distance from a border voxel of either mask to "
-        f"the other's border. {_EMPTY}"
-    ),
-    "hd95_mm": (
-        "95th percentile of the distances from the border voxels of both masks, "
-        f"pooled, to the other's border. {_EMPTY}"
-    ),
-    "assd_mm": (
-        "Average symmetric surface distance: mean of the distances from the border "
-        f"voxels of both masks, pooled, to the other's border. {_EMPTY}"
-    ),
+    "hd_mm": f"largest distance between the borders, either way; {_EMPTY}",
+    "hd95_mm": f"95th percentile of the border distances, both ways pooled; {_EMPTY}",
+    "assd_mm": f"mean of the border distances, both ways pooled; {_EMPTY}",
 }
 """Metric to what it means, in a line."""
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from foveal.geometry import Grid
 
 DEFINITIONS = {
-    "prediction_volume_ml": "Voxels of the prediction times the volume of a voxel.",
-    "reference_volume_ml": "Voxels of the reference times the volume of a voxel.",
-    "prediction_voxels": "Voxels of the prediction.",
-    "reference_voxels": "Voxels of the reference.",
+    "prediction_volume_ml": "voxels of the prediction times the volume of a voxel",
+    "reference_volume_ml": "voxels of the reference times the volume of a voxel",
+    "prediction_voxels": "voxels of the prediction",
+    "reference_voxels": "voxels of the reference",
 }
 """Metric to what it means, in a line."""
 

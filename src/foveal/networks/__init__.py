@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""Segmentation networks, one family per file, and the blocks that they share."""

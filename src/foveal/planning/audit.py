@@ -182,6 +182,7 @@ def _check_channels(report: _CaseReport, channel_names: Sequence[str]) -> None:
             "add the missing channel files or take the case out of the data set",
         )
     names = itertools.count()
+    constants: dict[int, float | None] = {}
     for _, group in itertools.groupby(channels, key=lambda channel: channel.path):
         in_one_file = list(group)
         numbers = list(itertools.islice(names, len(in_one_file)))
@@ -192,6 +193,8 @@ def _check_channels(report: _CaseReport, channel_names: Sequence[str]) -> None:
             continue
         for number, volume in zip(numbers, volumes, strict=True):
             _check_channel(report, f"channel {number}", volume)
+            constants[number] = _constant(volume.array)
+    _check_constants(report, constants)
 
 
 def _check_channel(report: _CaseReport, name: str, volume: Volume) -> None:
@@ -204,13 +207,33 @@ def _check_channel(report: _CaseReport, name: str, volume: Volume) -> None:
         require_finite(name, volume.array)
     except CaseError as error:
         report.refused(error)
-        return
-    if volume.array.min() == volume.array.max():
-        report.warning(
-            f"{name} is {volume.array.flat[0]:g} everywhere",
-            "nothing can be learned from it",
-            "export the image again or take the case out of the data set",
+
+
+def _check_constants(
+    report: _CaseReport, constants: Mapping[int, float | None]
+) -> None:
+    """Note channels of one value; ``None`` stands for a channel of several."""
+    remedy = "export the image again or take the case out of the data set"
+    if constants and all(value == 0 for value in constants.values()):
+        report.error(
+            "the image is 0 everywhere",
+            "a plan that crops to what is not 0 would stop at it",
+            remedy,
         )
+        return
+    for number, value in constants.items():
+        if value is not None:
+            report.warning(
+                f"channel {number} is {value:g} everywhere",
+                "nothing can be learned from it",
+                remedy,
+            )
+
+
+def _constant(array: NDArray[Any]) -> float | None:
+    """The value that every voxel has; ``None`` if they differ."""
+    first = array.flat[0]
+    return float(first) if (array == first).all() else None
 
 
 def _check_label_map(

@@ -47,7 +47,7 @@ def normalise(
         case "ct":
             if recipe.clip is None or recipe.mean is None or recipe.deviation is None:
                 raise ValueError(f"{recipe} needs clip, mean and deviation")
-            clipped = np.clip(channel, *recipe.clip, dtype=np.float32)
+            clipped = np.clip(channel, *recipe.clip)
             return _standardised(clipped, recipe.mean, recipe.deviation)
         case "zscore":
             return zscore(channel, inside)

@@ -30,7 +30,7 @@ from foveal.preprocessing.crop import (
 from foveal.preprocessing.intensity import IntensityRecipe, normalise
 from foveal.preprocessing.labels import inside_label_map
 from foveal.preprocessing.resample import (
-    resample_image,
+    resample_channel,
     resample_label_map,
     resampled_shape,
 )
@@ -200,7 +200,7 @@ def _preprocessed_image(
                 f'{channel.max():g}, which "{recipe.normalisation}" cannot bring to a '
                 "finite scale; correct the image or choose another normalisation"
             )
-        preprocessed[...] = resample_image(normalised[np.newaxis], shape)[0]
+        preprocessed[...] = resample_channel(normalised, shape)
     return result
 
 

@@ -55,29 +55,28 @@ def resampled_shape(
     return i, j, k
 
 
-def resample_image(
-    image: NDArray[np.float32], shape: Sequence[int]
+def resample_channel(
+    channel: NDArray[np.float32], shape: Sequence[int]
 ) -> NDArray[np.float32]:
     """Resample linearly; to coarser voxels averaging over the new voxel's reach.
 
     One row of the result is made at a time, so little is held beside it.
 
     Args:
-        image: ``(channel, i, j, k)``.
+        channel: ``(i, j, k)``, contiguous.
         shape: Voxels wanted along i, j, k.
     """
-    if image.shape[1:] == tuple(shape):
-        return image
+    if channel.shape == tuple(shape):
+        return channel
     along_i, along_j, along_k = (
         _weights(before, after, reach=max(before / after, 1.0))
-        for before, after in zip(image.shape[1:], shape, strict=True)
+        for before, after in zip(channel.shape, shape, strict=True)
     )
-    result = np.empty((len(image), *shape), np.float32)
-    for channel, resampled in zip(image, result, strict=True):
-        flat = channel.reshape(len(channel), -1)
-        for row in range(shape[0]):
-            plane = (along_i[[row]] @ flat).reshape(channel.shape[1:])
-            resampled[row] = _resampled_plane(plane, along_j, along_k)
+    result = np.empty(tuple(shape), np.float32)
+    flat = channel.reshape(len(channel), -1)
+    for row in range(shape[0]):
+        plane = (along_i[[row]] @ flat).reshape(channel.shape[1:])
+        result[row] = _resampled_plane(plane, along_j, along_k)
     return result
 
 
@@ -130,7 +129,7 @@ def _largest_share(
         if not is_present[value]:
             continue
         indicator = np.tensordot(row_weights, planes == value, axes=1)
-        share = _resampled_plane(indicator.astype(np.float32), along_j, along_k)
+        share = _resampled_plane(indicator, along_j, along_k)
         is_larger = share > largest
         label[is_larger] = value
         largest[is_larger] = share[is_larger]

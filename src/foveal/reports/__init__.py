@@ -1,1 +1,1 @@
-"""TODO one sentence."""
+"""Figures and the one-file page that show how a run went."""

@@ -1,0 +1,126 @@
+"""Bring every case of a data set to the plan's grid and scale, and keep it on disk."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from foveal.build import preprocessing_recipe
+from foveal.case import CaseFiles, Dataset
+from foveal.commands.plan import GB_PER_READING_THREAD, usable_threads
+from foveal.commands.plan import plan as make_plan
+from foveal.config import Plan, read_plan
+from foveal.errors import CaseError
+from foveal.io.cases import read_case
+from foveal.io.datasets import read_dataset
+from foveal.planning.memory import BYTES_PER_GB, available_memory_bytes
+from foveal.preprocessing.labels import annotated_classes
+from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
+from foveal.preprocessing.sources import FileDigests, case_content
+from foveal.store.store import Store, StoredCase, default_store_root, entry_key
+
+DIGESTS_FILE = "file_digests.json"
+"""In the store: hashes of the data sets' files."""
+
+
+def preprocess(
+    dataset: Path | str | Dataset,
+    plan: Path | Plan | None = None,
+    *,
+    store: Path | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> list[StoredCase]:
+    """Preprocess every case, labelled or not, that the store does not hold yet.
+
+    May be stopped at any moment and called again; finished cases are kept.
+
+    Args:
+        dataset: Folder or table, or what `foveal.read_dataset` returned.
+        plan: Or its file; ``None``: the data set is planned now.
+        store: Folder; ``None``: `default_store_root`.
+        threads: Cases worked on at once, fewer if memory is short; ``None``: as many as
+            the processor runs.
+        on_progress: Told cases done, cases in all and the name of the last.
+
+    Returns:
+        The stored cases in the data set's order.
+
+    Raises:
+        CaseError: Some cases cannot be used; the others are in the store.
+    """
+    if not isinstance(dataset, Dataset):
+        dataset = read_dataset(Path(dataset))
+    if plan is None:
+        plan = make_plan(dataset, threads=threads).plan
+    elif not isinstance(plan, Plan):
+        plan = read_plan(plan)
+    recipe = preprocessing_recipe(plan)
+    target = Store(store or default_store_root())
+    target.remove_unfinished()
+    digests = FileDigests(target.root / DIGESTS_FILE)
+    stored: dict[str, StoredCase] = {}
+    problems: list[str] = []
+    with ThreadPoolExecutor(_cases_at_once(threads)) as pool:
+        futures = {
+            pool.submit(_stored_case, files, recipe, target, digests): files.name
+            for files in dataset.cases
+        }
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                name = futures[future]
+                try:
+                    stored[name] = future.result()
+                except CaseError as error:
+                    problems.append(str(error))
+                if on_progress is not None:
+                    on_progress(done, len(futures), name)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            digests.save()
+    if problems:
+        raise CaseError(
+            f"{len(problems)} of {len(dataset.cases)} cases cannot be used:\n"
+            + "\n".join(sorted(problems))
+        )
+    return [stored[files.name] for files in dataset.cases]
+
+
+def _stored_case(
+    files: CaseFiles, recipe: PreprocessingRecipe, store: Store, digests: FileDigests
+) -> StoredCase:
+    """The case from the store, where it is put first if it is not there."""
+    try:
+        content = case_content(files, digests)
+    except OSError as error:
+        raise CaseError(
+            f"case {files.name}: {error.filename} cannot be read ({error.strerror}); "
+            "correct the path or take the case out of the data set"
+        ) from error
+    key = entry_key({"recipe": recipe.digest, **content})
+    if not store.contains(key):
+        prepared = preprocess_case(read_case(files), recipe)
+        store.write(
+            key,
+            prepared.image,
+            prepared.label_map,
+            prepared.grid,
+            num_classes=recipe.num_classes,
+            annotated=_annotated(files, recipe),
+        )
+    return store.open(key, name=files.name, patient=files.patient)
+
+
+def _annotated(
+    files: CaseFiles, recipe: PreprocessingRecipe
+) -> tuple[bool, ...] | None:
+    try:
+        return annotated_classes(files.annotated_labels, recipe.label_values)
+    except CaseError as error:
+        raise CaseError(f"case {files.name}: {error}") from error
+
+
+def _cases_at_once(threads: int | None) -> int:
+    in_memory = available_memory_bytes() / (GB_PER_READING_THREAD * BYTES_PER_GB)
+    return max(1, min(threads or usable_threads(), int(in_memory)))

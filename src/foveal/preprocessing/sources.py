@@ -1,0 +1,87 @@
+"""What the files of a case contain, as hashes: equal content has an equal name."""
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from foveal.case import CaseFiles
+from foveal.io.files import atomic_write_text
+
+DATA_FILE = "ElementDataFile"
+"""Entry of an ``.mhd`` header that names the file of the voxels."""
+
+
+class FileDigests:
+    """Hashes of files; a file that did not change since is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        """Start from what an earlier run kept.
+
+        Args:
+            path: Of the kept hashes (JSON); a damaged or absent file counts as empty.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        self._kept: dict[str, dict[str, Any]] = _read_kept(path)
+        self._is_changed = False
+
+    def digest(self, path: Path) -> str:
+        """Hash of a file's bytes, and of those of the file of voxels it may name."""
+        stat = path.stat()
+        state = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        name = str(path.resolve())
+        kept = self._kept.get(name)
+        if kept is None or kept["state"] != state:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            kept = {"state": state, "digest": digest}
+            with self._lock:
+                self._kept[name] = kept
+                self._is_changed = True
+        data_path = _data_file(path)
+        return kept["digest"] + ("" if data_path is None else self.digest(data_path))
+
+    def save(self) -> None:
+        """Keep the hashes for the next run."""
+        with self._lock:
+            if self._is_changed:
+                atomic_write_text(self._path, json.dumps(self._kept, indent=0))
+                self._is_changed = False
+
+
+def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
+    """Everything about a case that decides what preprocessing makes of it, as JSON.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+    """
+    return {
+        "channels": [
+            [digests.digest(channel.path), channel.index] for channel in files.channels
+        ],
+        "label_map": None if files.label_map is None else digests.digest(files.label_map),
+        "mask": None if files.mask is None else digests.digest(files.mask),
+        "annotated_labels": None
+        if files.annotated_labels is None
+        else sorted(files.annotated_labels),
+    }
+
+
+def _read_kept(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _data_file(path: Path) -> Path | None:
+    """File of the voxels that an ``.mhd`` header names."""
+    if path.suffix.lower() != ".mhd":
+        return None
+    for line in path.read_text(encoding="latin-1").splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == DATA_FILE and (path.parent / value.strip()).is_file():
+            return path.parent / value.strip()
+    return None

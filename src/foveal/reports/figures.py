@@ -1,0 +1,237 @@
+"""Figures of a report: training curves as SVG, overlays on a slice as PNG."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from foveal.reports.views import View
+
+REFERENCE_COLOUR = "#56b4e9"
+PREDICTION_COLOUR = "#ffb000"
+CONFUSED_COLOUR = "#dc267f"
+"""Blue, orange and magenta stay apart for colour-blind readers and on grey images."""
+
+INK, FAINT, GRID = "#1f2933", "#9aa5b1", "#e4e7eb"
+
+STRUCTURE_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#7b5ea7",
+)
+"""Lines of the Dice curve; with more structures than colours, all are grey."""
+
+MAX_POINTS = 240
+"""Of a curve; longer ones are averaged over equal shares of the steps."""
+
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    # Without a salt the identifiers inside an SVG differ from call to call.
+    "svg.hashsalt": "foveal",
+}
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
+    """SVG of the training loss, averaged where there are many steps."""
+    with _curve() as (axes, svg):
+        averaged_steps, averaged = averaged_curve(steps, losses)
+        axes.plot(averaged_steps, averaged, color=INK, linewidth=1.4)
+        axes.set_ylabel("training loss")
+    return svg.getvalue()
+
+
+def learning_rate_curve(steps: Sequence[int], rates: Sequence[float]) -> bytes:
+    """SVG of the learning rate."""
+    with _curve() as (axes, svg):
+        averaged_steps, averaged = averaged_curve(steps, rates)
+        axes.plot(averaged_steps, averaged, color=INK, linewidth=1.4)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("learning rate")
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    return svg.getvalue()
+
+
+def dice_curve(
+    steps: Sequence[int],
+    dice: Mapping[str, Sequence[float | None]],
+    mean_dice: Sequence[float | None],
+) -> bytes:
+    """SVG of the validation Dice of every structure and of their mean.
+
+    Args:
+        steps: Of the validations.
+        dice: Structure to one value per validation; ``None`` leaves a gap.
+        mean_dice: Likewise.
+    """
+    is_coloured = len(dice) <= len(STRUCTURE_COLOURS)
+    with _curve() as (axes, svg):
+        for number, (structure, values) in enumerate(dice.items()):
+            axes.plot(
+                steps,
+                _with_gaps(values),
+                color=STRUCTURE_COLOURS[number] if is_coloured else FAINT,
+                label=structure if is_coloured else "_",
+                linewidth=1.2,
+                marker="o",
+                markersize=2.5,
+            )
+        axes.plot(steps, _with_gaps(mean_dice), color=INK, label="mean", linewidth=2.2)
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("validation Dice")
+        columns = min(len(dice) + 1, 3)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+            ncols=columns if is_coloured else 1,
+            fontsize=8,
+        )
+    return svg.getvalue()
+
+
+def averaged_curve(
+    steps: Sequence[int], values: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """At most `MAX_POINTS` points: means over equal shares of the values.
+
+    Values that are not finite are left out.
+    """
+    pairs = np.column_stack([steps, values]).astype(np.float64).reshape(-1, 2)
+    pairs = pairs[np.isfinite(pairs[:, 1])]
+    shares = np.array_split(pairs, min(MAX_POINTS, max(len(pairs), 1)))
+    means = np.array([share.mean(axis=0) for share in shares if len(share)])
+    return means.reshape(-1, 2)[:, 0].tolist(), means.reshape(-1, 2)[:, 1].tolist()
+
+
+@contextmanager
+def _curve() -> Iterator[tuple[Axes, io.BytesIO]]:
+    """Axes over training steps; the SVG is in the buffer when the block ends."""
+    svg = io.BytesIO()
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 2.8))
+        axes = figure.add_subplot()
+        yield axes, svg
+        axes.set_xlabel("step")
+        axes.margins(x=0.02)
+        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+
+
+def _with_gaps(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def overlay(view: View, display_range: tuple[float, float]) -> bytes:
+    """PNG of a slice: whole and close up, with both outlines and with the errors.
+
+    Args:
+        view: What to show.
+        display_range: Intensities shown black and white.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(12, 3.25))
+        whole, plain, outlined, wrong = figure.subplots(1, 4)
+        everything = (slice(None), slice(None))
+        for axes, window, title in (
+            (whole, everything, "whole slice"),
+            (plain, view.close_up, "close-up"),
+            (outlined, view.close_up, "outlines"),
+            (wrong, view.close_up, "errors"),
+        ):
+            axes.imshow(
+                view.image[window],
+                cmap="gray",
+                vmin=display_range[0],
+                vmax=display_range[1],
+                aspect=view.pixel_mm[0] / view.pixel_mm[1],
+                interpolation="bilinear",
+            )
+            axes.set_title(title, fontsize=9, color=INK)
+            axes.set_axis_off()
+            axes.set_anchor("N")
+        _draw_frame(whole, view.close_up)
+        _draw_outlines(outlined, view.reference[view.close_up], REFERENCE_COLOUR)
+        _draw_outlines(outlined, view.prediction[view.close_up], PREDICTION_COLOUR)
+        errors = error_colours(
+            view.reference[view.close_up], view.prediction[view.close_up]
+        )
+        wrong.imshow(
+            errors,
+            aspect=view.pixel_mm[0] / view.pixel_mm[1],
+            interpolation="nearest",
+        )
+        png = io.BytesIO()
+        figure.tight_layout(pad=0.3)
+        figure.savefig(png, format="png", dpi=110, metadata={"Software": None})
+    return png.getvalue()
+
+
+def error_colours(
+    reference: NDArray[Any], prediction: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Colour of every pixel's error, ``(row, column, 4)``; transparent where right.
+
+    Missed pixels take the reference's colour, pixels too many the prediction's, and
+    those of a wrong structure the third.
+    """
+    colours = np.zeros((*reference.shape, 4))
+    is_wrong = reference != prediction
+    for where, colour in (
+        (is_wrong & (prediction == 0), REFERENCE_COLOUR),
+        (is_wrong & (reference == 0), PREDICTION_COLOUR),
+        (is_wrong & (reference != 0) & (prediction != 0), CONFUSED_COLOUR),
+    ):
+        rgb = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        colours[where] = (*rgb, 0.8)
+    return colours
+
+
+def _draw_outlines(axes: Axes, label_map: NDArray[Any], colour: str) -> None:
+    """Outline every structure, so that structures which touch stay apart."""
+    # A frame of background closes the outlines of structures that are cut off.
+    framed = np.pad(label_map, 1)
+    rows, columns = (np.arange(-1, length + 1) for length in label_map.shape)
+    for value in np.unique(label_map[label_map != 0]):
+        mask = (framed == value).astype(np.float64)
+        axes.contour(
+            columns, rows, mask, levels=[0.5], colors=colour, linewidths=1.6
+        )
+    axes.set_xlim(-0.5, label_map.shape[1] - 0.5)
+    axes.set_ylim(label_map.shape[0] - 0.5, -0.5)
+
+
+def _draw_frame(axes: Axes, window: tuple[slice, slice]) -> None:
+    """Mark the close-up in the whole slice."""
+    top, bottom = window[0].start - 0.5, window[0].stop - 0.5
+    left, right = window[1].start - 0.5, window[1].stop - 0.5
+    axes.plot(
+        [left, right, right, left, left],
+        [top, top, bottom, bottom, top],
+        color="white",
+        linewidth=0.9,
+        linestyle=(0, (4, 3)),
+    )

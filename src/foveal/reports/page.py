@@ -1,0 +1,116 @@
+"""A report as one HTML file that needs nothing else: no network, no script."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from foveal.reports import figures
+from foveal.reports.scores import RunScores
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A training curve."""
+
+    title: str
+    caption: str
+    svg: bytes
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Where a case goes wrong, seen on a slice."""
+
+    case: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a report says."""
+
+    title: str
+    subtitle: str
+    headlines: Sequence[tuple[str, str, str]]
+    """A few numbers: what, the number, and a remark."""
+
+    scores: RunScores | None
+    """``None`` before the validation cases were measured."""
+
+    scores_absent: str
+    """Why there are no scores; shown if there are none."""
+
+    overlays: Sequence[Overlay]
+    """Worst case first."""
+
+    overlay_notes: Sequence[str]
+    """Why pictures are absent."""
+
+    curves: Sequence[Curve]
+    facts: Sequence[tuple[str, str]]
+    """Topic and a sentence or two: data set, plan and training in plain words."""
+
+    warnings: Sequence[str]
+    files: Sequence[tuple[str, str]]
+    """What, and the path to open."""
+
+    footer: str
+
+
+def render(page: Page) -> str:
+    """HTML of a report; names from the data are escaped."""
+    environment = Environment(
+        loader=PackageLoader("foveal", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["data_url"] = data_url
+    return environment.get_template("page.html").render(
+        page=page,
+        colours={
+            "reference": figures.REFERENCE_COLOUR,
+            "prediction": figures.PREDICTION_COLOUR,
+            "confused": figures.CONFUSED_COLOUR,
+        },
+        details=_details(page.scores) if page.scores else (),
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table; a dash where it is not defined."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """A picture as an address that holds the picture itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class _Detail:
+    """A line of the table with every value."""
+
+    case: str
+    structure: str
+    scores: Mapping[str, float | None]
+
+
+def _details(scores: RunScores) -> list[_Detail]:
+    """Lowest Dice first; undefined ones last."""
+    lines = [
+        _Detail(case.name, structure, values)
+        for case in scores.cases
+        for structure, values in case.structures.items()
+    ]
+
+    def badness(line: _Detail) -> tuple[bool, float]:
+        dice = line.scores["dice"]
+        return dice is None, dice or 0.0
+
+    return sorted(lines, key=badness)

@@ -1,0 +1,116 @@
+"""Scores of a run's validation cases, ordered for a reader who looks for trouble."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from foveal.errors import RunError
+
+FORMAT_VERSION = 1
+
+Scores = Mapping[str, float | None]
+"""Metric to value; ``None`` where it is not defined."""
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """Everything measured in one case."""
+
+    name: str
+
+    structures: Mapping[str, Scores]
+    """A structure that was not annotated in the case is absent."""
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Over the structures that have a Dice; ``None`` if none has."""
+        return mean_of(scores["dice"] for scores in self.structures.values())
+
+    @property
+    def worst_structure(self) -> str | None:
+        """With the lowest Dice; ``None`` if no structure has one."""
+        dice = {
+            structure: scores["dice"]
+            for structure, scores in self.structures.items()
+            if scores["dice"] is not None
+        }
+        return min(dice, key=lambda structure: dice[structure] or 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Everything measured in the validation cases of a run."""
+
+    cases: tuple[CaseScores, ...]
+    """Lowest mean Dice first; cases without a Dice last."""
+
+    structures: tuple[str, ...]
+
+    definitions: Mapping[str, str]
+    """Metric to what it means."""
+
+    notes: tuple[str, ...]
+
+    def mean(self, structure: str, metric: str) -> float | None:
+        """Over the cases where the metric is defined; ``None`` if there are none."""
+        return mean_of(self.values(structure, metric))
+
+    def values(self, structure: str, metric: str) -> list[float]:
+        """Of the cases where the metric is defined."""
+        found = (
+            case.structures[structure][metric]
+            for case in self.cases
+            if structure in case.structures
+        )
+        return [value for value in found if value is not None]
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over structures of their mean over cases."""
+        return mean_of(self.mean(structure, "dice") for structure in self.structures)
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of what is defined; ``None`` if nothing is."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
+
+
+def read_scores(path: Path) -> RunScores:
+    """Read the ``metrics.json`` of `foveal.evaluate`.
+
+    Raises:
+        RunError: The file is damaged or of another version.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format_version"]
+        by_case: dict[str, dict[str, dict[str, float | None]]] = {}
+        for row in record["rows"]:
+            structures = by_case.setdefault(row["case"], {})
+            structures.setdefault(row["structure"], {})[row["metric"]] = row["value"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({error}); measure again with foveal evaluate"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise RunError(
+            f"{path} has format version {version}, this Foveal reads {FORMAT_VERSION}; "
+            "measure again with foveal evaluate"
+        )
+    cases = [CaseScores(name, structures) for name, structures in by_case.items()]
+    return RunScores(
+        cases=tuple(sorted(cases, key=_badness)),
+        structures=tuple(
+            dict.fromkeys(entry["structure"] for entry in record["summary"])
+        ),
+        definitions=record["definitions"],
+        notes=tuple(record["notes"]),
+    )
+
+
+def _badness(case: CaseScores) -> tuple[bool, float, str]:
+    return case.mean_dice is None, case.mean_dice or 0.0, case.name

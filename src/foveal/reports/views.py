@@ -1,0 +1,131 @@
+"""The slice of a volume that shows an error best, laid out as radiologists expect."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.geometry import Grid, reorientation
+
+CLOSE_UP_MARGIN_MM = 15.0
+"""Kept around the structure on each side."""
+
+SMALLEST_CLOSE_UP_MM = 60.0
+
+ANISOTROPIC = 1.5
+"""From this ratio of spacings on, slices across the coarse axis are shown."""
+
+PLANES = ("sagittal", "coronal", "axial")
+"""Plane whose normal is the first, second and third axis of an LPS volume."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One slice, its rows downwards and its columns to the right on the screen.
+
+    Axial: front up and the patient's left on the right; coronal: head up and the left
+    on the right; sagittal: head up and the front on the left.
+    """
+
+    image: NDArray[np.float32]
+    reference: NDArray[Any]
+    """Label values on the pixels of ``image``, as is ``prediction``."""
+
+    prediction: NDArray[Any]
+
+    pixel_mm: tuple[float, float]
+    """Height and width of a pixel."""
+
+    close_up: tuple[slice, slice]
+    """Part of the slice around the structure, rows and columns."""
+
+    plane: str
+    """One of `PLANES`."""
+
+    axis: str
+    """``"i"``, ``"j"`` or ``"k"``: axis of the file that the slice is across."""
+
+    index: int
+    """Place of the slice along ``axis``, from 0."""
+
+
+def worst_view(
+    image: NDArray[np.float32],
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    grid: Grid,
+    value: int,
+) -> View:
+    """Slice in which most voxels of a structure are wrong.
+
+    Where none is wrong, the slice with most of the structure. Slices are axial, or
+    across the coarsest axis of an anisotropic grid, which is how it was scanned.
+
+    Args:
+        image: One channel, ``(i, j, k)`` in stored order.
+        reference: Label values on the same grid.
+        prediction: Likewise.
+        grid: Of all three.
+        value: Label of the structure.
+    """
+    change = reorientation(grid, "LPS")
+    lps = change.apply_to_grid(grid)
+    image, reference, prediction = (
+        change.apply(volume) for volume in (image, reference, prediction)
+    )
+    axis = _slice_axis(lps.spacing_mm)
+    expected, found = reference == value, prediction == value
+    others = tuple(other for other in range(3) if other != axis)
+    counts = np.count_nonzero(expected != found, axis=others)
+    if not counts.any():
+        counts = np.count_nonzero(expected, axis=others)
+    place = int(counts.argmax())
+    rows_mm, columns_mm = _pixel_mm(lps.spacing_mm, axis)
+    either = _laid_out(expected | found, axis, place)
+    length = lps.shape[axis]
+    return View(
+        image=_laid_out(image, axis, place),
+        reference=_laid_out(reference, axis, place),
+        prediction=_laid_out(prediction, axis, place),
+        pixel_mm=(rows_mm, columns_mm),
+        close_up=(
+            _close_up(either.any(axis=1), rows_mm),
+            _close_up(either.any(axis=0), columns_mm),
+        ),
+        plane=PLANES[axis],
+        axis="ijk"[change.permutation[axis]],
+        index=length - 1 - place if axis in change.reversed_axes else place,
+    )
+
+
+def _slice_axis(spacing_mm: tuple[float, float, float]) -> int:
+    """Axis of an LPS volume to cut across."""
+    coarsest = int(np.argmax(spacing_mm))
+    is_anisotropic = spacing_mm[coarsest] > ANISOTROPIC * float(np.median(spacing_mm))
+    return coarsest if is_anisotropic else 2
+
+
+def _pixel_mm(
+    spacing_mm: tuple[float, float, float], axis: int
+) -> tuple[float, float]:
+    left, back, up = spacing_mm
+    return {0: (up, back), 1: (up, left), 2: (back, left)}[axis]
+
+
+def _laid_out(volume: NDArray[Any], axis: int, place: int) -> NDArray[Any]:
+    """Slice of an LPS volume with rows downwards: backwards if axial, else feetwards."""
+    flat = np.take(volume, place, axis=axis).T
+    return flat if axis == 2 else flat[::-1]
+
+
+def _close_up(is_shown: NDArray[np.bool_], step_mm: float) -> slice:
+    """Range around what is shown, with a margin and not too small; within the slice."""
+    places = np.flatnonzero(is_shown)
+    if not len(places):
+        return slice(0, len(is_shown))
+    middle = (places[0] + places[-1] + 1) / 2
+    extent_mm = (places[-1] + 1 - places[0]) * step_mm + 2 * CLOSE_UP_MARGIN_MM
+    half = max(extent_mm, SMALLEST_CLOSE_UP_MM) / step_mm / 2
+    start = max(int(middle - half), 0)
+    return slice(start, min(int(np.ceil(middle + half)), len(is_shown)))
