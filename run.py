@@ -39,7 +39,7 @@ CUDA_HINT = (
 )
 
 
-def main(arguments):
+def main(arguments: list) -> int:
     """Install what the command needs, run it, and return its exit status."""
     if sys.version_info < (3, 11):  # noqa: UP036 - an older one must be told why
         print("Foveal needs Python 3.11 or newer; this is", sys.version.split()[0])
@@ -57,7 +57,7 @@ def main(arguments):
     )
 
 
-def install(package):
+def install(package: str) -> int:
     """Bring ``.venv`` up to date unless its stamp says that it is; 0 if all is well."""
     wanted = f"{package} {digest()}"
     if wanted in installed():
@@ -67,7 +67,9 @@ def install(package):
         status = subprocess.call([sys.executable, "-m", "venv", VENV])
         if status:
             return status
-    if sys.platform == "linux" and not any(VENV.glob("lib/python*/site-packages/torch")):
+    if sys.platform == "linux" and not any(
+        VENV.glob("lib/python*/site-packages/torch")
+    ):
         print(CUDA_HINT, flush=True)
     print("installing; the first time this takes some minutes", flush=True)
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "-c", "constraints.txt"]
@@ -82,18 +84,20 @@ def install(package):
     return 0
 
 
-def digest():
+def digest() -> str:
     """Short hash of everything that decides what gets installed."""
-    parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    parts = [
+        (ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def installed():
+def installed() -> list:
     """Lines of the stamp that the last complete installation left."""
     return STAMP.read_text(encoding="utf-8").splitlines() if STAMP.exists() else []
 
 
-def has_pip():
+def has_pip() -> bool:
     """Whether ``.venv`` is there and whole enough to install into."""
     probe = [PYTHON, "-c", "import pip"]
     return PYTHON.exists() and subprocess.call(probe, stderr=subprocess.DEVNULL) == 0

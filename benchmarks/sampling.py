@@ -56,9 +56,7 @@ def _measure_set(name: str, cases: Sequence[StoredCase]) -> None:
             )
 
 
-def patches_per_second(
-    cases: Sequence[StoredCase], length: int, threads: int
-) -> float:
+def patches_per_second(cases: Sequence[StoredCase], length: int, threads: int) -> float:
     """Read image and label map of patches anywhere, as loader threads do."""
     counts = [0] * threads
     end = time.perf_counter() + SECONDS_PER_MEASUREMENT
@@ -114,9 +112,7 @@ def _made_up_case(store: Store, length: int) -> StoredCase:
     return store.open(key, name=key, patient=key)
 
 
-def _read_patch(
-    case: StoredCase, length: int, generator: np.random.Generator
-) -> None:
+def _read_patch(case: StoredCase, length: int, generator: np.random.Generator) -> None:
     window = []
     for along in case.shape:
         start = int(generator.integers(max(along - length, 0) + 1))

@@ -8,6 +8,7 @@ errors, so a misspelt one is never ignored.
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +29,10 @@ from pydantic import (
 
 from foveal.errors import SettingsError
 
+PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[float, float]
+Factors = tuple[PositiveFloat, PositiveFloat]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
@@ -138,6 +141,7 @@ class UNet3dConfig(Section):
     """U-Net whose kernels and strides may differ per axis."""
 
     name: Literal["unet3d"] = "unet3d"
+    """Of the network, as in `foveal.network`."""
 
     features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels per stage, finest first."""
@@ -152,6 +156,7 @@ class UNet3dConfig(Section):
     """Convolutions per stage, on the way down and on the way up."""
 
     norm: Literal["instance", "batch", "none"] = "instance"
+    """Normalisation after every convolution."""
 
     dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Channels dropped after each stage, in training."""
@@ -189,6 +194,7 @@ class PatchesConfig(Section):
     """In voxels of the preprocessed image."""
 
     batch_size: PositiveInt
+    """Patches per step."""
 
 
 class MirroringConfig(Section):
@@ -225,6 +231,8 @@ class Plan(Section):
     """Everything that follows from the data and the machine; a person may edit it."""
 
     format_version: Literal[1] = 1
+    """Of the file; 1 is the only one so far."""
+
     dataset_name: str
     """Of the data set that the plan was made from."""
 
@@ -312,7 +320,7 @@ class AugmentationConfig(Section):
     """Largest angle about each axis; on strongly anisotropic grids only in plane."""
 
     scaling_probability: Fraction = 0.2
-    scaling: Range = (0.7, 1.4)
+    scaling: Factors = (0.7, 1.4)
     shear_probability: Fraction = 0.0
     shear: NonNegativeFloat = 0.1
     """Largest shift per unit length."""
@@ -330,21 +338,21 @@ class AugmentationConfig(Section):
     """Per axis of ``mirroring.axes``."""
 
     noise_probability: Fraction = 0.1
-    noise_deviation: Range = (0.0, 0.3)
+    noise_deviation: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 0.3)
     blur_probability: Fraction = 0.1
-    blur_sigma_voxels: Range = (0.5, 1.0)
+    blur_sigma_voxels: Factors = (0.5, 1.0)
     brightness_probability: Fraction = 0.15
-    brightness: Range = (0.75, 1.25)
+    brightness: Factors = (0.75, 1.25)
     """Factor."""
 
     contrast_probability: Fraction = 0.15
-    contrast: Range = (0.75, 1.25)
+    contrast: Factors = (0.75, 1.25)
     """Factor about the patch's mean."""
 
     gamma_probability: Fraction = 0.2
-    gamma: Range = (0.7, 1.5)
+    gamma: Factors = (0.7, 1.5)
     low_resolution_probability: Fraction = 0.1
-    low_resolution: Range = (0.5, 1.0)
+    low_resolution: tuple[PositiveFraction, PositiveFraction] = (0.5, 1.0)
     """Factor of the voxel count per axis."""
 
 
@@ -437,6 +445,8 @@ class Settings(Section):
     """Everything that a person chooses about a run; the plan holds the rest."""
 
     format_version: Literal[1] = 1
+    """Of the file; 1 is the only one so far."""
+
     dataset: Path | None = None
     """Folder or table, relative to the settings file."""
 
@@ -539,7 +549,22 @@ def parse_options(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any
 
 def to_toml(section: Section) -> str:
     """Text of a settings or plan file; unset entries are left out."""
-    return tomli_w.dumps(section.model_dump(mode="json", exclude_none=True))
+    text = tomli_w.dumps(section.model_dump(mode="json", exclude_none=True))
+    # One array per line, as a person would write them, where it fits.
+    joined = None
+    while joined != text:
+        joined, text = text, _SPREAD_ARRAY.sub(_on_one_line, joined or text)
+    return text
+
+
+_SPREAD_ARRAY = re.compile(
+    r"""\[\n((?:[ ]*(?:[-+.\w]+|"[^"\n]*"|\[[^\[\]\n]*\]),\n)+)[ ]*\]"""
+)
+
+
+def _on_one_line(array: re.Match[str]) -> str:
+    line = "[" + " ".join(array[1].split()).removesuffix(",") + "]"
+    return line if len(line) <= 80 else array[0]
 
 
 def _read_table(path: Path) -> dict[str, Any]:
@@ -568,9 +593,7 @@ def _merged(table: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _validated(
-    model: type[Model], table: dict[str, Any], source: str
-) -> Model:
+def _validated(model: type[Model], table: dict[str, Any], source: str) -> Model:
     try:
         return model.model_validate(table)
     except ValidationError as error:

@@ -229,5 +229,7 @@ def test_two_processes_agree_and_see_different_patches(tmp_path):
     )
     assert digests[0] == digests[1]
     assert corners[0] != corners[1]
-    steps = [row["step"] for row in read_log(out / "log.jsonl") if row["kind"] == "step"]
+    steps = [
+        row["step"] for row in read_log(out / "log.jsonl") if row["kind"] == "step"
+    ]
     assert steps == [0, 1, 2, 3]

@@ -35,9 +35,7 @@ def test_identity_network_returns_the_image(shape, patch, overlap, batch_size):
     torch.testing.assert_close(torch.cat(rows, dim=1), image)
 
 
-@given(
-    length=st.integers(1, 200), size=st.integers(1, 64), overlap=st.floats(0, 0.9)
-)
+@given(length=st.integers(1, 200), size=st.integers(1, 64), overlap=st.floats(0, 0.9))
 def test_windows_reach_both_ends_and_overlap_enough(length, size, overlap):
     size = min(size, length)
     starts = window_starts(length, size, overlap)

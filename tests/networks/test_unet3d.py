@@ -39,9 +39,7 @@ def test_parameters_by_hand():
     ],
 )
 @pytest.mark.parametrize("convolutions", [1, 2])
-def test_receptive_field_is_the_support_of_the_gradient(
-    kernels, strides, convolutions
-):
+def test_receptive_field_is_the_support_of_the_gradient(kernels, strides, convolutions):
     torch.manual_seed(0)
     network = UNet3d(
         1,
@@ -75,8 +73,9 @@ def test_instance_norm_sees_the_whole_input():
 
 
 def test_output_shape_is_what_comes_out():
-    network = UNet3d(1, 2, features=(2, 4), kernels=((3, 3, 3),) * 2,
-                     strides=((1, 2, 2),)).eval()
+    network = UNet3d(
+        1, 2, features=(2, 4), kernels=((3, 3, 3),) * 2, strides=((1, 2, 2),)
+    ).eval()
     logits = network(torch.zeros(1, 1, 5, 6, 8)).logits
     assert tuple(logits.shape[2:]) == network.output_shape((5, 6, 8)) == (5, 6, 8)
     with pytest.raises(GeometryError, match="divisible"):
@@ -84,8 +83,14 @@ def test_output_shape_is_what_comes_out():
 
 
 def test_deep_supervision_speaks_only_in_training():
-    network = UNet3d(1, 2, features=(2, 4, 4), kernels=((3, 3, 3),) * 3,
-                     strides=((2, 2, 2),) * 2, deep_supervision=True)
+    network = UNet3d(
+        1,
+        2,
+        features=(2, 4, 4),
+        kernels=((3, 3, 3),) * 3,
+        strides=((2, 2, 2),) * 2,
+        deep_supervision=True,
+    )
     image = torch.zeros(1, 1, 8, 8, 8)
     output = network.train()(image)
     assert [tuple(z.shape[2:]) for z in output.coarse_logits] == [(4, 4, 4)]
@@ -93,8 +98,9 @@ def test_deep_supervision_speaks_only_in_training():
 
 
 def test_taps_give_the_activations_asked_for():
-    network = UNet3d(1, 2, features=(2, 4), kernels=((3, 3, 3),) * 2,
-                     strides=((2, 2, 2),)).eval()
+    network = UNet3d(
+        1, 2, features=(2, 4), kernels=((3, 3, 3),) * 2, strides=((2, 2, 2),)
+    ).eval()
     output = network(torch.randn(1, 1, 4, 4, 4), taps=("decoder.0", "encoder.1"))
     assert [tuple(a.shape) for a in output.activations] == [
         (1, 2, 4, 4, 4),

@@ -27,8 +27,9 @@ def preprocess(
     """Preprocess every case; stopped at any moment, it goes on when called again."""
     with errors_for_people():
         from foveal.commands import preprocess as command
+        from foveal.store.store import default_store_root
 
-        folder = store or command.default_store_root()
+        folder = store or default_store_root()
         console.print(f"store: {folder}", markup=False, highlight=False)
         with progress("preprocessing") as on_progress:
             stored = command.preprocess(

@@ -67,9 +67,7 @@ def training_progress() -> Iterator["Watcher"]:
         task = bar.add_task("", total=None, what="")
 
         def on_stage(sentence: str) -> None:
-            bar.console.print(
-                sentence, markup=False, highlight=False, soft_wrap=True
-            )
+            bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
             bar.reset(task, total=None, description="", what="")
 
         def on_cases(done: int, total: int, what: str) -> None:

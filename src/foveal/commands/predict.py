@@ -122,7 +122,9 @@ def _predict_case(
     first = models[0]
     rows = mean_probabilities(models, case)
     if not probabilities:
-        label_map = most_probable(rows, case.grid, first.orientation, first.label_values)
+        label_map = most_probable(
+            rows, case.grid, first.orientation, first.label_values
+        )
         write_volume(target, label_map, case.grid, case.header)
         return
     turn = reorientation(case.grid, first.orientation)

@@ -1,10 +1,10 @@
 """Made-up CT of the upper abdomen, drawn from scratch with its label map.
 
-Each case is a body of its own: size, fat, organ sizes and places, a smooth deformation,
-bowel, contrast, noise, voxel size and orientation differ. Organs are painted in order,
-later ones over earlier ones, on a grid of twice the final resolution whose averages give
-the partial volume of the borders. Coordinates are millimetres, RAS+, from the middle of
-the body at the level of the kidneys. Sizes and HU follow a portal venous phase.
+Each case is a body of its own: size, fat, organs, a smooth deformation, contrast,
+noise, voxel size and orientation differ. Organs are painted in order, later ones over
+earlier ones, on a grid of twice the final resolution whose averages give the partial
+volume of the borders. Coordinates are millimetres, RAS+, from the middle of the body at
+the level of the kidneys. Sizes and HU follow a portal venous phase.
 """
 
 import json
@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ STRUCTURES = {"LeftKidney": 1, "RightKidney": 2, "Spleen": 3, "Aorta": 4}
 NUM_TEST_CASES = 2
 """Cases without a label in the data set; their references lie in ``labelsTs``."""
 
-Point = tuple[float, float, float]
+Point = Sequence[float] | NDArray[Any]
+"""Three coordinates, or radii, in millimetres; or three angles."""
+
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Window = tuple[slice, slice, slice]
@@ -256,7 +259,7 @@ class _Canvas:
 
     def tube(
         self,
-        points: Sequence[Point],
+        points: Sequence[Point] | NDArray[Any],
         radius_mm: float,
         hu: float,
         *,
@@ -265,7 +268,7 @@ class _Canvas:
         structure: str | None = None,
     ) -> None:
         """Paint a tube of constant width along ``points``."""
-        for start, end in zip(points[:-1], points[1:], strict=True):
+        for start, end in pairwise(points):
             window, radius = self.capsule(start, end, radius_mm)
             inside = radius <= 1
             if within is not None:
@@ -359,10 +362,10 @@ def _paint_bowel(canvas: _Canvas) -> None:
         ]
     ) * (width, depth, 1)
     frame += generator.normal(scale=4, size=frame.shape)
-    for start, end in zip(frame[:-1], frame[1:], strict=True):
+    for start, end in pairwise(frame):
         # Haustra: short segments that differ in width.
         cuts = np.linspace(start, end, 4)
-        for first, second in zip(cuts[:-1], cuts[1:], strict=True):
+        for first, second in pairwise(cuts):
             radius_mm = generator.uniform(14, 20)
             window, radius = canvas.capsule(first, second, radius_mm)
             inside = canvas.belly[window] & (radius <= 1)
@@ -410,7 +413,7 @@ def _paint_stomach(canvas: _Canvas) -> None:
     duodenum = np.array(
         [(-24, 44, 22), (8, 46, 8), (34, 30, 2), (40, 2, -12), (22, -2, -34)]
     )
-    for start, end in zip(duodenum[:-1], duodenum[1:], strict=True):
+    for start, end in pairwise(duodenum):
         _paint_loop(canvas, start * scale, end * scale, 13, gas_probability=0.2)
     pancreas = np.array(
         [(28, 12, -6), (12, 16, 6), (-12, 14, 14), (-42, 0, 24), (-70, -14, 34)]
@@ -425,7 +428,7 @@ def _paint_liver(canvas: _Canvas) -> None:
     scale = canvas.half_width_mm / 160
     size = generator.uniform(0.92, 1.08)
     right = np.array([70 * scale, 6 * scale, 38 + generator.uniform(-6, 6)])
-    lobes = [
+    lobes: list[tuple[Point, Point, Point]] = [
         (right, (78 * scale * size, 84 * scale, 70 * size), (0, 18, 8)),
         ((6 * scale, 54 * scale, 54), (64 * scale, 32 * size, 34 * size), (0, -14, 0)),
     ]
@@ -550,7 +553,7 @@ def _paint_back(canvas: _Canvas) -> None:
 
 
 def _paint_chest(canvas: _Canvas) -> None:
-    """Ribs, which slope down to the front within the wall, and the heart's underside."""
+    """Ribs, which slope down to the front in the wall, and the heart's underside."""
     width = canvas.half_width_mm - canvas.fat_mm - 8
     depth = canvas.half_depth_mm - 0.8 * canvas.fat_mm - 8
     x, y, z = canvas.x, canvas.y, canvas.z

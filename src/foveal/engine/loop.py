@@ -99,7 +99,9 @@ def run_loop(
                         note = _halve(training, halved)
                         if log is not None:
                             log.write("memory", training.step, note=note)
-                        on_progress(watch.progress(training.step, None, mean_dice, note))
+                        on_progress(
+                            watch.progress(training.step, None, mean_dice, note)
+                        )
                         break
                     loss = sum(terms.values())
                     if log is not None:
@@ -213,15 +215,12 @@ def _halve(training: Training, sources: Mapping[str, PatchSource]) -> str:
         )
     training.batch_halvings += 1
     training.release_gradients()
-    return (
-        f"memory ran out at step {training.step}: the batch is halved, "
-        + ", ".join(f"{size} -> {size // 2}" for size in sizes)
+    return f"memory ran out at step {training.step}: the batch is halved, " + ", ".join(
+        f"{size} -> {size // 2}" for size in sizes
     )
 
 
-def _keep_batches(
-    run_dir: Path, batches: Mapping[str, Batch], error: Exception
-) -> str:
+def _keep_batches(run_dir: Path, batches: Mapping[str, Batch], error: Exception) -> str:
     """Save what made the loss not finite; returns what to tell the user."""
     folder = run_dir / "nonfinite_batch"
     folder.mkdir(exist_ok=True)

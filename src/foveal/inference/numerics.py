@@ -6,6 +6,7 @@ are 2 to 4 times faster than float32, without it bfloat16 is slower.
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 
 Precision = Literal["float32", "bfloat16", "float16"]
 MemoryLayout = Literal["contiguous", "channels_last"]
+
+TIMED_ROUNDS = 2
+"""Steps per candidate that count."""
+
 
 class Numerics(NamedTuple):
     """How numbers are held while a network runs."""
@@ -45,10 +50,13 @@ def candidates(
 def fastest(
     choices: list[Numerics], run_step: Callable[[Numerics], None], device_type: str
 ) -> tuple[Numerics, dict[Numerics, float]]:
-    """Time one step per candidate, after one that is not counted.
+    """Time steps of every candidate in turn and compare their fastest ones.
+
+    In turn, so that a machine that is busy for a moment slows all of them; the first
+    round warms up and is not counted.
 
     Args:
-        choices: Tried in this order; one alone is taken without timing.
+        choices: One alone is taken without timing.
         run_step: Runs one whole training step on throw-away copies.
         device_type: Its queue is waited for.
 
@@ -57,14 +65,16 @@ def fastest(
     """
     if len(choices) == 1:
         return choices[0], {}
-    seconds = {}
-    for choice in choices:
-        run_step(choice)
-        _wait_for(device_type)
-        start = time.perf_counter()
-        run_step(choice)
-        _wait_for(device_type)
-        seconds[choice] = time.perf_counter() - start
+    seconds = dict.fromkeys(choices, math.inf)
+    for round_number in range(1 + TIMED_ROUNDS):
+        for choice in choices:
+            _wait_for(device_type)
+            start = time.perf_counter()
+            run_step(choice)
+            _wait_for(device_type)
+            if round_number > 0:
+                elapsed = time.perf_counter() - start
+                seconds[choice] = min(seconds[choice], elapsed)
     return min(seconds, key=lambda choice: seconds[choice]), seconds
 
 

@@ -8,7 +8,6 @@ from foveal.case import IGNORED
 from foveal.losses.partial_annotation import merge_unannotated
 
 
-
 def cross_entropy(
     logits: Float[Tensor, "patch class *space"],
     label_map: UInt8[Tensor, "patch *space"],

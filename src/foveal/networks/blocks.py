@@ -88,9 +88,10 @@ class _ChannelsLastInstanceNorm(torch.autograd.Function):
 
 
 def _is_channels_last(image: Tensor) -> bool:
-    return image.is_contiguous(
-        memory_format=torch.channels_last_3d
-    ) and not image.is_contiguous()
+    return (
+        image.is_contiguous(memory_format=torch.channels_last_3d)
+        and not image.is_contiguous()
+    )
 
 
 def norm_layer(norm: Literal["instance", "batch", "none"], channels: int) -> nn.Module:

@@ -127,7 +127,7 @@ def preprocess_case(case: Case, recipe: PreprocessingRecipe) -> PreprocessedCase
     """Bring a case to the grid and scale of a recipe.
 
     Statistics of the case are taken under its mask; without one, from the voxels that
-    are not zero in every channel if the recipe crops to them, else from all.
+    are not zero in some channel if the recipe crops to them, else from all.
 
     Raises:
         CaseError: The case lacks channels or the mask that the recipe needs, holds an
@@ -150,6 +150,10 @@ def _preprocess(case: Case, recipe: PreprocessingRecipe) -> PreprocessedCase:
     image = change.apply(case.image)
     mask = None if case.mask is None else change.apply(case.mask)
     inside, window = _inside_and_window(image, mask, recipe.crop)
+    if inside is not None and not inside.any():
+        raise CaseError(
+            "its mask holds no voxel of the image; correct the mask or leave it out"
+        )
     grid = cropped_grid(change.apply_to_grid(case.grid), window)
     shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
     return PreprocessedCase(
@@ -166,23 +170,21 @@ def _inside_and_window(
     crop: Literal["none", "nonzero", "mask"],
 ) -> tuple[NDArray[np.bool_] | None, Window]:
     """Voxels of the crop to take statistics from (``None``: all), and the crop."""
-    if crop == "mask" and mask is None:
-        raise CaseError(
-            'it has no mask, but the plan crops to masks; add one, or set "crop" '
-            'under "preprocessing" of the plan to "nonzero" or "none"'
-        )
-    if mask is not None and not mask.any():
-        raise CaseError("its mask is empty; correct the mask or leave it out")
-    nonzero = nonzero_voxels(image) if crop == "nonzero" else None
-    inside = nonzero if mask is None else mask
     match crop:
         case "none":
-            window = whole_window(image.shape[1:])
+            return mask, whole_window(image.shape[1:])
         case "nonzero":
+            nonzero = nonzero_voxels(image)
             window = bounding_box(nonzero)
+            return (nonzero if mask is None else mask)[window], window
         case "mask":
+            if mask is None:
+                raise CaseError(
+                    "it has no mask, but the plan crops to masks; add one, or set "
+                    'preprocessing.crop of the plan to "nonzero" or "none"'
+                )
             window = bounding_box(mask)
-    return (None if inside is None else inside[window]), window
+            return mask[window], window
 
 
 def _preprocessed_image(

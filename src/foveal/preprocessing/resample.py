@@ -43,7 +43,9 @@ def linear_taps(in_length: int, out_length: int) -> LinearTaps:
 
 
 def resampled_shape(
-    shape: Sequence[int], spacing_mm: Sequence[float], target_spacing_mm: Sequence[float]
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    target_spacing_mm: Sequence[float],
 ) -> tuple[int, int, int]:
     """Voxels that cover the same extent at another spacing, at least one per axis."""
     i, j, k = (
@@ -103,10 +105,12 @@ def resample_label_map(
         taps = slice(along_i.indptr[row], along_i.indptr[row + 1])
         planes = label_map[along_i.indices[taps]]
         labelled = (planes != 0).any(axis=0)
-        if labelled.any():
+        reached_j = along_j @ labelled.any(axis=1).astype(np.float32)
+        reached_k = along_k @ labelled.any(axis=0).astype(np.float32)
+        if reached_j.any() and reached_k.any():
             # Elsewhere there is only background, so the rest of the plane is skipped.
-            to_j, from_j, part_j = _part_for(along_j, labelled.any(axis=1))
-            to_k, from_k, part_k = _part_for(along_k, labelled.any(axis=0))
+            to_j, from_j, part_j = _part_for(along_j, np.flatnonzero(reached_j))
+            to_k, from_k, part_k = _part_for(along_k, np.flatnonzero(reached_k))
             result[row, to_j, to_k] = _largest_share(
                 planes[:, from_j, from_k], along_i.data[taps], part_j, part_k
             )
@@ -119,7 +123,7 @@ def _largest_share(
     along_j: sparse.csr_array,
     along_k: sparse.csr_array,
 ) -> NDArray[np.uint8]:
-    """Label of one row of the result from the planes ``(tap, j, k)`` that it lies in."""
+    """Label of one row of the result from the planes ``(tap, j, k)`` around it."""
     is_present = np.zeros(256, np.bool_)
     is_present[planes] = True
     structures = np.flatnonzero(is_present[1:IGNORED]) + 1
@@ -137,14 +141,13 @@ def _largest_share(
 
 
 def _part_for(
-    weights: sparse.csr_array, wanted: NDArray[np.bool_]
+    weights: sparse.csr_array, reached: NDArray[np.intp]
 ) -> tuple[slice, slice, sparse.csr_array]:
-    """Rows of the result that the wanted voxels of an axis reach, and what they need.
+    """Voxels of the result along an axis, from the first to the last of ``reached``.
 
     Returns:
         Slice of the result, slice of the original, and the weights between the two.
     """
-    reached = np.flatnonzero(weights @ wanted.astype(np.float32))
     rows = slice(int(reached[0]), int(reached[-1]) + 1)
     needed = weights[rows].indices
     columns = slice(int(needed.min()), int(needed.max()) + 1)
@@ -170,4 +173,6 @@ def _weights(in_length: int, out_length: int, *, reach: float) -> sparse.csr_arr
 
 def _centres(in_length: int, out_length: int) -> NDArray[np.float64]:
     """Centres of the result's voxels in voxels of the original."""
-    return (np.arange(out_length) + 0.5) * (in_length / out_length) - 0.5
+    return (np.arange(out_length, dtype=np.float64) + 0.5) * (
+        in_length / out_length
+    ) - 0.5

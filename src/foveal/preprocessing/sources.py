@@ -61,7 +61,9 @@ def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
         "channels": [
             [digests.digest(channel.path), channel.index] for channel in files.channels
         ],
-        "label_map": None if files.label_map is None else digests.digest(files.label_map),
+        "label_map": None
+        if files.label_map is None
+        else digests.digest(files.label_map),
         "mask": None if files.mask is None else digests.digest(files.mask),
         "annotated_labels": None
         if files.annotated_labels is None

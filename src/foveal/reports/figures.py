@@ -34,7 +34,7 @@ STRUCTURE_COLOURS = (
 MAX_POINTS = 240
 """Of a curve; longer ones are averaged over equal shares of the steps."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -174,8 +174,12 @@ def overlay(view: View, display_range: tuple[float, float]) -> bytes:
             axes.set_axis_off()
             axes.set_anchor("N")
         _draw_frame(whole, view.close_up)
-        _draw_outlines(outlined, view.reference[view.close_up], REFERENCE_COLOUR)
-        _draw_outlines(outlined, view.prediction[view.close_up], PREDICTION_COLOUR)
+        # The reference is wider and below, so that it shows where both agree.
+        for label_map, colour, width in (
+            (view.reference, REFERENCE_COLOUR, 3.0),
+            (view.prediction, PREDICTION_COLOUR, 1.3),
+        ):
+            _draw_outlines(outlined, label_map[view.close_up], colour, width)
         errors = error_colours(
             view.reference[view.close_up], view.prediction[view.close_up]
         )
@@ -210,16 +214,16 @@ def error_colours(
     return colours
 
 
-def _draw_outlines(axes: Axes, label_map: NDArray[Any], colour: str) -> None:
+def _draw_outlines(
+    axes: Axes, label_map: NDArray[Any], colour: str, width: float
+) -> None:
     """Outline every structure, so that structures which touch stay apart."""
     # A frame of background closes the outlines of structures that are cut off.
     framed = np.pad(label_map, 1)
     rows, columns = (np.arange(-1, length + 1) for length in label_map.shape)
     for value in np.unique(label_map[label_map != 0]):
         mask = (framed == value).astype(np.float64)
-        axes.contour(
-            columns, rows, mask, levels=[0.5], colors=colour, linewidths=1.6
-        )
+        axes.contour(columns, rows, mask, levels=[0.5], colors=colour, linewidths=width)
     axes.set_xlim(-0.5, label_map.shape[1] - 0.5)
     axes.set_ylim(label_map.shape[0] - 0.5, -0.5)
 

@@ -9,6 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from foveal.reports import figures
 from foveal.reports.scores import RunScores
 
+NOT_DEFINED = "\N{EN DASH}"
+"""Stands in tables for a value that there is none of."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -84,7 +87,7 @@ def render(page: Page) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number for a table; a dash where it is not defined."""
-    return "–" if value is None else f"{value:,.{digits}f}"
+    return NOT_DEFINED if value is None else f"{value:,.{digits}f}"
 
 
 def data_url(content: bytes, kind: str) -> str:

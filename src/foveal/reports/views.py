@@ -89,10 +89,7 @@ def worst_view(
         reference=_laid_out(reference, axis, place),
         prediction=_laid_out(prediction, axis, place),
         pixel_mm=(rows_mm, columns_mm),
-        close_up=(
-            _close_up(either.any(axis=1), rows_mm),
-            _close_up(either.any(axis=0), columns_mm),
-        ),
+        close_up=_close_up(either, (rows_mm, columns_mm)),
         plane=PLANES[axis],
         axis="ijk"[change.permutation[axis]],
         index=length - 1 - place if axis in change.reversed_axes else place,
@@ -106,26 +103,40 @@ def _slice_axis(spacing_mm: tuple[float, float, float]) -> int:
     return coarsest if is_anisotropic else 2
 
 
-def _pixel_mm(
-    spacing_mm: tuple[float, float, float], axis: int
-) -> tuple[float, float]:
+def _pixel_mm(spacing_mm: tuple[float, float, float], axis: int) -> tuple[float, float]:
     left, back, up = spacing_mm
     return {0: (up, back), 1: (up, left), 2: (back, left)}[axis]
 
 
 def _laid_out(volume: NDArray[Any], axis: int, place: int) -> NDArray[Any]:
-    """Slice of an LPS volume with rows downwards: backwards if axial, else feetwards."""
+    """Slice of an LPS volume, rows towards the back if axial, else towards the feet."""
     flat = np.take(volume, place, axis=axis).T
     return flat if axis == 2 else flat[::-1]
 
 
-def _close_up(is_shown: NDArray[np.bool_], step_mm: float) -> slice:
-    """Range around what is shown, with a margin and not too small; within the slice."""
-    places = np.flatnonzero(is_shown)
-    if not len(places):
-        return slice(0, len(is_shown))
-    middle = (places[0] + places[-1] + 1) / 2
-    extent_mm = (places[-1] + 1 - places[0]) * step_mm + 2 * CLOSE_UP_MARGIN_MM
-    half = max(extent_mm, SMALLEST_CLOSE_UP_MM) / step_mm / 2
-    start = max(int(middle - half), 0)
-    return slice(start, min(int(np.ceil(middle + half)), len(is_shown)))
+def _close_up(
+    mask: NDArray[np.bool_], pixel_mm: tuple[float, float]
+) -> tuple[slice, slice]:
+    """Square around a mask, with a margin and not too small, where the slice allows.
+
+    The whole slice if the mask is empty.
+    """
+    if not mask.any():
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
+    places = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    extents_mm = [
+        (found[-1] + 1 - found[0]) * step
+        for found, step in zip(places, pixel_mm, strict=True)
+    ]
+    side_mm = max(max(extents_mm) + 2 * CLOSE_UP_MARGIN_MM, SMALLEST_CLOSE_UP_MM)
+    rows, columns = (
+        _centred((found[0] + found[-1] + 1) / 2, round(side_mm / step), length)
+        for found, step, length in zip(places, pixel_mm, mask.shape, strict=True)
+    )
+    return rows, columns
+
+
+def _centred(middle: float, size: int, length: int) -> slice:
+    """Range about ``middle``, moved or cut to lie within ``length``."""
+    start = min(max(round(middle - size / 2), 0), max(length - size, 0))
+    return slice(start, min(start + size, length))

@@ -28,9 +28,9 @@ from foveal.store.tiles import TiledArray, write_tiles
 
 FORMAT_VERSION = 1
 
-TILE_LENGTH = 48
-"""Voxels per axis of a tile: 64^3 patches touch 12 on average, and one tile of float32
-(0.4 MB) fits a processor's cache."""
+TILE_LENGTH = 32
+"""Voxels per axis of a tile. Larger tiles are decompressed for little of their content,
+smaller ones cost more calls; see ``docs/preprocessing.md``."""
 
 VOXELS_PER_TILE = 16384
 """Of the voxel lists, where single entries are read."""
@@ -112,7 +112,9 @@ class StoredCase:
             CaseError: The case is unlabelled.
         """
         if self.label_map is None:
-            raise CaseError(f"case {self.name} has no label map; add one to train on it")
+            raise CaseError(
+                f"case {self.name} has no label map; add one to train on it"
+            )
         return self.label_map.read(window)
 
     def class_voxel(self, class_index: int, n: int) -> tuple[int, int, int]:
@@ -180,7 +182,9 @@ class Store:
             class_counts=counts,
             image=_image_tiles(folder, (entry["num_channels"], i, j, k)),
             label_map=_label_tiles(folder, (i, j, k)) if is_labelled else None,
-            class_voxels=_voxel_tiles(folder, counts, (i, j, k)) if is_labelled else None,
+            class_voxels=_voxel_tiles(folder, counts, (i, j, k))
+            if is_labelled
+            else None,
         )
 
     def write(
@@ -231,7 +235,9 @@ class Store:
         now = time.time()
         for folder in self.root.glob(f"{UNFINISHED}*"):
             try:
-                changed = max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+                changed = max(
+                    path.stat().st_mtime for path in [folder, *folder.iterdir()]
+                )
             except FileNotFoundError:
                 continue  # Finished at this moment.
             if now - changed > UNFINISHED_SECONDS:

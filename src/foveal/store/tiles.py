@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import blosc2
 import numpy as np
@@ -59,6 +59,21 @@ def write_tiles(
         file.write(np.array(offsets, OFFSET).tobytes())
 
 
+class _Span(NamedTuple):
+    """Overlap of a tile and a window along one axis."""
+
+    tile: int
+
+    length: int
+    """Of the tile."""
+
+    wanted: slice
+    """Of the tile."""
+
+    place: slice
+    """In the window."""
+
+
 class TiledArray:
     """An array written by `write_tiles`; any number of threads may read at once."""
 
@@ -100,49 +115,38 @@ class TiledArray:
         result = np.empty([axis.stop - axis.start for axis in window], self.dtype)
         if result.size == 0:
             return result
-        touched = [
-            range(axis.start // size, (axis.stop - 1) // size + 1)
-            for axis, size in zip(window, self._tile_shape, strict=True)
+        spans = [
+            _spans(axis, length, size)
+            for axis, length, size in zip(
+                window, self.shape, self._tile_shape, strict=True
+            )
         ]
         scratch = np.empty(math.prod(self._tile_shape), self.dtype)
         with self.path.open("rb", buffering=0) as file:
-            for *leading, last in itertools.product(*touched[:-1], touched[-1:]):
-                for position, compressed in self._read_row(file, leading, last):
-                    self._place_tile(position, compressed, window, scratch, result)
+            for leading in itertools.product(*spans[:-1]):
+                row = self._read_row(file, leading, spans[-1])
+                for last, compressed in zip(spans[-1], row, strict=True):
+                    position = (*leading, last)
+                    shape = [span.length for span in position]
+                    tile = scratch[: math.prod(shape)]
+                    blosc2.decompress2(compressed, dst=tile, nthreads=1)
+                    wanted = tuple(span.wanted for span in position)
+                    place = tuple(span.place for span in position)
+                    result[place] = tile.reshape(shape)[wanted]
         return result
 
     def _read_row(
-        self, file: BinaryIO, leading: Sequence[int], last: range
-    ) -> Iterator[tuple[tuple[int, ...], memoryview]]:
+        self, file: BinaryIO, leading: Sequence[_Span], last: Sequence[_Span]
+    ) -> Iterator[memoryview]:
         """Tiles that follow one another along the last axis, in one read."""
-        first = int(np.ravel_multi_index((*leading, last.start), self._tiles_along))
+        first = 0
+        for span, tiles in zip((*leading, last[0]), self._tiles_along, strict=True):
+            first = first * tiles + span.tile
         bounds = self._offsets[first : first + len(last) + 1]
         file.seek(bounds[0])
         content = memoryview(file.read(bounds[-1] - bounds[0]))
-        for n, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            position = (*leading, last.start + n)
-            yield position, content[start - bounds[0] : stop - bounds[0]]
-
-    def _place_tile(
-        self,
-        position: tuple[int, ...],
-        compressed: memoryview,
-        window: Sequence[slice],
-        scratch: NDArray[Any],
-        result: NDArray[Any],
-    ) -> None:
-        """Decompress one tile and copy what lies in the window."""
-        tile_window = _tile_window(position, self.shape, self._tile_shape)
-        shape = [axis.stop - axis.start for axis in tile_window]
-        tile = scratch[: math.prod(shape)]
-        blosc2.decompress2(compressed, dst=tile, nthreads=1)
-        wanted, place = [], []
-        for axis, tile_axis in zip(window, tile_window, strict=True):
-            start = max(axis.start, tile_axis.start)
-            stop = min(axis.stop, tile_axis.stop)
-            wanted.append(slice(start - tile_axis.start, stop - tile_axis.start))
-            place.append(slice(start - axis.start, stop - axis.start))
-        result[tuple(place)] = tile.reshape(shape)[tuple(wanted)]
+        for start, stop in itertools.pairwise(bounds):
+            yield content[start - bounds[0] : stop - bounds[0]]
 
     def _read_offsets(self) -> list[int]:
         num_bytes = OFFSET.itemsize * (math.prod(self._tiles_along) + 1)
@@ -193,3 +197,20 @@ def _tile_window(
         slice(n * size, min((n + 1) * size, length))
         for n, length, size in zip(position, shape, tile_shape, strict=True)
     )
+
+
+def _spans(axis: slice, length: int, size: int) -> list[_Span]:
+    """How the tiles along one axis overlap a part of it, which is not empty."""
+    spans = []
+    for tile in range(axis.start // size, (axis.stop - 1) // size + 1):
+        first, end = tile * size, min((tile + 1) * size, length)
+        start, stop = max(axis.start, first), min(axis.stop, end)
+        spans.append(
+            _Span(
+                tile,
+                end - first,
+                slice(start - first, stop - first),
+                slice(start - axis.start, stop - axis.start),
+            )
+        )
+    return spans

@@ -1,0 +1,93 @@
+"""Write docs/settings.md from the docstrings of config.py: ``python docs/make_settings.py``."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HEAD = """\
+# All settings
+
+Written by `python docs/make_settings.py` from `src/foveal/config.py`; do not edit.
+
+Set any of them with `--set table.name=value` (values are TOML; bare words are text), in a
+settings file given to `foveal train` in place of the data set, or, for the tables of the
+plan, in `plan.toml`. An unknown name is an error.
+"""
+
+PARTS = {
+    "Plan": "The plan: what follows from the data (`plan.toml`)",
+    "Settings": "Settings: what a person chooses (`settings.toml`)",
+}
+
+
+def settings_page() -> str:
+    """The page as it should be."""
+    tree = ast.parse((ROOT / "src/foveal/config.py").read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    parts = [HEAD]
+    for name, title in PARTS.items():
+        parts.append(f"\n## {title}\n")
+        for field in fields(classes[name]):
+            table = classes.get(field.annotation.removesuffix(" | None"))
+            if table is None:
+                parts.append(f"\n### `{field.name}`\n\n{described(field)}\n")
+                continue
+            parts.append(f"\n### `[{field.name}]`\n\n{ast.get_docstring(table)}\n")
+            parts.append(rows(table, classes))
+    return "".join(parts)
+
+
+class Field:
+    """One annotated name of a class, with the string below it."""
+
+    def __init__(self, node: ast.AnnAssign, comment: str) -> None:
+        self.name = ast.unparse(node.target)
+        self.annotation = ast.unparse(node.annotation)
+        self.default = "" if node.value is None else ast.unparse(node.value)
+        self.comment = comment
+
+
+def fields(section: ast.ClassDef) -> list[Field]:
+    """Settings of a table, in order."""
+    found = []
+    for node, after in zip(section.body, [*section.body[1:], None], strict=True):
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        comment = ""
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            comment = " ".join(str(after.value.value).split())
+        found.append(Field(node, comment))
+    return found
+
+
+def rows(section: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
+    """A table of names, defaults and meanings; nested tables below their row."""
+    lines = ["\n| name | default | meaning |\n|---|---|---|\n"]
+    for field in fields(section):
+        lines.append(f"| `{field.name}` | {default(field)} | {described(field)} |\n")
+        inner = next((name for name in classes if name in field.annotation), None)
+        if inner:
+            lines.extend(
+                f"| `{field.name}[…].{part.name}` | {default(part)} "
+                f"| {described(part)} |\n"
+                for part in fields(classes[inner])
+            )
+    return "".join(lines)
+
+
+def default(field: Field) -> str:
+    """What holds if nothing is set."""
+    if field.default == "None":
+        return "unset"
+    text = field.default.removeprefix("Field(").split(", min_length")[0]
+    return f"`{text}`" if text and "min_length" not in text else ""
+
+
+def described(field: Field) -> str:
+    """The comment in Markdown."""
+    return field.comment.replace("``", "`").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    (ROOT / "docs/settings.md").write_text(settings_page(), encoding="utf-8")

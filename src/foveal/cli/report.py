@@ -1,0 +1,28 @@
+"""``foveal report``: one HTML file that shows how a run went."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foveal.cli.screen import console, errors_for_people
+
+
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="Folder that foveal train wrote.", metavar="RUN")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="HTML file; report.html in the run if unset."
+        ),
+    ] = None,
+) -> None:
+    """Make one HTML file of a run: worst cases first, scores, curves, plan in words."""
+    with errors_for_people():
+        from foveal.commands.report import report as command
+
+        with console.status("drawing the report"):
+            path = command(run, output)
+        console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)

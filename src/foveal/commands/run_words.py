@@ -1,0 +1,178 @@
+"""What a run was made of and how, as sentences for its report."""
+
+from collections.abc import Sequence
+
+from foveal.case import Dataset
+from foveal.config import ChannelConfig, Plan, Settings
+from foveal.planning.splits import Fold
+
+Facts = list[tuple[str, str]]
+"""Topic and a sentence or two."""
+
+
+def dataset_facts(dataset: Dataset | None, plan: Plan, fold: Fold) -> Facts:
+    """Cases, structures and who was trained on; ``None``: the data set is not there."""
+    structures = ", ".join(
+        f"{name} ({value})"
+        for name, value in zip(plan.labels.names, plan.labels.values, strict=True)
+    )
+    counts = "is not there any more"
+    if dataset is not None:
+        counts = f"has {len(dataset.cases)} cases, {len(dataset.labelled)} labelled"
+    ignored = plan.labels.ignore_value
+    return [
+        ("Data set", f"{plan.dataset_name} {counts}."),
+        (
+            "Structures",
+            f"{structures}; in brackets the value in the label maps."
+            + (f" Voxels of value {ignored} count for nothing." if ignored else ""),
+        ),
+        (
+            "Patients",
+            (
+                f"{len(fold.train)} were trained on, {len(fold.validation)} validated "
+                f"({_listed(fold.validation)}) and {len(fold.test)} kept for the test, "
+                "which training never reads."
+            ),
+        ),
+    ]
+
+
+def plan_facts(plan: Plan) -> Facts:
+    """Grid, intensities, patches, network, left and right."""
+    prepared, network, patches = plan.preprocessing, plan.network, plan.patches
+    crops = {
+        "none": "Nothing is cropped.",
+        "nonzero": "Borders that are zero in every channel are cropped.",
+        "mask": "What lies outside the mask's bounding box is cropped.",
+    }
+    extent_mm = [
+        length * step
+        for length, step in zip(patches.size, prepared.spacing_mm, strict=True)
+    ]
+    return [
+        (
+            "Grid",
+            (
+                f"Every case is brought to {_product(prepared.spacing_mm, 2)} mm "
+                f"voxels in the orientation {prepared.orientation}. "
+                f"{crops[prepared.crop]}"
+            ),
+        ),
+        ("Intensities", " ".join(_channel_words(one) for one in prepared.channels)),
+        (
+            "Patches",
+            (
+                f"The network sees {_product(patches.size)} voxels at once "
+                f"({_product(extent_mm)} mm), {patches.batch_size} such patches "
+                "per step."
+            ),
+        ),
+        (
+            "Network",
+            f"{network.name} of {len(network.features)} stages with "
+            f"{', '.join(str(count) for count in network.features)} channels, "
+            f"{network.convolutions} convolutions per stage, {network.norm} norm"
+            + (", deep supervision." if network.deep_supervision else "."),
+        ),
+        ("Left and right", _mirroring_words(plan)),
+    ]
+
+
+def training_facts(settings: Settings, seconds: float) -> Facts:
+    """Loss, optimiser, sampling and length.
+
+    Args:
+        settings: Resolved.
+        seconds: That the logged steps and validations took.
+    """
+    training, optimiser = settings.training, settings.optimiser
+    weights = (
+        ("cross entropy", settings.loss.cross_entropy),
+        ("Dice", settings.loss.dice),
+    )
+    loss = " + ".join(
+        name if weight == 1 else f"{weight:g} x {name}"
+        for name, weight in weights
+        if weight > 0
+    )
+    anywhere = settings.sampling.sampler == "uniform"
+    share = settings.sampling.foreground_fraction
+    sampling = (
+        "Patches are drawn anywhere."
+        if anywhere
+        else f"{share:.0%} of the patches hold a voxel of a structure drawn first, "
+        "the others lie anywhere."
+    )
+    return [
+        ("Method", f"{settings.method.name}; the loss is {loss}. {sampling}"),
+        (
+            "Optimiser",
+            f"{optimiser.name}, learning rate {optimiser.learning_rate:g} with "
+            f"{settings.schedule.warmup_steps} steps of warm-up, then "
+            f"{settings.schedule.name}; weight decay {optimiser.weight_decay:g}."
+            + (
+                f" Weights are averaged over steps ({training.ema_decay:g})."
+                if training.ema_decay
+                else ""
+            ),
+        ),
+        (
+            "Length",
+            (
+                f"{training.steps} steps in {training.precision}, "
+                f"{training.memory_layout.replace('_', ' ')}; seed {training.seed}; "
+                f"{duration(seconds)} of steps and validations so far."
+            ),
+        ),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Length of time for people, such as ``4 min 05 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _channel_words(channel: ChannelConfig) -> str:
+    if channel.normalisation == "ct":
+        low, high = channel.clip or (0.0, 0.0)
+        return (
+            f"{channel.name}: clipped to {low:g} to {high:g} HU, then less "
+            f"{channel.mean:.1f} and over {channel.deviation:.1f} HU, the mean and "
+            "deviation of the data set's structures."
+        )
+    meaning = {
+        "robust_zscore": "per case, less the median and over the interquartile range",
+        "zscore": "per case, less the mean and over the standard deviation",
+        "none": "as in the files",
+    }
+    return f"{channel.name}: {meaning[channel.normalisation]}."
+
+
+def _mirroring_words(plan: Plan) -> str:
+    mirroring = plan.mirroring
+    axes = ", ".join("ijk"[axis] for axis in mirroring.axes)
+    pairs = ", ".join(
+        f"{left} and {right}" for left, right in mirroring.left_right_pairs
+    )
+    reversed_axes = f"Patches are mirrored along {axes}." if axes else "No mirroring."
+    if not pairs:
+        return reversed_axes
+    swaps = mirroring.sagittal_axis in mirroring.axes
+    rule = "change places when left and right are mirrored" if swaps else "stay apart"
+    return f"{reversed_axes} {pairs} {rule}."
+
+
+def _product(lengths: Sequence[float], digits: int = 0) -> str:
+    return " x ".join(f"{length:.{digits}f}" for length in lengths)
+
+
+def _listed(names: Sequence[str], shown: int = 6) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
