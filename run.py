@@ -34,8 +34,8 @@ COMMANDS = {
 
 CUDA_HINT = (
     "On Linux the usual torch package may bring some GB of CUDA libraries. For the\n"
-    "small CPU build, stop and set this first:\n"
-    "  export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+    "small CPU build, stop, install torch==2.13.0 for CPU into .venv as pytorch.org\n"
+    "says, and start again."
 )
 
 

@@ -143,7 +143,7 @@ def time_nnunet(arguments: argparse.Namespace) -> dict[str, float]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     torch.set_num_threads(arguments.threads)
-    folder = Path(os.environ["nnUNet_preprocessed"]) / TASK
+    folder = arguments.out / "nnUNet_preprocessed" / TASK
     trainer = nnUNetTrainer(
         plans=json.loads((folder / "nnUNetPlans.json").read_text()),
         configuration="3d_fullres",

@@ -1,4 +1,7 @@
-"""Write docs/settings.md from the docstrings of config.py: ``python docs/make_settings.py``."""
+"""Write docs/settings.md from the docstrings of config.py.
+
+python docs/make_settings.py
+"""
 
 import ast
 from pathlib import Path
@@ -10,9 +13,9 @@ HEAD = """\
 
 Written by `python docs/make_settings.py` from `src/foveal/config.py`; do not edit.
 
-Set any of them with `--set table.name=value` (values are TOML; bare words are text), in a
-settings file given to `foveal train` in place of the data set, or, for the tables of the
-plan, in `plan.toml`. An unknown name is an error.
+Set any of them with `--set table.name=value` (values are TOML; bare words are text), in
+a settings file given to `foveal train` in place of the data set, or, for the tables of
+the plan, in `plan.toml`. An unknown name is an error.
 """
 
 PARTS = {

@@ -169,7 +169,7 @@ def test_importing_is_light(module):
     code = (
         f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     )
-    answer = subprocess.run(  # noqa: S603 - this interpreter, code from above
+    answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     loaded = set(answer.stdout.split())

@@ -49,7 +49,7 @@ Model = TypeVar("Model", bound=Section)
 
 
 class LabelsConfig(Section):
-    """Structures to segment; consecutive numbers inside are 0 for background, 1, 2, …"""
+    """Structures to segment; inside they are numbered 1, 2, …, background is 0."""
 
     names: tuple[str, ...] = Field(min_length=1)
     """Structures without background, in the order of their inside numbers from 1."""

@@ -8,6 +8,7 @@ stored order of the file.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -87,21 +88,22 @@ class Reorientation:
     reversed_axes: tuple[int, ...]
     """Axes of the result that run against the original."""
 
-    def apply(self, array: NDArray) -> NDArray:
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
         """View of ``array`` in the new orientation."""
         leading = array.ndim - 3
         axes = [*range(leading), *(leading + axis for axis in self.permutation)]
         return np.flip(
-            array.transpose(axes), [leading + axis for axis in self.reversed_axes]
+            array.transpose(axes),
+            tuple(leading + axis for axis in self.reversed_axes),
         )
 
-    def undo(self, array: NDArray) -> NDArray:
+    def undo(self, array: NDArray[Any]) -> NDArray[Any]:
         """View of ``array`` back in the original orientation."""
         leading = array.ndim - 3
         inverse = np.argsort(self.permutation)
         axes = [*range(leading), *(leading + int(axis) for axis in inverse)]
         return np.flip(
-            array, [leading + axis for axis in self.reversed_axes]
+            array, tuple(leading + axis for axis in self.reversed_axes)
         ).transpose(axes)
 
     def apply_to_grid(self, grid: Grid) -> Grid:

@@ -238,3 +238,13 @@ def test_the_command_says_where_the_store_is_and_how_many_cases_are_ready(
     assert "store: " in result.output
     assert "3 cases are ready" in result.output
     assert len(list((tmp_path / "store").glob("*/entry.json"))) == 3
+
+
+def test_damaged_entry_is_made_anew(dataset, tmp_path):
+    store = tmp_path / "store"
+    before = preprocess(dataset, PLAN, store=store)[0].read_image(WHOLE)
+    damaged = next(store.rglob("image.tiles"))
+    damaged.write_bytes(damaged.read_bytes()[:10])
+    after = preprocess(dataset, PLAN, store=store)
+    assert damaged.stat().st_size > 10
+    np.testing.assert_array_equal(after[0].read_image(WHOLE), before)

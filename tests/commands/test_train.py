@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import nibabel as nib
 import numpy as np
 import pytest
-import tomllib
 from phantoms import ball_and_box, write_ball_and_box_dataset
 from typer.testing import CliRunner
 
@@ -123,7 +123,7 @@ def test_probabilities_belong_to_the_prediction(run, dataset, tmp_path):
         nib.load(tmp_path / "probabilities" / f"case_1_{name}.nii.gz").get_fdata()
         for name in ("ball", "box")
     )
-    assert 0 <= min(ball.min(), box.min())
+    assert min(ball.min(), box.min()) >= 0
     assert (ball + box).max() <= 1 + 1e-5
     likeliest = np.stack([1 - ball - box, ball, box]).argmax(axis=0)
     np.testing.assert_array_equal(np.array([0, 7, 300])[likeliest], label_map)

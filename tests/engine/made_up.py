@@ -21,7 +21,7 @@ PATCH = (8, 8, 8)
 class MemoryCase:
     """What the engine asks of a stored case, made from a seed."""
 
-    def __init__(self, name, seed, labelled=True):
+    def __init__(self, name, seed, *, labelled=True):
         generator = np.random.default_rng(seed)
         self.name = name
         self.shape = SHAPE
@@ -45,13 +45,12 @@ class MemoryCase:
 class StudentAndCritic(Method):
     """A U-Net learns from labels; a critic learns to tell the streams apart."""
 
-    streams = {
-        "labelled": Stream("labelled", "uniform", 2),
-        "unlabelled": Stream("unlabelled", "uniform", 3),
-    }
-
     def __init__(self):
         super().__init__()
+        self.streams = {
+            "labelled": Stream("labelled", "uniform", 2),
+            "unlabelled": Stream("unlabelled", "uniform", 3),
+        }
         self.student = UNet3d(
             1,
             2,
@@ -96,17 +95,17 @@ class StudentAndCritic(Method):
 def spatial_augmentation():
     return SpatialAugmentation(
         rotation_probability=0.3,
-        rotation_degrees=20,
+        rotation_degrees=20.0,
         rotation_axes=(0, 1, 2),
         scaling_probability=0.3,
         scaling=(0.8, 1.2),
         shear_probability=0.2,
         shear=0.1,
         translation_probability=0.2,
-        translation_voxels=2,
+        translation_voxels=2.0,
         elastic_probability=0.2,
-        elastic_spacing_voxels=4,
-        elastic_voxels=1,
+        elastic_spacing_voxels=4.0,
+        elastic_voxels=1.0,
         mirror_probability=0.5,
         mirror_axes=(0,),
         sagittal_axis=0,

@@ -43,14 +43,14 @@ def cpu():
     return Fabric(accelerator="cpu", devices=1)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
 def kill_at(step):
     def on_progress(now):
         if now.step == step:
-            raise Killed
+            raise KilledError
 
     return on_progress
 
@@ -89,7 +89,7 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(tmp_path, stop, precision
     run(tmp_path / "unbroken", unbroken, threads=1)
 
     killed = training(cpu(), precision=precision)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path / "broken", killed, on_progress=kill_at(stop))
     resumed = training(cpu(), seed=6, precision=precision)
     resumed.seed = 5
@@ -180,7 +180,7 @@ def test_batch_is_halved_when_memory_runs_out(tmp_path):
 def test_one_patch_that_does_not_fit_is_an_error(tmp_path):
     made = training(cpu())
 
-    def needs_much(batches, clock):
+    def needs_much(*_):
         raise MemoryError
 
     made.method.forward = needs_much

@@ -1,5 +1,7 @@
 """An identity network gives the image back, whatever the sizes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,7 +43,7 @@ def test_windows_reach_both_ends_and_overlap_enough(length, size, overlap):
     starts = window_starts(length, size, overlap)
     assert starts[0] == 0
     assert starts[-1] == length - size
-    steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(starts)]
     assert all(0 < step <= max(1, round(size * (1 - overlap)) + 1) for step in steps)
 
 

@@ -35,12 +35,13 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
 
 @app.callback()
 def main(
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback has done the work
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print and exit."
         ),
-    ] = False,  # noqa: FBT002 - a flag of the command line
+    ] = False,
 ) -> None:
     """Train and run segmentation networks for medical volumes."""
 

@@ -2,15 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from foveal.cli.screen import console, errors_for_people, training_progress
-
-if TYPE_CHECKING:
-    from foveal.commands.evaluate import Evaluation
 
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 

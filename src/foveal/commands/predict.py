@@ -72,9 +72,11 @@ def predict(
     torch.set_num_threads(threads or usable_threads())
     models = [load_model(run, device=device) for run in runs]
     require_agreement(models)
-    cases = inputs
+    cases: Sequence[CaseFiles]
     if isinstance(inputs, Path | str):
         cases = cases_to_predict(Path(inputs), len(models[0].recipe.channels))
+    else:
+        cases = inputs
     targets = _targets(cases, Path(output))
     for done, (files, target) in enumerate(zip(cases, targets, strict=True)):
         if on_progress:

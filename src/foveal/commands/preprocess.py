@@ -21,6 +21,8 @@ from foveal.store.store import Store, StoredCase, default_store_root, entry_key
 DIGESTS_FILE = "file_digests.json"
 """In the store: hashes of the data sets' files."""
 
+PROBLEMS_SHOWN = 10
+
 
 def preprocess(
     dataset: Path | str | Dataset,
@@ -82,7 +84,8 @@ def preprocess(
     if problems:
         raise CaseError(
             f"{len(problems)} of {len(dataset.cases)} cases cannot be used:\n"
-            + "\n".join(sorted(problems))
+            + "\n".join(sorted(problems)[:PROBLEMS_SHOWN])
+            + "\nfoveal check lists all that is wrong with a data set."
         )
     return [stored[files.name] for files in dataset.cases]
 
@@ -99,16 +102,21 @@ def _stored_case(
             "correct the path or take the case out of the data set"
         ) from error
     key = entry_key({"recipe": recipe.digest, **content})
-    if not store.contains(key):
-        prepared = preprocess_case(read_case(files), recipe)
-        store.write(
-            key,
-            prepared.image,
-            prepared.label_map,
-            prepared.grid,
-            num_classes=recipe.num_classes,
-            annotated=_annotated(files, recipe),
-        )
+    if store.contains(key):
+        try:
+            return store.open(key, name=files.name, patient=files.patient)
+        except CaseError:
+            # Nothing is lost with a damaged entry: it is made anew from the files.
+            store.discard(key)
+    prepared = preprocess_case(read_case(files), recipe)
+    store.write(
+        key,
+        prepared.image,
+        prepared.label_map,
+        prepared.grid,
+        num_classes=recipe.num_classes,
+        annotated=_annotated(files, recipe),
+    )
     return store.open(key, name=files.name, patient=files.patient)
 
 

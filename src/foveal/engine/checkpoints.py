@@ -109,7 +109,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
 def optimiser_tensors(
     optimiser: Optimizer, prefix: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of an optimiser as named tensors and JSON values, apart from its options."""
+    """State of an optimiser, apart from its options, as tensors and JSON values."""
     tensors = {}
     values: dict[str, Any] = {}
     for index, entries in optimiser.state_dict()["state"].items():

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.augmentation.intensity import IntensityAugmentation
@@ -127,7 +128,7 @@ def read_beyond_borders(
     shape = tuple(axis.stop - axis.start for axis in window)
     is_within = all(part == axis for part, axis in zip(inside, window, strict=True))
     is_empty = any(part.stop <= part.start for part in inside)
-    label_map: np.ndarray | None = None
+    label_map: NDArray[np.uint8] | None = None
     if is_within:
         image = case.read_image(inside)
         if case.class_counts:
@@ -167,7 +168,7 @@ class Prefetcher:
         self._device = device
         self._workers = single_threaded_pool(threads)
 
-    def __enter__(self) -> "Prefetcher":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -175,7 +176,7 @@ class Prefetcher:
 
     def batches(self, first_step: int, end: int) -> Iterator[dict[str, Batch]]:
         """Batches of every stream for steps ``first_step`` to ``end`` - 1, in order."""
-        waiting: list[Future] = []
+        waiting: list[Future[dict[str, Any]]] = []
         next_step = first_step
         try:
             for step in range(first_step, end):
@@ -194,7 +195,8 @@ class Prefetcher:
             for future in waiting:
                 future.cancel()
 
-    def _prepare(self, step: int) -> dict:
+    def _prepare(self, step: int) -> dict[str, Any]:
+        """Batches on the CPU, else what was read for them."""
         read = {name: source.read(step) for name, source in self._sources.items()}
         if self._device.type != "cpu":
             return read

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from foveal.io.files import atomic_write_text
+
 
 class RunLog:
     """Appends one JSON object per line; a resumed run cuts what it repeats.
@@ -18,7 +20,7 @@ class RunLog:
     def __init__(self, run_dir: Path, first_step: int) -> None:
         path = run_dir / "log.jsonl"
         kept = [row for row in read_log(path) if row["step"] < first_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
             str(run_dir / "tensorboard"), purge_step=first_step or None

@@ -8,6 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from foveal import __version__
 from foveal.errors import RunError
 from foveal.io.files import atomic_write_text
@@ -94,16 +97,13 @@ def open_run(path: Path) -> RunDirectory:
 
 def write_environment(run: RunDirectory, threads: int, device: str) -> None:
     """Record what the run was made with."""
-    import numpy
-    import torch
-
     record = {
         "format_version": 1,
         "foveal": __version__,
         "commit": _commit(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

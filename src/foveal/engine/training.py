@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from foveal.engine.averaging import WeightAverage
 from foveal.engine.checkpoints import optimiser_tensors, restore_optimiser
-from foveal.inference.numerics import Numerics, apply_layout, autocast, with_layout
 from foveal.errors import TrainingError
+from foveal.inference.numerics import Numerics, apply_layout, autocast, with_layout
 from foveal.methods.interface import Clock, Method
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch

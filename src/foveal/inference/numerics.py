@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,9 @@ def _wait_for(device_type: str) -> None:
         torch.cuda.synchronize()
 
 
-def autocast(numerics: Numerics, device_type: str) -> contextlib.AbstractContextManager:
+def autocast(
+    numerics: Numerics, device_type: str
+) -> contextlib.AbstractContextManager[Any]:
     """Context in which a network runs at the chosen precision."""
     if numerics.precision == "float32":
         return contextlib.nullcontext()
@@ -102,7 +104,7 @@ def with_layout(image: Tensor, memory_layout: MemoryLayout) -> Tensor:
     """A batch `(patch, channel, i, j, k)` in the chosen layout."""
     # One channel is contiguous in both layouts, and PyTorch would then leave it so.
     if image.shape[1] == 1 and memory_layout == "channels_last":
-        patch, _, i, j, k = image.shape
+        _, _, i, j, k = image.shape
         return image.as_strided(image.shape, (i * j * k, 1, j * k, k, 1))
     return image.contiguous(memory_format=_memory_format(memory_layout))
 

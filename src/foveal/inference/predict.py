@@ -34,7 +34,7 @@ def patch_function(
 
     def apply(patches: Tensor) -> Tensor:
         laid_out = with_layout(patches.to(device), numerics.memory_layout)
-        with autocast(numerics, device.type):
+        with torch.no_grad(), autocast(numerics, device.type):
             logits = network(laid_out).logits
         return logits.to(patches.device, torch.float32)
 
@@ -71,7 +71,7 @@ def stream_logits(
         tile_axis(length, size, overlap_fraction)
         for length, size in zip(image.shape[1:], patch_size, strict=True)
     ]
-    inner = (slice(None), slice(None)) + tuple(
+    inner_j, inner_k = (
         slice(before, before + length)
         for (before, _), length in zip(padding[1:], shape[1:], strict=True)
     )
@@ -83,10 +83,9 @@ def stream_logits(
         skip -= min(skip, rows.shape[1])
         wanted -= kept.shape[1]
         if kept.shape[1]:
-            yield kept[inner]
+            yield kept[:, :, inner_j, inner_k]
 
 
-@torch.inference_mode()
 def _finished_rows(
     network: PatchFunction,
     image: Tensor,

@@ -10,7 +10,7 @@ from foveal.losses.partial_annotation import merge_unannotated
 
 def cross_entropy(
     logits: Float[Tensor, "patch class *space"],
-    label_map: UInt8[Tensor, "patch *space"],
+    label_map: UInt8[Tensor, "patch *space"],  # noqa: F821 - a shape, not names
     annotated: Bool[Tensor, "patch class"],
 ) -> Float[Tensor, ""]:
     """Mean negative log-probability of the reference over the voxels that carry one.

@@ -19,7 +19,7 @@ SMOOTHING = 1e-5
 
 def dice_loss(
     logits: Float[Tensor, "patch class *space"],
-    label_map: UInt8[Tensor, "patch *space"],
+    label_map: UInt8[Tensor, "patch *space"],  # noqa: F821 - a shape, not names
     annotated: Bool[Tensor, "patch class"],
 ) -> Float[Tensor, ""]:
     """One minus the mean soft Dice of the structures, background left out.

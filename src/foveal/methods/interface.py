@@ -62,5 +62,5 @@ class Method(nn.Module, ABC):
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """Loss terms by name; their sum is what is minimised."""
 
-    def after_step(self, clock: Clock) -> None:  # noqa: B027 - most have nothing to do
+    def after_step(self, clock: Clock) -> None:
         """Called when the optimisers have stepped: moving averages and the like."""

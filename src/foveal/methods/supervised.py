@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -44,19 +45,20 @@ class Supervised(Method):
         """All parameters under ``"network"``."""
         return {"network": list(self.network.parameters())}
 
-    def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:  # noqa: ARG002
+    def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """One term per loss, deep supervision included."""
         batch = batches["labelled"]
         output = self.network(batch.image)
         scales = [output.logits, *output.coarse_logits]
-        label_maps = [labels_at(batch.label_map, logits) for logits in scales]
+        label_map, annotated = batch.labels()
+        shares = halving_shares(len(scales))
         return {
-            name: sum(
-                weight * share * loss(logits, label_map, batch.annotated)
-                for share, logits, label_map in zip(
-                    halving_shares(len(scales)), scales, label_maps, strict=True
-                )
-            )
+            name: torch.stack(
+                [
+                    weight * share * loss(z, labels_at(label_map, z), annotated)
+                    for share, z in zip(shares, scales, strict=True)
+                ]
+            ).sum()
             for name, (loss, weight) in self.losses.items()
         }
 

@@ -13,7 +13,7 @@ NORM_EPSILON = 1e-5
 
 
 class InstanceNorm3d(nn.Module):
-    """Zero mean and unit variance per patch and channel, then a learned scale and shift.
+    """Zero mean and unit variance per patch and channel, then a learned scale, shift.
 
     Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022. On channels-last CPU tensors
     PyTorch's own instance norm leaves that layout and comes back; here every patch goes

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from foveal.errors import SamplingError
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -29,3 +31,18 @@ class Batch:
     def with_image(self, image: Float[Tensor, "patch channel i j k"]) -> "Batch":
         """The same batch with other intensities or another memory layout."""
         return replace(self, image=image)
+
+    def labels(
+        self,
+    ) -> tuple[UInt8[Tensor, "patch i j k"], Bool[Tensor, "patch class"]]:
+        """Label map and annotated classes of a labelled batch.
+
+        Raises:
+            SamplingError: The stream has unlabelled cases.
+        """
+        if self.label_map is None or self.annotated is None:
+            raise SamplingError(
+                f"cases {', '.join(self.case_names)}: one has no label map; "
+                "a stream of labelled patches needs labelled cases only"
+            )
+        return self.label_map, self.annotated

@@ -230,6 +230,10 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def discard(self, key: str) -> None:
+        """Delete an entry that cannot be opened."""
+        shutil.rmtree(self.root / key, ignore_errors=True)
+
     def remove_unfinished(self) -> None:
         """Delete what killed writers left behind."""
         now = time.time()
