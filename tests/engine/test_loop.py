@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from made_up import sources, training
 
-from foveal.engine.checkpoints import load_checkpoint, load_newest
+from foveal.engine.checkpoints import has_checkpoint, load_checkpoint, load_newest
 from foveal.engine.log import read_log
 from foveal.engine.loop import LoopRules, run_loop
 from foveal.errors import RunError, TrainingError
@@ -121,8 +121,10 @@ def test_damaged_checkpoint_falls_back_to_the_previous_one(tmp_path):
     last.write_bytes(data[: len(data) // 2])
     assert load_newest(folder)[1]["step"] == STEPS - 1
     last.unlink()
+    assert has_checkpoint(folder)
     assert load_newest(folder)[1]["step"] == STEPS - 1
     (folder / "previous.safetensors").unlink()
+    assert not has_checkpoint(folder)
     with pytest.raises(RunError, match="no checkpoint can be read"):
         load_newest(folder)
 

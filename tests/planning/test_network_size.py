@@ -19,7 +19,7 @@ def test_a_small_volume_is_covered():
 
     assert chosen.patch_size == (40, 56, 40)
     assert chosen.network.features == (16, 32, 64, 128)
-    assert chosen.batch_size == 4
+    assert chosen.batch_size == 2
 
 
 def test_a_gpu_gets_a_wider_network_and_a_larger_batch():

@@ -12,7 +12,7 @@ from foveal import build
 from foveal.commands.plan import usable_threads
 from foveal.config import Plan, Settings, changed_settings, to_toml
 from foveal.engine.budget import fit_to_budget, seconds_per_step, validation_interval
-from foveal.engine.checkpoints import load_newest
+from foveal.engine.checkpoints import has_checkpoint, load_newest
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.loop import LoopRules, Progress, Validate, run_loop
 from foveal.engine.run_directory import RunDirectory, write_environment
@@ -91,7 +91,7 @@ def fit(
     )
     loader_threads = min(8, settings.training.threads or usable_threads())
     validate = _validator(settings, plan, held_out, fabric) if held_out else None
-    if (run.checkpoints / "last.safetensors").exists():
+    if has_checkpoint(run.checkpoints):
         tensors, state, problems = load_newest(run.checkpoints)
         training.restore(tensors, state)
         for problem in problems:

@@ -8,7 +8,6 @@ killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,9 @@ from foveal.errors import RunError
 from foveal.io.files import atomic_path, atomic_write_text
 
 FORMAT_VERSION = 1
+
+NEWEST = ("last", "previous")
+"""To continue from, the better one first."""
 
 
 def save_checkpoint(
@@ -48,8 +50,6 @@ def save_checkpoint(
     path = folder / f"{name}.safetensors"
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(held, metadata))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
         if name == "last" and path.exists():
             path.replace(folder / "previous.safetensors")
     atomic_write_text(
@@ -82,6 +82,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(metadata["state"])
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is something that `load_newest` can try."""
+    return any((folder / f"{name}.safetensors").exists() for name in NEWEST)
+
+
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """The last checkpoint, or the previous one if the last is missing or damaged.
 
@@ -92,7 +97,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         RunError: None of the two can be read.
     """
     problems = []
-    for name in ("last", "previous"):
+    for name in NEWEST:
         try:
             tensors, state = load_checkpoint(folder / f"{name}.safetensors")
         except RunError as error:

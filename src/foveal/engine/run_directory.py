@@ -64,13 +64,20 @@ class RunDirectory:
         )
 
 
+BEFORE_SETTINGS = {"plan.toml", "splits.toml"}
+"""What a run that was killed before it really began may have left behind."""
+
+
 def create_run(path: Path) -> RunDirectory:
     """Make the folder of a fresh run.
 
     Raises:
         RunError: The folder already holds something.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (
+        not path.is_dir()
+        or {file.name for file in path.iterdir()} - BEFORE_SETTINGS
+    ):
         raise RunError(
             f"{path} already holds something; continue a run there with --resume, "
             "or give another --out"
