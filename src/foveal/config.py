@@ -376,7 +376,7 @@ class OptimiserConfig(Section):
     name: Literal["adamw", "sgd"] = "adamw"
     """``sgd`` is with Nesterov momentum."""
 
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 1e-2
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """AdamW: first moment's decay. SGD: Nesterov momentum."""

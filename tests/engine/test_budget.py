@@ -40,7 +40,7 @@ def test_time_is_kept_unless_one_step_and_validation_exceed_it(
     assert needed <= max(remaining, step + validation) + 1e-6
 
 
-def test_probe_leaves_training_as_it_was(tmp_path):
+def test_probe_leaves_training_as_it_was():
     from lightning_fabric import Fabric
     from made_up import sources, training
 

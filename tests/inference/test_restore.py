@@ -38,9 +38,7 @@ def test_streamed_rows_equal_the_whole_volume_resampled(shape, target, sizes):
     volume = torch.randn(2, *shape, generator=generator)
     expected = F.interpolate(volume[None], target, mode="trilinear")[0]
     blocks = list(resampled_rows(blocks_of(volume, sizes), shape, target))
-    torch.testing.assert_close(
-        torch.cat(blocks, dim=1), expected, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(torch.cat(blocks, dim=1), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_outside_the_crop_is_background():

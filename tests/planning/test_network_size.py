@@ -14,10 +14,10 @@ def choose(shape, spacing=(1.0, 1.0, 1.0), budget=CPU):
     return choose_network(shape, spacing, in_channels=1, num_classes=3, budget=budget)
 
 
-def test_a_small_volume_is_covered():
+def test_a_small_volume_gets_the_patch_nearest_to_it():
     chosen = choose((36, 50, 35))
 
-    assert chosen.patch_size == (40, 56, 40)
+    assert chosen.patch_size == (32, 48, 32)
     assert chosen.network.features == (16, 32, 64, 128)
     assert chosen.batch_size == 2
 
@@ -25,7 +25,7 @@ def test_a_small_volume_is_covered():
 def test_a_gpu_gets_a_wider_network_and_a_larger_batch():
     chosen = choose((36, 50, 35), budget=GPU)
 
-    assert chosen.patch_size == (40, 56, 40)
+    assert chosen.patch_size == (32, 48, 32)
     assert chosen.network.features == (32, 64, 128, 256)
     assert chosen.batch_size == 8
 

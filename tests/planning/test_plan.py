@@ -51,7 +51,7 @@ def test_a_plan_holds_every_decision():
     assert plan.labels.ignore_value == 7
     assert plan.preprocessing.orientation == "RAS"
     assert plan.preprocessing.spacing_mm == (1.0, 1.0, 1.0)
-    assert plan.patches.size == (40, 56, 40)
+    assert plan.patches.size == (32, 48, 32)
     assert plan.patches.batch_size == 2
     assert plan.mirroring.axes == (0,)
     assert plan.mirroring.left_right_pairs == (("eye_l", "eye_r"),)

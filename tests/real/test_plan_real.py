@@ -16,7 +16,7 @@ def test_hippocampus_is_covered_by_a_small_patch():
     assert [c.normalisation for c in planned.preprocessing.channels] == [
         "robust_zscore"
     ]
-    assert planned.patches.size == (40, 56, 40)
+    assert planned.patches.size == (32, 48, 32)
     assert planned.patches.batch_size == 2
     assert planned.network.features == (16, 32, 64, 128)
     assert planned.mirroring.axes == (0,)

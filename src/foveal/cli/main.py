@@ -36,7 +36,7 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
 @app.callback()
 def main(
     *,
-    version: Annotated[  # noqa: ARG001 - its callback has done the work
+    version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print and exit."

@@ -75,8 +75,7 @@ def create_run(path: Path) -> RunDirectory:
         RunError: The folder already holds something.
     """
     if path.exists() and (
-        not path.is_dir()
-        or {file.name for file in path.iterdir()} - BEFORE_SETTINGS
+        not path.is_dir() or {file.name for file in path.iterdir()} - BEFORE_SETTINGS
     ):
         raise RunError(
             f"{path} already holds something; continue a run there with --resume, "

@@ -108,10 +108,11 @@ class Training:
         with autocast(self.numerics, self.fabric.device.type):
             terms = self._wrapped(laid_out, clock)
         loss = torch.stack(list(terms.values())).sum()
+        values = {name: float(term.detach()) for name, term in terms.items()}
         if not bool(torch.isfinite(loss)):
             raise NonFiniteLossError(
                 f"the loss of step {self.step} is not finite: "
-                + ", ".join(f"{name} {float(term)}" for name, term in terms.items())
+                + ", ".join(f"{name} {value}" for name, value in values.items())
             )
         for name, optimiser in self._optimisers.items():
             optimiser.zero_grad(set_to_none=True)
@@ -132,7 +133,7 @@ class Training:
         if self._average is not None:
             self._average.update(self.method.predictor)
         self.step += 1
-        return {name: float(term.detach()) for name, term in terms.items()}, factor
+        return values, factor
 
     def release_gradients(self) -> None:
         """Free what a step that ran out of memory left behind."""
