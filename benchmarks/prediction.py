@@ -2,8 +2,8 @@
 
     python benchmarks/prediction.py --out work
 
-The scan and the weights are made up, as memory and time do not depend on what they hold;
-the command runs in a process of its own, whose largest resident size is printed.
+The scan and the weights are made up: memory and time do not depend on what they hold;
+the command runs in a process of its own; its largest resident size is printed.
 """
 
 import argparse
