@@ -57,3 +57,10 @@ def write_ball_and_box_dataset(
     }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
+
+
+def placed(restoration, cropped):
+    """A label map of the crop back in the stored volume, background around it."""
+    whole = np.zeros(restoration.reoriented_shape, cropped.dtype)
+    whole[restoration.window] = cropped
+    return restoration.reorientation.undo(whole)

@@ -505,12 +505,12 @@ def is_settings_file(path: Path) -> bool:
 
 def changed_plan(plan: Plan, entries: dict[str, Any]) -> Plan:
     """Plan with some entries replaced; nested tables are merged, lists replaced."""
-    return _validated(Plan, _merged(plan.model_dump(), entries), "plan")
+    return _validated(Plan, merged(plan.model_dump(), entries), "plan")
 
 
 def changed_settings(settings: Settings, entries: dict[str, Any]) -> Settings:
     """Settings with some entries replaced; nested tables are merged."""
-    return _validated(Settings, _merged(settings.model_dump(), entries), "settings")
+    return _validated(Settings, merged(settings.model_dump(), entries), "settings")
 
 
 def parse_options(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -583,14 +583,15 @@ def _toml_value(text: str) -> Any:  # noqa: ANN401 - any TOML value
         return text
 
 
-def _merged(table: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(table)
+def merged(table: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
+    """Table with some entries replaced; nested tables are merged, lists replaced."""
+    result = dict(table)
     for name, value in entries.items():
-        if isinstance(value, dict) and isinstance(merged.get(name), dict):
-            merged[name] = _merged(merged[name], value)
+        if isinstance(value, dict) and isinstance(result.get(name), dict):
+            result[name] = merged(result[name], value)
         else:
-            merged[name] = value
-    return merged
+            result[name] = value
+    return result
 
 
 def _validated(model: type[Model], table: dict[str, Any], source: str) -> Model:

@@ -315,3 +315,39 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_weights(
         row["step"] for row in read_log(out / "log.jsonl") if row["kind"] == "step"
     ]
     assert steps == list(range(60))
+
+
+@pytest.mark.parametrize("change", ["--steps 9", "--fold 1", "--set training.seed=4"])
+def test_resuming_with_other_settings_is_refused(run, dataset, change):
+    status, text = foveal("train", dataset, "--out", run, "--resume", change)
+    assert status == 1
+    assert "goes on with the settings of the run" in text
+
+
+def test_resuming_on_another_data_set_is_refused(run, tmp_path):
+    other = write_ball_and_box_dataset(tmp_path / "other", num_cases=1)
+    status, text = foveal("train", other, "--out", run, "--resume")
+    assert status == 1
+    assert "the run was trained on" in text
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(dataset, store, tmp_path):
+    options = [word for part in SMALL for word in part.split(" ")]
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "foveal", "train", str(dataset)),
+            *("--out", str(tmp_path / "run"), "--budget", "2s"),
+            *options,
+            *("--set", f"store={store}", "--set", "training.devices=2"),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    steps = [row["step"] for row in rows if row["kind"] == "step"]
+    assert steps == list(range(len(steps)))
+    settings = tomllib.loads((tmp_path / "run" / "settings.toml").read_text())
+    assert settings["training"]["steps"] == len(steps)
+    assert (tmp_path / "run" / "validation" / "metrics.json").exists()

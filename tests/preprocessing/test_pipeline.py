@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from phantoms import placed
 
 from foveal.case import IGNORED, Case
 from foveal.errors import CaseError
@@ -72,7 +73,7 @@ def test_a_label_map_finds_back_to_its_own_grid(crop, orientation):
 
     result = preprocess_case(case, recipe)
     cropped = resample_label_map(result.label_map, result.restoration.cropped_shape)
-    restored = result.restoration.place(cropped)
+    restored = placed(result.restoration, cropped)
 
     numbers = np.select([case.label_map == 10, case.label_map == 20], [1, 2])
     np.testing.assert_array_equal(restored, numbers)

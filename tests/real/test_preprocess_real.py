@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import data_folder
+from phantoms import placed
 
 from foveal.build import preprocessing_recipe
 from foveal.case import CaseFiles, ChannelFile
@@ -55,7 +56,7 @@ def test_head_and_neck_labels_find_back_to_the_stored_axes():
         result = preprocess_case(case, recipe)
         assert result.grid.orientation == "RAS"
         cropped = resample_label_map(result.label_map, result.restoration.cropped_shape)
-        restored = result.restoration.place(cropped)
+        restored = placed(result.restoration, cropped)
 
         # Label values of this set are consecutive already.
         both = np.count_nonzero((restored > 0) & (restored == case.label_map))
@@ -107,5 +108,5 @@ def test_brains_are_cropped_to_their_masks_in_place():
     for channel in result.image:
         assert np.median(channel[mask]) == pytest.approx(0, abs=1e-3)
     # The tumour lies in the brain, so the crop loses nothing of it.
-    restored = restoration.place(result.label_map)
+    restored = placed(restoration, result.label_map)
     np.testing.assert_array_equal(restored, case.label_map)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from foveal.cli.screen import console, errors_for_people, training_progress
 
@@ -18,11 +17,9 @@ def demo(
 
         with training_progress() as watcher:
             made = command(out, watcher=watcher)
-        table = Table("structure", "Dice on new scans")
-        for structure, dice in made.dice.items():
-            table.add_row(structure, f"{dice:.3f}")
-        console.print(table)
         for line in (
+            "Dice on new scans, which training never saw:",
+            *(f"  {structure}: {dice:.3f}" for structure, dice in made.dice.items()),
             f"Done in {made.seconds:.0f} s. Open the report: {made.report}",
             f"Segmentations of the new scans: {made.predictions}",
             "Now with your own scans: foveal train YOUR_DATA --out my-run --budget 10m",

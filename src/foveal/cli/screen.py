@@ -1,6 +1,7 @@
 """What every command prints with: the console, progress bars and errors for people."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from foveal.commands.fit import Watcher
     from foveal.engine.loop import Progress as TrainingProgress
 
-console = Console()
+# A data-parallel process that another one started: only the first speaks.
+_IS_HELPER = os.environ.get("LOCAL_RANK", "0") != "0"
+
+console = Console(quiet=_IS_HELPER)
 _errors = Console(stderr=True)
+_progress = Console(stderr=True, quiet=_IS_HELPER)
 
 
 @contextmanager
@@ -43,7 +48,7 @@ def progress(description: str) -> Iterator[Callable[[int, int, str], None]]:
         TimeLeft(),
         TextColumn("[dim]{task.fields[what]}"),
     )
-    with Progress(*columns, console=_errors, transient=True) as bar:
+    with Progress(*columns, console=_progress, transient=True) as bar:
         task = bar.add_task(description, total=None, what="")
 
         def on_progress(done: int, total: int, what: str) -> None:
@@ -63,7 +68,7 @@ def training_progress() -> Iterator["Watcher"]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[what]}"),
     )
-    with Progress(*columns, console=_errors, transient=True) as bar:
+    with Progress(*columns, console=_progress, transient=True) as bar:
         task = bar.add_task("", total=None, what="")
 
         def on_stage(sentence: str) -> None:

@@ -11,7 +11,12 @@ from lightning_fabric import Fabric
 from foveal import build
 from foveal.commands.plan import usable_threads
 from foveal.config import Plan, Settings, changed_settings, to_toml
-from foveal.engine.budget import fit_to_budget, seconds_per_step, validation_interval
+from foveal.engine.budget import (
+    LONGEST_PROBE,
+    fit_to_budget,
+    seconds_per_step,
+    validation_interval,
+)
 from foveal.engine.checkpoints import has_checkpoint, load_newest
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.loop import LoopRules, Progress, Validate, run_loop
@@ -34,8 +39,6 @@ from foveal.store.store import StoredCase
 
 PROBE_FRACTION = 0.02
 """Of a budget, spent on measuring the speed of whole steps."""
-
-PROBE_BATCHES = 10_000
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def _length(
     with Prefetcher(sources, fabric.device, loader_threads) as loader:
         step_seconds = seconds_per_step(
             training,
-            loader.batches(0, PROBE_BATCHES),
+            loader.batches(0, LONGEST_PROBE + 2),
             PROBE_FRACTION * budget_seconds,
         )
     validation_seconds = 0.0

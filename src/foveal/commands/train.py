@@ -24,6 +24,7 @@ from foveal.config import (
     changed_plan,
     changed_settings,
     is_settings_file,
+    merged,
     parse_options,
     read_plan,
     read_settings,
@@ -33,7 +34,7 @@ from foveal.engine.run_directory import RunDirectory, create_run, open_run
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.planning.splits import Fold, make_splits, read_splits, splits_to_toml
+from foveal.planning.splits import make_splits, read_splits, splits_to_toml
 
 
 def train(
@@ -71,25 +72,22 @@ def train(
     """
     watcher = watcher or Watcher()
     out = Path(out)
+    plan_entries: dict[str, Any] = {}
     if resume:
-        run = open_run(out)
-        settings, _ = read_settings(run.settings)
-        planned = read_plan(run.plan)
-        dataset = read_dataset(_dataset_path(settings))
+        settings, _ = read_settings(open_run(out).settings)
+        _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
         settings, plan_entries = _settings(
             Path(source), steps, budget_seconds, fold, options
         )
-        run = create_run(out)
-        dataset = read_dataset(_dataset_path(settings))
-        planned = _plan(dataset, settings, plan, plan_entries, watcher)
+    dataset = read_dataset(_dataset_path(settings))
     fabric = _launched_fabric(settings)
-    if resume:
-        division = read_splits(run.splits).folds[settings.splits.fold]
-    else:
-        division = _divide(dataset, settings, run)
-        atomic_write_text(run.plan, to_toml(planned))
-        atomic_write_text(run.settings, to_toml(settings))
+    if fabric.is_global_zero and not resume:
+        _begin(create_run(out), dataset, settings, plan, plan_entries, watcher)
+    fabric.barrier()
+    run = open_run(out)
+    planned = read_plan(run.plan)
+    division = read_splits(run.splits).folds[settings.splits.fold]
     watcher.on_stage(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
@@ -158,11 +156,51 @@ def _settings(
         )
     if length.steps is None and length.budget_seconds is None:
         settings = changed_settings(settings, {"training": {"budget_seconds": 600.0}})
-    for name, value in more_plan_entries.items():
-        if isinstance(value, dict) and isinstance(plan_entries.get(name), dict):
-            value = {**plan_entries[name], **value}
-        plan_entries[name] = value
-    return settings, plan_entries
+    return settings, merged(plan_entries, more_plan_entries)
+
+
+def _refuse_changes(
+    settings: Settings,
+    source: Path,
+    steps: int | None,
+    budget_seconds: float | None,
+    fold: int | None,
+    options: Sequence[str],
+) -> None:
+    """A resumed run ends as the unbroken one would, so nothing can be changed."""
+    if options or any(value is not None for value in (steps, budget_seconds, fold)):
+        raise SettingsError(
+            "--resume goes on with the settings of the run; leave out --steps, "
+            "--budget, --fold and --set, or start a new run"
+        )
+    is_settings = source.is_file() and is_settings_file(source)
+    if not is_settings and source.resolve() != _dataset_path(settings):
+        raise SettingsError(
+            f"the run was trained on {settings.dataset}, not on {source}; give the "
+            "same data set to resume, or start a new run"
+        )
+
+
+def _begin(
+    run: RunDirectory,
+    dataset: Dataset,
+    settings: Settings,
+    plan: Path | None,
+    plan_entries: Mapping[str, Any],
+    watcher: Watcher,
+) -> None:
+    """Plan, divide the patients, and write down what the run starts from."""
+    splits = make_splits(dataset.cases, settings.splits.folds, settings.splits.seed)
+    if settings.splits.fold >= len(splits.folds):
+        raise SettingsError(
+            f"splits.fold {settings.splits.fold}: the data set names its validation "
+            f"patients itself, so there are {len(splits.folds)} folds, from 0"
+        )
+    planned = _plan(dataset, settings, plan, plan_entries, watcher)
+    atomic_write_text(run.splits, splits_to_toml(splits))
+    atomic_write_text(run.plan, to_toml(planned))
+    # Last, as with the settings the run exists.
+    atomic_write_text(run.settings, to_toml(settings))
 
 
 def _dataset_path(settings: Settings) -> Path:
@@ -200,17 +238,6 @@ def _launched_fabric(settings: Settings) -> Fabric:
     fabric = build.fabric(settings)
     fabric.launch()
     return fabric
-
-
-def _divide(dataset: Dataset, settings: Settings, run: RunDirectory) -> Fold:
-    splits = make_splits(dataset.cases, settings.splits.folds, settings.splits.seed)
-    if settings.splits.fold >= len(splits.folds):
-        raise SettingsError(
-            f"splits.fold {settings.splits.fold}: the data set names its validation "
-            f"patients itself, so there are {len(splits.folds)} folds, from 0"
-        )
-    atomic_write_text(run.splits, splits_to_toml(splits))
-    return splits.folds[settings.splits.fold]
 
 
 def _cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:

@@ -17,6 +17,13 @@ SAFETY_FRACTION = 0.02
 """Of a budget kept free, as machines slow down more often than they speed up."""
 
 
+LONGEST_PROBE = 1000
+"""Steps timed at most."""
+
+PROBE_TOTAL_STEPS = 1_000_000
+"""Length that a probe pretends: what is undone needs no schedule."""
+
+
 @dataclass(frozen=True)
 class FittedLength:
     """Length of a run and when it validates."""
@@ -32,19 +39,19 @@ def seconds_per_step(
 
     Args:
         training: Comes back as it was.
-        batches: At least enough for the probe.
-        probe_seconds: At least this long, and at least three steps after a first one
-            that is not counted.
+        batches: At least `LONGEST_PROBE` + 2.
+        probe_seconds: About as long, but three steps at least.
     """
     tensors, state = training.snapshot()
-    training.update(next(batches), total_steps=1_000_000)
+    training.update(next(batches), total_steps=PROBE_TOTAL_STEPS)
     start = time.perf_counter()
-    count = 0
-    for ready in batches:
-        training.update(ready, total_steps=1_000_000)
-        count += 1
-        if count >= 3 and time.perf_counter() - start > probe_seconds:
-            break
+    training.update(next(batches), total_steps=PROBE_TOTAL_STEPS)
+    affordable = round(probe_seconds / (time.perf_counter() - start))
+    # Data-parallel processes wait for each other, so all make as many steps.
+    count = training.fabric.broadcast(min(max(affordable, 3), LONGEST_PROBE))
+    start = time.perf_counter()
+    for _ in range(count):
+        training.update(next(batches), total_steps=PROBE_TOTAL_STEPS)
     seconds = (time.perf_counter() - start) / count
     training.restore(tensors, state)
     return seconds

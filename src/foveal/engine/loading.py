@@ -89,10 +89,11 @@ class PatchSource:
                 annotated,
             )
             images.append(image)
-            label_maps.append(label_map)
             annotations.append(annotated)
+            if label_map is not None:
+                label_maps.append(label_map)
         draws = generator(self.seed, step, self.rank, self.name, "intensity")
-        is_labelled = all(label_map is not None for label_map in label_maps)
+        is_labelled = len(label_maps) == len(images)
         return Batch(
             image=self.intensity.apply(torch.stack(images), draws),
             label_map=torch.stack(label_maps) if is_labelled else None,

@@ -26,7 +26,7 @@ class RunLog:
             str(run_dir / "tensorboard"), purge_step=first_step or None
         )
 
-    def write(self, kind: str, step: int, **values: Any) -> None:  # noqa: ANN401 - any JSON
+    def write(self, kind: str, step: int, **values: object) -> None:
         """Add a row; numbers also become TensorBoard curves named ``kind/name``."""
         row = {"kind": kind, "step": step, **values}
         self._file.write(json.dumps(row) + "\n")

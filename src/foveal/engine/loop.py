@@ -69,129 +69,150 @@ def run_loop(
     Raises:
         TrainingError: The loss is not finite, or one patch does not fit the memory.
     """
-    is_writer = training.fabric.is_global_zero
-    log = RunLog(run_dir, training.step) if is_writer else None
-    watch = _Watch(rules, training.step)
-    mean_dice: float | None = None
+    keeper = _Keeper(training, run_dir, rules, validate, on_progress)
     try:
         while training.step < rules.total_steps:
-            halved = {
-                name: _halved(source, training.batch_halvings)
-                for name, source in sources.items()
-            }
-            with Prefetcher(
-                halved, training.fabric.device, rules.loader_threads
-            ) as loader:
-                batches = loader.batches(training.step, rules.total_steps)
-                waiting_since = time.perf_counter()
-                for ready in batches:
-                    waited = time.perf_counter() - waiting_since
-                    start = time.perf_counter()
-                    try:
-                        terms, factor = training.update(ready, rules.total_steps)
-                    except NonFiniteLossError as error:
-                        raise TrainingError(
-                            _keep_batches(run_dir, ready, error)
-                        ) from error
-                    except (RuntimeError, MemoryError) as error:
-                        if not is_out_of_memory(error):
-                            raise
-                        note = _halve(training, halved)
-                        if log is not None:
-                            log.write("memory", training.step, note=note)
-                        on_progress(
-                            watch.progress(training.step, None, mean_dice, note)
-                        )
-                        break
-                    loss = sum(terms.values())
-                    if log is not None:
-                        log.write(
-                            "step",
-                            training.step - 1,
-                            loss=loss,
-                            terms=terms,
-                            learning_rate_factor=factor,
-                            seconds=time.perf_counter() - start,
-                            waited_seconds=waited,
-                        )
-                    if watch.is_validation_due(training.step) and validate is not None:
-                        mean_dice = _validate(training, validate, run_dir, log)
-                    if watch.is_checkpoint_due(training.step) and is_writer:
-                        tensors, state = training.snapshot()
-                        save_checkpoint(run_dir / "checkpoints", "last", tensors, state)
-                    on_progress(watch.progress(training.step, loss, mean_dice, ""))
-                    waiting_since = time.perf_counter()
+            note = _train_while_memory_lasts(training, sources, run_dir, rules, keeper)
+            if note:
+                keeper.tell(note)
     finally:
-        if log is not None:
-            log.close()
+        keeper.close()
     training.fabric.barrier()
 
 
-class _Watch:
-    """Says what is due at a step and how long the rest will take."""
-
-    def __init__(self, rules: LoopRules, first_step: int) -> None:
-        self._rules = rules
-        self._first_step = first_step
-        self._start = time.perf_counter()
-        self._last_checkpoint = self._start
-
-    def is_validation_due(self, step: int) -> bool:
-        return (
-            step % self._rules.validate_every_steps == 0
-            or step == self._rules.total_steps
+def _train_while_memory_lasts(
+    training: Training,
+    sources: Mapping[str, PatchSource],
+    run_dir: Path,
+    rules: LoopRules,
+    keeper: "_Keeper",
+) -> str:
+    """Make steps to the end, or until the batch had to be halved; says so then."""
+    halved = {
+        name: dataclasses.replace(
+            source, batch_size=source.batch_size >> training.batch_halvings
         )
+        for name, source in sources.items()
+    }
+    with Prefetcher(halved, training.fabric.device, rules.loader_threads) as loader:
+        waiting_since = time.perf_counter()
+        for batches in loader.batches(training.step, rules.total_steps):
+            start = time.perf_counter()
+            try:
+                terms, factor = training.update(batches, rules.total_steps)
+            except NonFiniteLossError as error:
+                raise TrainingError(_keep_batches(run_dir, batches, error)) from error
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return _halve(training, halved)
+            keeper.after_step(
+                terms,
+                learning_rate_factor=factor,
+                seconds=time.perf_counter() - start,
+                waited_seconds=start - waiting_since,
+            )
+            waiting_since = time.perf_counter()
+    return ""
 
-    def is_checkpoint_due(self, step: int) -> bool:
-        now = time.perf_counter()
-        is_late = now - self._last_checkpoint > self._rules.checkpoint_every_seconds
-        if is_late or self.is_validation_due(step):
-            self._last_checkpoint = now
-            return True
-        return False
 
-    def progress(
-        self, step: int, loss: float | None, mean_dice: float | None, note: str
-    ) -> Progress:
-        elapsed = time.perf_counter() - self._start
-        done = max(step - self._first_step, 1)
-        total = self._rules.total_steps
-        seconds_left = elapsed / done * (total - step)
-        return Progress(step, total, loss, mean_dice, seconds_left, note)
+class _Keeper:
+    """Logs, validates, keeps checkpoints and tells how far the run is.
 
+    With several processes the first does all of it, and the others wait for it.
+    """
 
-def _validate(
-    training: Training, validate: Validate, run_dir: Path, log: RunLog | None
-) -> float | None:
-    """Score the predictor; keep it if it is the best so far. One process does."""
-    mean: float | None = None
-    if log is not None:
+    def __init__(
+        self,
+        training: Training,
+        run_dir: Path,
+        rules: LoopRules,
+        validate: Validate | None,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._training = training
+        self._checkpoints = run_dir / "checkpoints"
+        self._rules = rules
+        self._validate = validate
+        self._on_progress = on_progress
+        self._is_writer = training.fabric.is_global_zero
+        self._log = RunLog(run_dir, training.step) if self._is_writer else None
+        self._first_step = training.step
+        self._start = self._last_checkpoint = time.perf_counter()
+        self._mean_dice: float | None = None
+
+    def after_step(
+        self,
+        terms: Mapping[str, float],
+        *,
+        learning_rate_factor: float,
+        seconds: float,
+        waited_seconds: float,
+    ) -> None:
+        """Do what is due after a step."""
+        loss = sum(terms.values())
+        self._write(
+            "step",
+            self._training.step - 1,
+            loss=loss,
+            terms=dict(terms),
+            learning_rate_factor=learning_rate_factor,
+            seconds=seconds,
+            waited_seconds=waited_seconds,
+        )
+        step, rules = self._training.step, self._rules
+        is_stop = step % rules.validate_every_steps == 0 or step == rules.total_steps
+        if is_stop and self._validate is not None:
+            if self._is_writer:
+                self._score(self._validate)
+            self._training.fabric.barrier()
+        age = time.perf_counter() - self._last_checkpoint
+        if self._is_writer and (is_stop or age > rules.checkpoint_every_seconds):
+            save_checkpoint(self._checkpoints, "last", *self._training.snapshot())
+            self._last_checkpoint = time.perf_counter()
+        self._on_progress(self._progress(loss, ""))
+
+    def tell(self, note: str) -> None:
+        """Log something unusual and show it."""
+        self._write("memory", self._training.step, note=note)
+        self._on_progress(self._progress(None, note))
+
+    def close(self) -> None:
+        """Finish the log."""
+        if self._log is not None:
+            self._log.close()
+
+    def _write(self, kind: str, step: int, **values: object) -> None:
+        if self._log is not None:
+            self._log.write(kind, step, **values)
+
+    def _score(self, validate: Validate) -> None:
+        """Validate the predictor, and keep it if it is the best so far."""
+        training = self._training
         start = time.perf_counter()
         dice = validate(training.frozen_predictor())
+        seconds = time.perf_counter() - start
         known = [value for value in dice.values() if value is not None]
         mean = sum(known) / len(known) if known else None
-        log.write(
-            "validation",
-            training.step,
-            dice=dice,
-            mean_dice=mean,
-            seconds=time.perf_counter() - start,
+        self._mean_dice = mean
+        self._write(
+            "validation", training.step, dice=dice, mean_dice=mean, seconds=seconds
         )
-        if mean is not None and (
-            training.best_score is None or mean > training.best_score
-        ):
+        best = training.best_score
+        if mean is not None and (best is None or mean > best):
             training.best_score = mean
-            save_checkpoint(
-                run_dir / "checkpoints",
-                "best",
-                {
-                    f"predictor.{name}": tensor
-                    for name, tensor in training.predictor_weights().items()
-                },
-                {"step": training.step, "mean_dice": mean, "dice": dice},
-            )
-    training.fabric.barrier()
-    return mean
+            weights = {
+                f"predictor.{name}": tensor
+                for name, tensor in training.predictor_weights().items()
+            }
+            state = {"step": training.step, "mean_dice": mean, "dice": dice}
+            save_checkpoint(self._checkpoints, "best", weights, state)
+
+    def _progress(self, loss: float | None, note: str) -> Progress:
+        step, total = self._training.step, self._rules.total_steps
+        elapsed = time.perf_counter() - self._start
+        seconds_left = elapsed / max(step - self._first_step, 1) * (total - step)
+        return Progress(step, total, loss, self._mean_dice, seconds_left, note)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -201,12 +222,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _halved(source: PatchSource, halvings: int) -> PatchSource:
-    return dataclasses.replace(source, batch_size=source.batch_size >> halvings)
-
-
 def _halve(training: Training, sources: Mapping[str, PatchSource]) -> str:
+    """Make every batch half as large, and say so."""
     sizes = [source.batch_size for source in sources.values()]
+    if training.fabric.world_size > 1:
+        raise TrainingError(
+            f"memory ran out at step {training.step} in one of several processes, which "
+            "cannot halve the batch alone; make patches.batch_size smaller"
+        )
     if min(sizes) < 2:
         raise TrainingError(
             "not enough memory for a batch of one patch of "

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from foveal.case import Case
 from foveal.errors import CaseError
-from foveal.geometry import reorientation
 from foveal.inference.numerics import Numerics, apply_layout
 from foveal.inference.predict import patch_function, stream_logits
 from foveal.inference.restore import most_probable, resampled_rows, uncropped_rows
@@ -81,12 +80,14 @@ class Model:
             overlap_fraction=self.overlap_fraction,
             batch_size=self.batch_size,
         )
-        window = prepared.restoration.window
-        cropped = tuple(axis.stop - axis.start for axis in window)
-        whole = reorientation(case.grid, self.orientation).apply_to_grid(case.grid)
-        rows = resampled_rows(logits, image.shape[1:], cropped)
-        likely = (block.softmax(dim=0) for block in rows)
-        yield from uncropped_rows(likely, window, whole.shape, self.num_classes)
+        back = prepared.restoration
+        rows = resampled_rows(logits, back.preprocessed_shape, back.cropped_shape)
+        yield from uncropped_rows(
+            (block.softmax(dim=0) for block in rows),
+            back.window,
+            back.reoriented_shape,
+            self.num_classes,
+        )
 
     def predict(self, case: Case) -> NDArray[np.integer]:
         """Label map of a case on its own grid, with the user's label values.

@@ -31,7 +31,7 @@ class InstanceNorm3d(nn.Module):
     ) -> Float[Tensor, "patch channel i j k"]:
         """Normalise each patch by itself."""
         if image.device.type == "cpu" and _is_channels_last(image):
-            normalised: Tensor = _ChannelsLastInstanceNorm.apply(
+            normalised: Tensor = _ChannelsLastInstanceNorm.apply(  # type: ignore[no-untyped-call]
                 image, self.weight, self.bias
             )
             return normalised

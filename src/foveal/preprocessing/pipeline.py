@@ -7,7 +7,7 @@ numbers of one byte.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,19 +94,11 @@ class Restoration:
         i, j, k = (axis.stop - axis.start for axis in self.window)
         return i, j, k
 
-    def place(self, cropped: NDArray[Any]) -> NDArray[Any]:
-        """Put a label map of the crop where it belongs; outside is background.
-
-        Args:
-            cropped: ``(i, j, k)`` on the crop's grid before resampling.
-
-        Returns:
-            Of the original's shape, in stored order.
-        """
+    @property
+    def reoriented_shape(self) -> tuple[int, int, int]:
+        """Voxels of the whole volume once reoriented."""
         i, j, k = (self.original.shape[axis] for axis in self.reorientation.permutation)
-        whole = np.zeros((i, j, k), cropped.dtype)
-        whole[self.window] = cropped
-        return self.reorientation.undo(whole)
+        return i, j, k
 
 
 @dataclass(frozen=True, eq=False)
