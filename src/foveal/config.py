@@ -278,9 +278,10 @@ class Plan(Section):
 class SplitsConfig(Section):
     """How patients are divided when the data set does not say so itself."""
 
-    folds: PositiveInt = 5
-    """Parts of the training patients; fold K validates on part K. 1: every training
-    case is trained on and none is validated."""
+    folds: PositiveInt | None = None
+    """Parts of the training patients; fold K validates on part K. Unset: 5, or one per
+    patient if there are fewer. 1: every training case is trained on and none is
+    validated."""
 
     fold: NonNegativeInt = 0
     """Which of the folds this run is."""
@@ -291,7 +292,7 @@ class SplitsConfig(Section):
     @model_validator(mode="after")
     def fold_exists(self) -> Self:
         """Refuse a fold beyond the last."""
-        if self.fold >= self.folds:
+        if self.folds is not None and self.fold >= self.folds:
             raise ValueError(
                 f"splits.fold {self.fold} must be below splits.folds {self.folds}"
             )

@@ -291,7 +291,7 @@ def test_few_patients_and_absent_structures_are_odd(tmp_path, sound):
         ("warning", "spleen is in none of the label maps"),
         (
             "warning",
-            "3 labelled patient(s), fewer than the 5 folds into which they are divided",
+            "3 labelled patient(s), fewer than the usual 5 folds",
         ),
     ]
 

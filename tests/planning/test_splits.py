@@ -93,6 +93,16 @@ def test_more_folds_than_patients_are_refused():
         make_splits([case("a"), case("b")], 5, 0)
 
 
+def test_few_patients_make_a_fold_each_unless_folds_are_asked_for():
+    few, many = ([case(f"c{n}") for n in range(count)] for count in (3, 9))
+    assert [fold.validation for fold in make_splits(few, 3, 0).folds] == [
+        fold.validation for fold in make_splits(few, None, 0).folds
+    ]
+    assert len(make_splits(many, None, 0).folds) == 5
+    (alone,) = make_splits(few[:1], None, 0).folds
+    assert (alone.train, alone.validation) == (("c0",), ())
+
+
 def test_nobody_to_train_on_is_refused():
     with pytest.raises(DatasetError, match="no patient with a label map is left"):
         make_splits([case("a", split="test"), case("u", labelled=False)], 1, 0)

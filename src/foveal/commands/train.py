@@ -193,8 +193,9 @@ def _begin(
     splits = make_splits(dataset.cases, settings.splits.folds, settings.splits.seed)
     if settings.splits.fold >= len(splits.folds):
         raise SettingsError(
-            f"splits.fold {settings.splits.fold}: the data set names its validation "
-            f"patients itself, so there are {len(splits.folds)} folds, from 0"
+            f"splits.fold {settings.splits.fold}: there are {len(splits.folds)} folds, "
+            "counted from 0, as the data set has few patients or names those to "
+            "validate itself"
         )
     planned = _plan(dataset, settings, plan, plan_entries, watcher)
     atomic_write_text(run.splits, splits_to_toml(splits))

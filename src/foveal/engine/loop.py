@@ -227,8 +227,8 @@ def _halve(training: Training, sources: Mapping[str, PatchSource]) -> str:
     sizes = [source.batch_size for source in sources.values()]
     if training.fabric.world_size > 1:
         raise TrainingError(
-            f"memory ran out at step {training.step} in one of several processes, which "
-            "cannot halve the batch alone; make patches.batch_size smaller"
+            f"memory ran out at step {training.step} in one of several processes, "
+            "which cannot halve the batch alone; make patches.batch_size smaller"
         )
     if min(sizes) < 2:
         raise TrainingError(

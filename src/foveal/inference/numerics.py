@@ -37,9 +37,9 @@ def candidates(
         precisions = ["bfloat16", "float16", "float32"]
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             precisions.remove("bfloat16")
-    if device_type == "mps":
-        precisions = ["float32"]
     layouts: list[MemoryLayout] = ["channels_last", "contiguous"]
+    if device_type == "mps":
+        precisions, layouts = ["float32"], ["contiguous"]
     if precision != "auto":
         precisions = [precision]  # type: ignore[list-item]
     if memory_layout != "auto":

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.case import CaseFiles, Dataset, Volume
-from foveal.config import SplitsConfig
 from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io.cases import (
@@ -27,6 +26,7 @@ from foveal.io.cases import (
     require_same_grid,
 )
 from foveal.io.volumes import read_channels, read_volume
+from foveal.planning.splits import USUAL_FOLDS
 
 LARGEST_THREADS = 4
 """Cases read at once; each holds whole volumes in memory."""
@@ -391,14 +391,13 @@ def _dataset_findings(dataset: Dataset, present: Mapping[str, int]) -> list[Find
                 "correct its value, or take it out of the labels",
             )
     patients = {case.patient for case in for_training}
-    folds = SplitsConfig().folds
-    if len(patients) < folds:
+    if len(patients) < USUAL_FOLDS:
         note(
             "warning",
-            f"{len(patients)} labelled patient(s), fewer than the {folds} folds into "
-            "which they are divided",
-            "training asks for fewer folds",
-            f'train with "--set splits.folds={len(patients)}"',
+            f"{len(patients)} labelled patient(s), fewer than the usual {USUAL_FOLDS} "
+            "folds",
+            "there will be a fold per patient, and scores of so few say little",
+            "label more scans, of other patients, if you can",
         )
     return findings
 

@@ -18,6 +18,8 @@ from foveal.errors import DatasetError, SettingsError
 
 FORMAT_VERSION = 1
 
+USUAL_FOLDS = 5
+
 _HEADER = """\
 # Patients per fold. "train" is trained on; "validation" chooses the best checkpoint, so
 # its scores are optimistic; "test" is never read in training.
@@ -42,7 +44,7 @@ class Splits:
     folds: tuple[Fold, ...]
 
 
-def make_splits(cases: Sequence[CaseFiles], folds: int, seed: int) -> Splits:
+def make_splits(cases: Sequence[CaseFiles], folds: int | None, seed: int) -> Splits:
     """Divide the labelled patients, keeping the splits that the data set names.
 
     Patients of a "test" split are never trained on or validated. If a "validation"
@@ -52,7 +54,8 @@ def make_splits(cases: Sequence[CaseFiles], folds: int, seed: int) -> Splits:
     Args:
         cases: Of the data set; where it names splits, a case without one is trained on.
             Unlabelled cases count for the test split only.
-        folds: Parts; 1 trains on every patient and validates on none.
+        folds: Parts; 1 trains on every patient and validates on none. ``None``:
+            `USUAL_FOLDS`, or one per patient if there are fewer.
         seed: Of the shuffling.
 
     Raises:
@@ -70,6 +73,8 @@ def make_splits(cases: Sequence[CaseFiles], folds: int, seed: int) -> Splits:
             f"test, {len(validation)} for validation); add labelled cases or change "
             "the splits that the data set names"
         )
+    if folds is None:
+        folds = min(USUAL_FOLDS, len(train))
     if validation or folds == 1:
         return Splits((Fold(tuple(train), validation, test),))
     if len(train) < folds:
