@@ -3,7 +3,11 @@ import pytest
 
 from foveal.case import IGNORED
 from foveal.errors import CaseError
-from foveal.preprocessing.labels import annotated_classes, inside_label_map
+from foveal.preprocessing.labels import (
+    annotated_classes,
+    inside_label_map,
+    without_unannotated,
+)
 
 
 def test_values_become_consecutive_in_the_order_given():
@@ -39,3 +43,10 @@ def test_annotated_values_become_classes_with_background_first():
 def test_an_annotated_value_that_names_no_structure_is_refused():
     with pytest.raises(CaseError, match=r"annotated labels \[40\].*foveal plan"):
         annotated_classes((10, 40), (10, 20))
+
+
+def test_stray_voxels_of_a_structure_that_was_not_annotated_are_background():
+    label_map = np.array([[[0, 1, 2, 3, IGNORED]]], np.uint8)
+    kept = without_unannotated(label_map, (True, True, False, True))
+    np.testing.assert_array_equal(kept, [[[0, 1, 0, 3, IGNORED]]])
+    assert without_unannotated(label_map, None) is label_map

@@ -13,7 +13,7 @@ from foveal.errors import CaseError
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.planning.memory import BYTES_PER_GB, available_memory_bytes
-from foveal.preprocessing.labels import annotated_classes
+from foveal.preprocessing.labels import annotated_classes, without_unannotated
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
 from foveal.preprocessing.sources import FileDigests, case_content
 from foveal.store.store import Store, StoredCase, default_store_root, entry_key
@@ -108,14 +108,18 @@ def _stored_case(
         except CaseError:
             # Nothing is lost with a damaged entry: it is made anew from the files.
             store.discard(key)
+    annotated = _annotated(files, recipe)
     prepared = preprocess_case(read_case(files), recipe)
+    label_map = prepared.label_map
+    if label_map is not None:
+        label_map = without_unannotated(label_map, annotated)
     store.write(
         key,
         prepared.image,
-        prepared.label_map,
+        label_map,
         prepared.grid,
         num_classes=recipe.num_classes,
-        annotated=_annotated(files, recipe),
+        annotated=annotated,
     )
     return store.open(key, name=files.name, patient=files.patient)
 

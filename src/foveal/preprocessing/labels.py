@@ -64,6 +64,28 @@ def annotated_classes(
     return True, *(value in annotated_labels for value in label_values)
 
 
+def without_unannotated(
+    label_map: NDArray[np.uint8], annotated: Sequence[bool] | None
+) -> NDArray[np.uint8]:
+    """Label map in which structures that the case does not claim are background.
+
+    Where a structure was not annotated, background means "background or that
+    structure", so its stray voxels lose nothing by it, and no loss meets a class that
+    is merged into background.
+
+    Args:
+        label_map: Inside labels ``(i, j, k)``.
+        annotated: See `annotated_classes`; ``None``: all.
+    """
+    if annotated is None:
+        return label_map
+    becomes = np.arange(256, dtype=np.uint8)
+    for label, is_annotated in enumerate(annotated):
+        if not is_annotated:
+            becomes[label] = 0
+    return becomes[label_map]
+
+
 def _unknown_label(
     label_map: NDArray[np.integer],
     label_values: Sequence[int],
