@@ -73,8 +73,8 @@ def fit_to_budget(
     usable = remaining_seconds * (1 - SAFETY_FRACTION)
     validations = VALIDATIONS
     if validation_seconds > 0:
-        affordable = int(usable * VALIDATION_FRACTION / validation_seconds)
-        validations = min(max(affordable, 1), VALIDATIONS)
+        affordable = usable * VALIDATION_FRACTION / validation_seconds
+        validations = int(min(max(affordable, 1), VALIDATIONS))
     steps = int((usable - validations * validation_seconds) / step_seconds)
     steps = max(steps, 1)
     return FittedLength(steps, validation_interval(steps, validations))
