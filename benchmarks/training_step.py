@@ -144,8 +144,10 @@ def time_nnunet(arguments: argparse.Namespace) -> dict[str, float]:
 
     torch.set_num_threads(arguments.threads)
     folder = arguments.out / "nnUNet_preprocessed" / TASK
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
     trainer = nnUNetTrainer(
-        plans=json.loads((folder / "nnUNetPlans.json").read_text()),
+        # Its command line adds this entry.
+        plans={**plans, "continue_training": False},
         configuration="3d_fullres",
         fold=0,
         dataset_json=json.loads((folder / "dataset.json").read_text()),
