@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from foveal.case import CaseFiles, ChannelFile, Dataset
 from foveal.cli import preprocess as cli
+from foveal.commands import plan as planning
 from foveal.commands import preprocess as module
 from foveal.commands.preprocess import preprocess
 from foveal.config import (
@@ -208,12 +209,12 @@ def test_an_annotated_label_that_the_plan_does_not_know_is_refused(dataset, tmp_
 
 
 def test_little_memory_means_one_case_at_a_time(monkeypatch):
-    monkeypatch.setattr(module, "available_memory_bytes", lambda: 3e9)
-    assert module._cases_at_once(8) == 1
+    monkeypatch.setattr(planning, "available_memory_bytes", lambda: 3e9)
+    assert planning.cases_at_once(8) == 1
 
-    monkeypatch.setattr(module, "available_memory_bytes", lambda: 13e9)
-    assert module._cases_at_once(8) == 3
-    assert module._cases_at_once(2) == 2
+    monkeypatch.setattr(planning, "available_memory_bytes", lambda: 13e9)
+    assert planning.cases_at_once(8) == 3
+    assert planning.cases_at_once(2) == 2
 
 
 def test_the_command_says_where_the_store_is_and_how_many_cases_are_ready(

@@ -64,14 +64,11 @@ def plan(
     if threads is None:
         threads = usable_threads()
     budget = training_budget(device, memory_gb=memory_gb, threads=threads)
-    readers_in_memory = available_memory_bytes() / (
-        GB_PER_READING_THREAD * BYTES_PER_GB
-    )
     fingerprints = fingerprint_cases(
         [case for case in dataset.labelled if case.split != "test"],
         tuple(dataset.label_values.values()),
         ignore_value=dataset.ignore_value,
-        threads=max(1, min(threads, int(readers_in_memory))),
+        threads=cases_at_once(threads),
         on_progress=on_progress,
     )
     decided, reasons = make_plan(
@@ -101,6 +98,12 @@ def write_plan(decided: Plan, path: Path) -> None:
             f"{path} exists and differs from this plan; nothing was written. Remove "
             "it or choose another file"
         )
+
+
+def cases_at_once(threads: int | None) -> int:
+    """Cases to hold in memory together: one per thread, fewer if memory is short."""
+    in_memory = available_memory_bytes() / (GB_PER_READING_THREAD * BYTES_PER_GB)
+    return max(1, min(threads or usable_threads(), int(in_memory)))
 
 
 def usable_threads() -> int:

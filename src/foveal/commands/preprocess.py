@@ -6,13 +6,12 @@ from pathlib import Path
 
 from foveal.build import preprocessing_recipe
 from foveal.case import CaseFiles, Dataset
-from foveal.commands.plan import GB_PER_READING_THREAD, usable_threads
+from foveal.commands.plan import cases_at_once
 from foveal.commands.plan import plan as make_plan
 from foveal.config import Plan, read_plan
 from foveal.errors import CaseError
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
-from foveal.planning.memory import BYTES_PER_GB, available_memory_bytes
 from foveal.preprocessing.labels import annotated_classes, without_unannotated
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
 from foveal.preprocessing.sources import FileDigests, case_content
@@ -62,7 +61,7 @@ def preprocess(
     digests = FileDigests(target.root / DIGESTS_FILE)
     stored: dict[str, StoredCase] = {}
     problems: list[str] = []
-    with ThreadPoolExecutor(_cases_at_once(threads)) as pool:
+    with ThreadPoolExecutor(cases_at_once(threads)) as pool:
         futures = {
             pool.submit(_stored_case, files, recipe, target, digests): files.name
             for files in dataset.cases
@@ -131,8 +130,3 @@ def _annotated(
         return annotated_classes(files.annotated_labels, recipe.label_values)
     except CaseError as error:
         raise CaseError(f"case {files.name}: {error}") from error
-
-
-def _cases_at_once(threads: int | None) -> int:
-    in_memory = available_memory_bytes() / (GB_PER_READING_THREAD * BYTES_PER_GB)
-    return max(1, min(threads or usable_threads(), int(in_memory)))
