@@ -29,7 +29,8 @@ from foveal.io.volumes import case_stem, is_volume, read_volume
 from foveal.planning.splits import Fold, read_splits
 from foveal.reports import figures
 from foveal.reports.page import Curve, Overlay, Page, number, render
-from foveal.reports.scores import CaseScores, RunScores, read_scores
+from foveal.metrics.evaluation import read_evaluation
+from foveal.reports.scores import CaseScores, RunScores, ordered_scores
 from foveal.reports.views import worst_view
 
 NUM_OVERLAYS = 6
@@ -60,8 +61,9 @@ def report(run: Path | str, output: Path | None = None) -> Path:
     plan = read_plan(directory.plan)
     fold = read_splits(directory.splits).folds[settings.splits.fold]
     log = read_log(directory.path / "log.jsonl")
-    metrics = directory.validation / "metrics.json"
-    scores = read_scores(metrics) if metrics.exists() else None
+    scores = None
+    if directory.metrics.exists():
+        scores = ordered_scores(read_evaluation(directory.metrics))
     dataset, notes = _dataset(settings)
     overlays: list[Overlay] = []
     if scores is not None and dataset is not None:

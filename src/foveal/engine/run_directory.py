@@ -1,8 +1,13 @@
-"""The folder of one run: one fold and one seed; what `predict` and `report` read."""
+"""The folder of one run, one fold and one seed, and folders of runs.
+
+A cross-validation is a folder of runs ``fold_0``, ``fold_1``, … that share a plan and
+a division of the patients.
+"""
 
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +17,7 @@ import numpy as np
 import torch
 
 from foveal import __version__
+from foveal.engine.checkpoints import has_checkpoint, load_newest
 from foveal.errors import RunError
 from foveal.io.files import atomic_write_text
 
@@ -48,6 +54,11 @@ class RunDirectory:
         return self.path / "validation"
 
     @property
+    def metrics(self) -> Path:
+        """What was measured in the validation cases; written last of all."""
+        return self.validation / "metrics.json"
+
+    @property
     def best_or_last(self) -> Path:
         """The checkpoint to predict with: best on validation, else the last.
 
@@ -64,6 +75,37 @@ class RunDirectory:
         )
 
 
+@dataclass(frozen=True)
+class CrossValidationDirectory:
+    """Where a cross-validation keeps what; each fold's run is in a folder of its own."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Settings that every fold starts from."""
+        return self.path / "cross_validation.toml"
+
+    @property
+    def plan(self) -> Path:
+        """Shared by all folds."""
+        return self.path / "plan.toml"
+
+    @property
+    def splits(self) -> Path:
+        """Shared by all folds."""
+        return self.path / "splits.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured out of fold, in every case that was validated."""
+        return self.path / "metrics.json"
+
+    def fold(self, number: int) -> RunDirectory:
+        """The run that validates on part ``number``, begun or not."""
+        return RunDirectory(self.path / f"fold_{number}")
+
+
 BEFORE_SETTINGS = {"plan.toml", "splits.toml"}
 """What a run that was killed before it really began may have left behind."""
 
@@ -74,6 +116,21 @@ def create_run(path: Path) -> RunDirectory:
     Raises:
         RunError: The folder already holds something.
     """
+    _create_folder(path)
+    return RunDirectory(path)
+
+
+def create_cross_validation(path: Path) -> CrossValidationDirectory:
+    """Make the folder of a fresh cross-validation.
+
+    Raises:
+        RunError: The folder already holds something.
+    """
+    _create_folder(path)
+    return CrossValidationDirectory(path)
+
+
+def _create_folder(path: Path) -> None:
     if path.exists() and (
         not path.is_dir() or {file.name for file in path.iterdir()} - BEFORE_SETTINGS
     ):
@@ -82,7 +139,60 @@ def create_run(path: Path) -> RunDirectory:
             "or give another --out"
         )
     path.mkdir(parents=True, exist_ok=True)
-    return RunDirectory(path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run that was started."""
+    run = RunDirectory(path)
+    return run.settings.is_file() and run.plan.is_file()
+
+
+def is_cross_validation(path: Path) -> bool:
+    """Whether a folder is a cross-validation that was started."""
+    return CrossValidationDirectory(path).settings.is_file()
+
+
+def find_runs(path: Path) -> tuple[RunDirectory, ...]:
+    """The runs that a folder stands for: itself, or those in it.
+
+    Returns:
+        In order of name, numbers by their value: ``fold_2`` before ``fold_10``.
+
+    Raises:
+        RunError: It is neither a run nor a folder of runs.
+    """
+    if is_run(path):
+        return (RunDirectory(path),)
+    folders = path.iterdir() if path.is_dir() else ()
+    runs = [RunDirectory(folder) for folder in folders if is_run(folder)]
+    if not runs:
+        raise RunError(
+            f"{path} is not a run and holds none; give the folder that foveal train "
+            "wrote (--out), or a folder of such folders"
+        )
+    return tuple(sorted(runs, key=lambda run: _in_order_of_number(run.path.name)))
+
+
+def _in_order_of_number(name: str) -> list[tuple[int, str]]:
+    """Sorts digits by their value and all else as text."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
+def is_finished(run: RunDirectory, steps: int | None, *, has_validation: bool) -> bool:
+    """Whether nothing is left to do in a run.
+
+    Args:
+        run: Begun or not.
+        steps: Of its settings; ``None``: its length was never settled.
+        has_validation: Whether it has validation cases, which are measured last.
+    """
+    if has_validation:
+        return run.metrics.is_file()
+    if steps is None or not has_checkpoint(run.checkpoints):
+        return False
+    _, state, _ = load_newest(run.checkpoints)
+    return bool(state["step"] >= steps)
 
 
 def open_run(path: Path) -> RunDirectory:
