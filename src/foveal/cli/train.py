@@ -64,7 +64,9 @@ def train(
             )
         scores = validation_scores(run)
         if scores:
-            console.print("Validation Dice (the best checkpoints were chosen by these):")
+            console.print(
+                "Validation Dice (the best checkpoints were chosen by these):"
+            )
         for structure, dice in scores.items():
             console.print(f"  {escape(structure)}: {dice:.4f}", highlight=False)
         console.print(

@@ -26,10 +26,10 @@ from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.io.volumes import case_stem, is_volume, read_volume
+from foveal.metrics.evaluation import read_evaluation
 from foveal.planning.splits import Fold, read_splits
 from foveal.reports import figures
 from foveal.reports.page import Curve, Overlay, Page, number, render
-from foveal.metrics.evaluation import read_evaluation
 from foveal.reports.scores import CaseScores, RunScores, ordered_scores
 from foveal.reports.views import worst_view
 

@@ -29,13 +29,13 @@ from foveal.config import (
     read_settings,
     to_toml,
 )
+from foveal.engine.checkpoints import has_checkpoint, load_newest
 from foveal.engine.run_directory import (
     CrossValidationDirectory,
     RunDirectory,
     create_cross_validation,
     create_run,
     is_cross_validation,
-    is_finished,
     is_run,
     open_run,
 )
@@ -186,13 +186,16 @@ def _told_of_fold(watcher: Watcher, number: int, num_folds: int) -> Watcher:
 
 
 def _is_finished(run: RunDirectory) -> bool:
+    """Whether nothing is left to do; the validation cases are measured last of all."""
     if not is_run(run.path):
         return False
     settings, _ = read_settings(run.settings)
-    division = read_splits(run.splits).folds[settings.splits.fold]
-    return is_finished(
-        run, settings.training.steps, has_validation=bool(division.validation)
-    )
+    if read_splits(run.splits).folds[settings.splits.fold].validation:
+        return run.metrics.exists()
+    if settings.training.steps is None or not has_checkpoint(run.checkpoints):
+        return False
+    _, state, _ = load_newest(run.checkpoints)
+    return bool(state["step"] >= settings.training.steps)
 
 
 def validation_scores(out: Path) -> dict[str, float]:

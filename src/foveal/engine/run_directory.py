@@ -11,13 +11,10 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from foveal import __version__
-from foveal.engine.checkpoints import has_checkpoint, load_newest
 from foveal.errors import RunError
 from foveal.io.files import atomic_write_text
 
@@ -77,7 +74,7 @@ class RunDirectory:
 
 @dataclass(frozen=True)
 class CrossValidationDirectory:
-    """Where a cross-validation keeps what; each fold's run is in a folder of its own."""
+    """Where a cross-validation keeps what; every fold is a run with its own folder."""
 
     path: Path
 
@@ -179,22 +176,6 @@ def _in_order_of_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
-def is_finished(run: RunDirectory, steps: int | None, *, has_validation: bool) -> bool:
-    """Whether nothing is left to do in a run.
-
-    Args:
-        run: Begun or not.
-        steps: Of its settings; ``None``: its length was never settled.
-        has_validation: Whether it has validation cases, which are measured last.
-    """
-    if has_validation:
-        return run.metrics.is_file()
-    if steps is None or not has_checkpoint(run.checkpoints):
-        return False
-    _, state, _ = load_newest(run.checkpoints)
-    return bool(state["step"] >= steps)
-
-
 def open_run(path: Path) -> RunDirectory:
     """Folder of a run that was started.
 
@@ -218,8 +199,9 @@ def write_environment(run: RunDirectory, threads: int, device: str) -> None:
         "foveal": __version__,
         "commit": _commit(),
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        # Not from the modules: reading a run's folder needs none of them loaded.
+        "torch": version("torch"),
+        "numpy": version("numpy"),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
