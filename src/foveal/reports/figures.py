@@ -34,7 +34,7 @@ STRUCTURE_COLOURS = (
 MAX_POINTS = 240
 """Of a curve; longer ones are averaged over equal shares of the steps."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -132,7 +132,7 @@ def averaged_curve(
 def _curve() -> Iterator[tuple[Axes, io.BytesIO]]:
     """Axes over training steps; the SVG is in the buffer when the block ends."""
     svg = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.2, 2.8))
         axes = figure.add_subplot()
         yield axes, svg
@@ -152,7 +152,7 @@ def overlay(view: View, display_range: tuple[float, float]) -> bytes:
         view: What to show.
         display_range: Intensities shown black and white.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(12, 3.25))
         whole, plain, outlined, wrong = figure.subplots(1, 4)
         everything = (slice(None), slice(None))
