@@ -1,10 +1,11 @@
-"""Scores of a run's validation cases, ordered for a reader who looks for trouble."""
+"""Scores of validation cases, ordered for a reader who looks for trouble."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from foveal.metrics.bootstrap import mean_interval
 from foveal.metrics.evaluation import Evaluation
 
 Scores = Mapping[str, float | None]
@@ -38,7 +39,7 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class RunScores:
-    """Everything measured in the validation cases of a run."""
+    """Everything measured in the validation cases of a run, or of all folds."""
 
     cases: tuple[CaseScores, ...]
     """Lowest mean Dice first; cases without a Dice last."""
@@ -63,10 +64,30 @@ class RunScores:
         )
         return [value for value in found if value is not None]
 
+    def interval(self, structure: str, metric: str) -> tuple[float, float] | None:
+        """Bootstrap interval of the mean; ``None`` for fewer than two cases."""
+        low, high = mean_interval(self.values(structure, metric))
+        return None if math.isnan(low) else (low, high)
+
     @property
     def mean_dice(self) -> float | None:
         """Mean over structures of their mean over cases."""
         return mean_of(self.mean(structure, "dice") for structure in self.structures)
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """One line of the table that compares folds."""
+
+    name: str
+    num_steps: int
+    """Made so far."""
+
+    best_step: int | None
+    """Of the checkpoint that predicts; ``None`` before the first validation."""
+
+    scores: RunScores | None
+    """``None`` before the fold's cases were measured."""
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
