@@ -49,20 +49,28 @@ Model = TypeVar("Model", bound=Section)
 
 
 class LabelsConfig(Section):
-    """Structures to segment; inside they are numbered 1, 2, …, background is 0."""
+    """What is segmented. Inside, every voxel is of one class: 0 background, then the
+    labels 1, 2, … in order. Structures are the labels, or unions of them."""
 
     names: tuple[str, ...] = Field(min_length=1)
-    """Structures without background, in the order of their inside numbers from 1."""
+    """Labels without background, in the order of their inside numbers from 1."""
 
     values: tuple[int, ...] = Field(min_length=1)
-    """Value of each structure in the user's label maps."""
+    """Value of each label in the user's label maps."""
 
     ignore_value: int | None = None
     """Value in the user's label maps whose voxels carry no loss and no score."""
 
+    regions: dict[str, tuple[str, ...]] = {}
+    """Structures as unions of labels, which may overlap: region to its labels. Empty:
+    every label is a structure. A region's probability is the sum of its labels'."""
+
+    separate_masks: bool = False
+    """Predictions are one mask per structure, as the references were."""
+
     @model_validator(mode="after")
     def names_match_values(self) -> Self:
-        """Refuse structures without a value of their own."""
+        """Refuse labels without a value of their own."""
         if len(self.names) != len(self.values):
             raise ValueError(
                 f"labels.names has {len(self.names)} entries, "
@@ -73,20 +81,67 @@ class LabelsConfig(Section):
             taken.append(self.ignore_value)
         if len(set(taken)) != len(taken) or len(set(self.names)) != len(self.names):
             raise ValueError(
-                "labels: every structure needs its own name and value, "
+                "labels: every label needs its own name and value, "
                 "different from 0 (background) and labels.ignore_value"
             )
         if len(self.names) > 254:
             raise ValueError(
-                f"labels.names has {len(self.names)} structures; at most 254 fit "
+                f"labels.names has {len(self.names)} labels; at most 254 fit "
                 "one byte per voxel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def regions_are_unions(self) -> Self:
+        """Refuse regions of unknown labels, and labels in no region."""
+        if not self.regions:
+            return self
+        used = {name for names in self.regions.values() for name in names}
+        unknown = sorted(used - set(self.names))
+        if unknown or any(not names for names in self.regions.values()):
+            raise ValueError(
+                f"labels.regions must be unions of {list(self.names)}; "
+                + (f"unknown: {unknown}" if unknown else "one is empty")
+            )
+        unused = sorted(set(self.names) - used)
+        if unused:
+            raise ValueError(
+                f"labels {unused} belong to none of labels.regions; add a region for "
+                "them"
             )
         return self
 
     @property
     def num_classes(self) -> int:
-        """Structures and background."""
+        """Labels and background."""
         return len(self.names) + 1
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What is measured: name to the inside classes whose union it is."""
+        if not self.regions:
+            return {name: (number,) for number, name in enumerate(self.names, start=1)}
+        return {
+            region: tuple(sorted(self.names.index(name) + 1 for name in names))
+            for region, names in self.regions.items()
+        }
+
+    @property
+    def combinations(self) -> tuple[frozenset[str], ...]:
+        """Structures that each inside class belongs to, background's none first."""
+        structures = self.structures.items()
+        return tuple(
+            frozenset(name for name, numbers in structures if number in numbers)
+            for number in range(self.num_classes)
+        )
+
+    @property
+    def structure_values(self) -> dict[str, tuple[int, ...]]:
+        """Name of each structure to its values in the user's label maps."""
+        return {
+            name: tuple(self.values[number - 1] for number in numbers)
+            for name, numbers in self.structures.items()
+        }
 
 
 class ChannelConfig(Section):
@@ -135,6 +190,9 @@ class PreprocessingConfig(Section):
 
     channels: tuple[ChannelConfig, ...] = Field(min_length=1)
     """In the order of the data set's channels."""
+
+    resample_channels: bool = False
+    """Bring channels on another grid onto that of the first, instead of refusing."""
 
 
 class UNet3dConfig(Section):
@@ -223,8 +281,18 @@ class FingerprintConfig(Section):
     intensity_ranges: tuple[Range, ...]
     """Per channel, the 0.5 and 99.5 percentiles of the foreground."""
 
-    class_volumes_ml: dict[str, Range]
+    structure_volumes_ml: dict[str, Range]
     """Per structure, the smallest and largest volume where it is annotated."""
+
+    orientations: tuple[str, ...]
+    """Of the files as stored."""
+
+    extent_mm_range: tuple[Range, Range, Range]
+    """Smallest and largest extent per axis."""
+
+    image_quantiles: tuple[tuple[Range, Range, Range], ...]
+    """Per channel, over the cases the smallest and largest 5, 50 and 95 percentile of
+    the whole image."""
 
 
 class Plan(Section):
@@ -261,13 +329,13 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def pairs_are_known(self) -> Self:
-        """Refuse left/right pairs that are not among the labels."""
+        """Refuse left/right pairs that are not among the structures."""
         named = {name for pair in self.mirroring.left_right_pairs for name in pair}
-        unknown = sorted(named - set(self.labels.names))
+        unknown = sorted(named - self.labels.structures.keys())
         if unknown:
             raise ValueError(
                 f"mirroring.left_right_pairs names {unknown}; "
-                f"the labels are {list(self.labels.names)}"
+                f"the structures are {list(self.labels.structures)}"
             )
         return self
 

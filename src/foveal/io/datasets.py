@@ -5,7 +5,7 @@ and labels, and CSV or TOML tables; `docs/datasets.md` shows each.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,7 +53,9 @@ def read_dataset(path: Path | str) -> Dataset:
             channels=_channel_files(case, channels_in_file),
             label_map=case.label_map,
             mask=case.mask,
-            annotated_labels=_annotated_values(case, label_values),
+            annotated=_annotated_structures(
+                case, {name: (value,) for name, value in label_values.items()}
+            ),
             split=case.split,
         )
         for case in sorted(listing.cases, key=lambda case: case.name)
@@ -170,17 +172,19 @@ def _values_in(label_map: Path) -> tuple[int, ...]:
         return ()
 
 
-def _annotated_values(
-    case: ListedCase, label_values: dict[str, int]
-) -> tuple[int, ...] | None:
-    """Values of the structures that were contoured in a case."""
+def _annotated_structures(
+    case: ListedCase, structures: Mapping[str, Sequence[int]]
+) -> tuple[str, ...] | None:
+    """Names of the structures that were contoured in a case, in order of name."""
     if case.annotated is None:
         return None
-    by_text = {str(value): value for value in label_values.values()} | label_values
+    by_text = {
+        str(values[0]): name for name, values in structures.items() if len(values) == 1
+    } | {name: name for name in structures}
     unknown = [label for label in case.annotated if str(label) not in by_text]
     if unknown:
         raise DatasetError(
             f"case {case.name}: annotated_labels names {unknown[0]!r}; "
-            f"the labels are {list(label_values)}"
+            f"the labels are {list(structures)}"
         )
     return tuple(sorted({by_text[str(label)] for label in case.annotated}))
