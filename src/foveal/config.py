@@ -49,8 +49,11 @@ Model = TypeVar("Model", bound=Section)
 
 
 class LabelsConfig(Section):
-    """What is segmented. Inside, every voxel is of one class: 0 background, then the
-    labels 1, 2, … in order. Structures are the labels, or unions of them."""
+    """What is segmented: structures, each a label or a union of labels.
+
+    Inside, every voxel is of one class: background is 0, the labels are 1, 2, … in
+    order.
+    """
 
     names: tuple[str, ...] = Field(min_length=1)
     """Labels without background, in the order of their inside numbers from 1."""
@@ -135,6 +138,30 @@ class LabelsConfig(Section):
             for number in range(self.num_classes)
         )
 
+    def swapped_classes(
+        self, left_right_pairs: Sequence[tuple[str, str]]
+    ) -> tuple[int, ...]:
+        """Inside class that each becomes when pairs of structures change places.
+
+        Raises:
+            ValueError: A combination of structures has no mirror image.
+        """
+        partner = both_ways(left_right_pairs)
+        combinations = self.combinations
+        swapped = []
+        for number, names in enumerate(combinations):
+            mirrored = frozenset(partner.get(name, name) for name in names)
+            if mirrored == names:
+                swapped.append(number)
+                continue
+            if mirrored not in combinations:
+                raise ValueError(
+                    f'label "{self.names[number - 1]}" has no mirror image among the '
+                    "labels; take the sagittal axis out of mirroring.axes"
+                )
+            swapped.append(combinations.index(mirrored))
+        return tuple(swapped)
+
     @property
     def structure_values(self) -> dict[str, tuple[int, ...]]:
         """Name of each structure to its values in the user's label maps."""
@@ -142,6 +169,11 @@ class LabelsConfig(Section):
             name: tuple(self.values[number - 1] for number in numbers)
             for name, numbers in self.structures.items()
         }
+
+
+def both_ways(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Partner of every member of a pair."""
+    return dict(pairs) | {right: left for left, right in pairs}
 
 
 class ChannelConfig(Section):
@@ -284,16 +316,6 @@ class FingerprintConfig(Section):
     structure_volumes_ml: dict[str, Range]
     """Per structure, the smallest and largest volume where it is annotated."""
 
-    orientations: tuple[str, ...]
-    """Of the files as stored."""
-
-    extent_mm_range: tuple[Range, Range, Range]
-    """Smallest and largest extent per axis."""
-
-    image_quantiles: tuple[tuple[Range, Range, Range], ...]
-    """Per channel, over the cases the smallest and largest 5, 50 and 95 percentile of
-    the whole image."""
-
 
 class Plan(Section):
     """Everything that follows from the data and the machine; a person may edit it."""
@@ -339,6 +361,27 @@ class Plan(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def sides_can_change_places(self) -> Self:
+        """Refuse mirroring left to right where a label has no mirror image."""
+        if self.mirroring.sagittal_axis in self.mirroring.axes:
+            self.labels.swapped_classes(self.mirroring.left_right_pairs)
+        return self
+
+    @property
+    def swapped_classes(self) -> tuple[int, ...]:
+        """Inside class that each becomes when left and right change places."""
+        if self.mirroring.sagittal_axis not in self.mirroring.axes:
+            return tuple(range(self.labels.num_classes))
+        return self.labels.swapped_classes(self.mirroring.left_right_pairs)
+
+    @property
+    def swapped_structures(self) -> tuple[int, ...]:
+        """Place of the structure that each becomes when left and right change."""
+        names = list(self.labels.structures)
+        partner = both_ways(self.mirroring.left_right_pairs)
+        return tuple(names.index(partner.get(name, name)) for name in names)
+
 
 # ------------------------------------------------------------------------ settings
 
@@ -377,7 +420,7 @@ class SamplingConfig(Section):
     foreground_fraction: Fraction = 0.5
     """For ``class_balanced``: share of patches drawn for a class, the rest anywhere."""
 
-    class_weights: dict[str, PositiveFloat] = {}
+    structure_weights: dict[str, PositiveFloat] = {}
     """For ``class_balanced``: structure to relative chance; empty: all alike."""
 
 

@@ -16,7 +16,7 @@ from foveal.ensembles.members import mean_probabilities, require_agreement
 from foveal.errors import CaseError, RunError
 from foveal.geometry import reorientation
 from foveal.inference.model import Model
-from foveal.inference.restore import most_probable
+from foveal.inference.restore import decided_label_map, structure_probabilities
 from foveal.io.cases import read_case
 from foveal.io.inputs import cases_to_predict
 from foveal.io.volumes import volume_ending, write_volume
@@ -124,11 +124,16 @@ def _predict_case(
     first = models[0]
     rows = mean_probabilities(models, case)
     if not probabilities:
-        label_map = most_probable(
-            rows, case.grid, first.orientation, first.label_values
+        label_map = decided_label_map(
+            rows,
+            case.grid,
+            first.orientation,
+            first.label_values,
+            tuple(first.structures.values()),
         )
         write_volume(target, label_map, case.grid, case.header)
         return
+    members = tuple(first.structures.values())
     turn = reorientation(case.grid, first.orientation)
     shape = turn.apply_to_grid(case.grid).shape
     ending = volume_ending(target)
@@ -140,10 +145,17 @@ def _predict_case(
         )
 
         def take_rows(start: int, block: torch.Tensor) -> None:
-            gathered[:, start : start + block.shape[1]] = block[1:].numpy()
+            gathered[:, start : start + block.shape[1]] = structure_probabilities(
+                block, members
+            ).numpy()
 
-        label_map = most_probable(
-            rows, case.grid, first.orientation, first.label_values, take_rows
+        label_map = decided_label_map(
+            rows,
+            case.grid,
+            first.orientation,
+            first.label_values,
+            members,
+            take_rows,
         )
         write_volume(target, label_map, case.grid, case.header)
         for structure, values in zip(first.structures, gathered, strict=True):

@@ -1,6 +1,6 @@
 """A trained network with all it needs to read a case as it was trained to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from foveal.case import Case
 from foveal.errors import CaseError
 from foveal.inference.numerics import Numerics, apply_layout
 from foveal.inference.predict import patch_function, stream_logits
-from foveal.inference.restore import most_probable, resampled_rows, uncropped_rows
+from foveal.inference.restore import decided_label_map, resampled_rows, uncropped_rows
 from foveal.networks.interface import Network
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
 
@@ -24,11 +24,11 @@ class Model:
 
     network: Network
     recipe: PreprocessingRecipe
-    structures: tuple[str, ...]
-    """In the order of the inside labels from 1."""
+    structures: Mapping[str, tuple[int, ...]]
+    """Name to the inside classes whose union it is."""
 
     label_values: tuple[int, ...]
-    """Value of each structure in the user's label maps."""
+    """Value of each label in label maps, in the order of inside classes from 1."""
 
     patch_size: tuple[int, int, int]
     overlap_fraction: float
@@ -43,8 +43,8 @@ class Model:
 
     @property
     def num_classes(self) -> int:
-        """Structures and background."""
-        return len(self.structures) + 1
+        """Labels and background."""
+        return len(self.label_values) + 1
 
     @property
     def orientation(self) -> str:
@@ -101,6 +101,10 @@ class Model:
         Raises:
             CaseError: The case has another number of channels.
         """
-        return most_probable(
-            self.probabilities(case), case.grid, self.orientation, self.label_values
+        return decided_label_map(
+            self.probabilities(case),
+            case.grid,
+            self.orientation,
+            self.label_values,
+            tuple(self.structures.values()),
         )

@@ -17,7 +17,10 @@ INTEGER_TOLERANCE = 1e-3
 
 
 def read_case(
-    files: CaseFiles | Path | str | Sequence[Path | str], *, name: str | None = None
+    files: CaseFiles | Path | str | Sequence[Path | str],
+    *,
+    name: str | None = None,
+    resample_channels: bool = False,
 ) -> Case:
     """Read a case and check that it can be used.
 

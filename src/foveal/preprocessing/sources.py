@@ -64,10 +64,12 @@ def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
         "label_map": None
         if files.label_map is None
         else digests.digest(files.label_map),
+        "structure_files": [
+            [part.structure, digests.digest(part.path), part.value, part.layer]
+            for part in files.structure_files
+        ],
         "mask": None if files.mask is None else digests.digest(files.mask),
-        "annotated_labels": None
-        if files.annotated_labels is None
-        else sorted(files.annotated_labels),
+        "annotated": None if files.annotated is None else sorted(files.annotated),
     }
 
 
