@@ -32,7 +32,7 @@ class _Folder:
     segmentation: Path | None
 
 
-def list_case_folders(root: Path, *, are_labelled: bool = True) -> Listing:
+def list_case_folders(root: Path, *, are_labelled: bool) -> Listing:
     """List the cases of a folder with one folder per case; channels in order of name.
 
     Args:

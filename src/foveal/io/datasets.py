@@ -45,31 +45,16 @@ def read_dataset(path: Path | str, *, find_labels: bool = True) -> Dataset:
 
     Args:
         path: Of the data set's folder, its ``dataset.json``, or its CSV or TOML table.
-        find_labels: Open the label maps where no labels are named; otherwise nothing
-            is said of labels there, as for images that are only to be predicted.
+        find_labels: Open the label maps where no labels are named. Otherwise nothing
+            is said of labels there, and nobody need have drawn anything, as for images
+            that are only to be predicted.
 
     Raises:
         DatasetError: The layout is not known or contradicts itself.
     """
     path = Path(path)
     root = path if path.is_dir() else path.parent
-    return dataset_of(path, root, _listing(path), find_labels=find_labels)
-
-
-def dataset_of(
-    path: Path, root: Path, listing: Listing, *, find_labels: bool = True
-) -> Dataset:
-    """Data set of what a layout lists, checked.
-
-    Args:
-        path: As the user gave it, for messages.
-        root: Folder of the data set.
-        listing: Its cases and names.
-        find_labels: As for `read_dataset`.
-
-    Raises:
-        DatasetError: The listing contradicts itself.
-    """
+    listing = _listing(path, are_labelled=find_labels)
     listed = sorted(listing.cases, key=lambda case: case.name)
     if not listed:
         raise DatasetError(f"{path} lists no cases; a data set needs at least one")
@@ -102,9 +87,11 @@ def dataset_of(
     return replace(dataset, cases=tuple(cases))
 
 
-def _listing(path: Path) -> Listing:
+def _listing(path: Path, *, are_labelled: bool) -> Listing:
     if path.is_dir() and not (path / FILE_NAME).is_file():
-        return list_folders(path) if has_image_folder(path) else list_case_folders(path)
+        if has_image_folder(path):
+            return list_folders(path)
+        return list_case_folders(path, are_labelled=are_labelled)
     if path.is_dir():
         path = path / FILE_NAME
     if not path.is_file():

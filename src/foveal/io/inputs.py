@@ -5,13 +5,10 @@ from pathlib import Path
 
 from foveal.case import CaseFiles, ChannelFile
 from foveal.errors import CaseError, DatasetError
-from foveal.io.case_folders import list_case_folders
 from foveal.io.cases import case_files
-from foveal.io.datasets import dataset_of, read_dataset
-from foveal.io.description import FILE_NAME
+from foveal.io.datasets import read_dataset
 from foveal.io.file_names import require_different_names, require_file_name
 from foveal.io.folder_names import CHANNEL_SUFFIX, complete_channels, images_by_name
-from foveal.io.folders import has_image_folder
 from foveal.io.volumes import is_slicer_segmentation, is_volume
 
 
@@ -48,12 +45,7 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
 
 
 def _cases_of_dataset(path: Path) -> tuple[CaseFiles, ...]:
-    """Cases of a data set or of one folder per case, drawn or not."""
     try:
-        if path.is_dir() and not (path / FILE_NAME).is_file():
-            if not has_image_folder(path):
-                listing = list_case_folders(path, are_labelled=False)
-                return dataset_of(path, path, listing, find_labels=False).cases
         return read_dataset(path, find_labels=False).cases
     except DatasetError as error:
         raise DatasetError(
@@ -70,11 +62,19 @@ def _cases_of_folder(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
             for name, file in volumes.items()
         )
     groups: dict[str, dict[int, Path]] = {}
+    alone = []
     for name, file in volumes.items():
         match = CHANNEL_SUFFIX.fullmatch(name)
         if match:
             groups.setdefault(match["case"], {})[int(match["channel"])] = file
-    if not groups:
+        else:
+            alone.append(file)
+    if groups and alone:
+        raise CaseError(
+            f"{alone[0]} does not end in a channel number, as _0000, but other images "
+            f"of {path} do ({len(alone)} such files); name all of them one way"
+        )
+    if alone:
         return tuple(
             replace(case_files(file), name=_flat(name), patient=_flat(name))
             for name, file in volumes.items()
