@@ -23,6 +23,7 @@ def fingerprint(**changes) -> CaseFingerprint:
         "nonzero_shape": (36, 50, 35),
         "mask_shape": None,
         "intensities": np.arange(101, dtype=np.float32)[None],
+        "image_quantiles": ((0.0, 40.0, 90.0),),
         "is_hu_like": (False,),
         "class_volumes_ml": {4: 2.0, 9: 3.0},
         "class_offsets": {4: -0.2, 9: 0.2},
@@ -56,7 +57,7 @@ def test_a_plan_holds_every_decision():
     assert plan.mirroring.axes == (0,)
     assert plan.mirroring.left_right_pairs == (("eye_l", "eye_r"),)
     assert plan.fingerprint is not None
-    assert plan.fingerprint.class_volumes_ml == {
+    assert plan.fingerprint.structure_volumes_ml == {
         "eye_l": (2.0, 5.0),
         "eye_r": (3.0, 3.0),
     }

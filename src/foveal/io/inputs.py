@@ -50,7 +50,7 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
         if match:
             groups.setdefault(match["case"], {})[int(match["channel"])] = file
     if not groups:
-        return tuple(case_files(file) for file in volumes.values())
+        return tuple(_case_of_file(name, file) for name, file in volumes.items())
     return tuple(
         CaseFiles(
             _flat(name),
@@ -61,6 +61,15 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
         )
         for name, channels in groups.items()
     )
+
+
+def _case_of_file(name: str, file: Path) -> CaseFiles:
+    """A file that should hold several channels; a damaged one fails when it is read."""
+    try:
+        channels = case_files(file).channels
+    except CaseError:
+        channels = (ChannelFile(file),)
+    return CaseFiles(_flat(name), _flat(name), channels)
 
 
 def _flat(name: str) -> str:
