@@ -17,14 +17,10 @@ from foveal.config import (
     OptimiserConfig,
     Plan,
     Settings,
-    read_plan,
-    read_settings,
 )
-from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.loading import PatchSource, Sampler
-from foveal.engine.run_directory import RunDirectory
 from foveal.engine.schedules import learning_rate_factor
-from foveal.engine.training import UpdateRules, under
+from foveal.engine.training import UpdateRules
 from foveal.errors import RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
@@ -217,12 +213,23 @@ def patch_sources(
     }
 
 
-def model(run: RunDirectory, device: str = "auto") -> Model:
-    """The predictor of a run, with the numerics it was trained with."""
-    plan, (settings, _) = read_plan(run.plan), read_settings(run.settings)
-    tensors, _ = load_checkpoint(run.best_or_last)
+def model(
+    plan: Plan, settings: Settings, weights: Mapping[str, Tensor], device: str = "auto"
+) -> Model:
+    """A trained predictor, with the numerics it was trained with.
+
+    Raises:
+        RunError: The weights are not those of the plan's network, or no numerics were
+            ever chosen.
+    """
     trained = planned_network(plan)
-    trained.load_state_dict(under("predictor.", tensors))
+    try:
+        trained.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights are not those of the plan's network ({error}); was plan.toml "
+            "changed after training?"
+        ) from error
     return Model(
         network=trained,
         recipe=preprocessing_recipe(plan),

@@ -316,6 +316,16 @@ class FingerprintConfig(Section):
     structure_volumes_ml: dict[str, Range]
     """Per structure, the smallest and largest volume where it is annotated."""
 
+    orientations: tuple[str, ...]
+    """Of the files as stored."""
+
+    extent_mm_range: tuple[Range, Range, Range]
+    """Smallest and largest extent per axis."""
+
+    image_quantiles: tuple[tuple[Range, Range, Range], ...]
+    """Per channel, over the cases the smallest and largest 5, 50 and 95 percentile of
+    the whole image."""
+
 
 class Plan(Section):
     """Everything that follows from the data and the machine; a person may edit it."""
@@ -586,6 +596,23 @@ def read_plan(path: Path) -> Plan:
         SettingsError: Lists every wrong entry with its full name.
     """
     return _validated(Plan, _read_table(path), str(path))
+
+
+def parse_plan(text: str, source: str) -> Plan:
+    """Check the text of a plan that is kept in something else than a plan file.
+
+    Args:
+        text: TOML.
+        source: Where it comes from, for messages.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{source} is not TOML: {error}") from error
+    return _validated(Plan, table, source)
 
 
 def read_settings(path: Path) -> tuple[Settings, dict[str, Any]]:

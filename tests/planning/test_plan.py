@@ -28,6 +28,7 @@ def fingerprint(**changes) -> CaseFingerprint:
         "nonzero_shape": (36, 50, 35),
         "mask_shape": None,
         "intensities": np.arange(101, dtype=np.float32)[None],
+        "image_quantiles": ((0.0, 40.0, 90.0),),
         "is_hu_like": (False,),
         "structure_volumes_ml": {"eye_l": 2.0, "eye_r": 3.0},
         "structure_offsets": {"eye_l": -0.2, "eye_r": 0.2},

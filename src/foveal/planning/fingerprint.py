@@ -29,6 +29,14 @@ BODY_TAIL_FRACTION = 0.01
 """Share of the body's voxels cut from either end when its width is measured: a table or
 noise beside the body is no part of it."""
 
+QUANTILES = (0.05, 0.5, 0.95)
+"""Of the whole image: its dark end, middle and bright end, past single voxels."""
+
+VOXELS_LOOKED_AT = 200_000
+"""Spread evenly; quantiles of so many are right to a small part of a percent."""
+
+Quantiles = tuple[float, float, float]
+
 
 @dataclass(frozen=True, eq=False)
 class CaseFingerprint:
@@ -48,6 +56,9 @@ class CaseFingerprint:
     intensities: NDArray[np.float32]
     """Drawn from the annotated foreground, ``(channel, drawn)``; nothing is drawn where
     there is no foreground."""
+
+    image_quantiles: tuple[Quantiles, ...]
+    """Per channel, see `image_quantiles`."""
 
     is_hu_like: tuple[bool, ...]
     """Per channel: whole numbers that reach below `AIR_HU`."""
@@ -167,6 +178,7 @@ def case_fingerprint(
         intensities=_drawn_intensities(
             image, voxels[is_foreground[value_of_voxel]], case.name
         ),
+        image_quantiles=image_quantiles(case.image),
         is_hu_like=is_hu_like,
         structure_volumes_ml={
             name: grid.voxel_volume_ml * int(counts[found].sum())
@@ -211,6 +223,18 @@ def body_extent(
     first = int(np.searchsorted(share, BODY_TAIL_FRACTION, side="right"))
     last = int(np.searchsorted(share, 1 - BODY_TAIL_FRACTION))
     return first, last
+
+
+def image_quantiles(image: NDArray[np.float32]) -> tuple[Quantiles, ...]:
+    """The `QUANTILES` of each channel of an image, background and all.
+
+    Args:
+        image: ``(channel, i, j, k)``; of a large one, every so many voxels are taken.
+    """
+    apart = max(1, int((image[0].size / VOXELS_LOOKED_AT) ** (1 / 3)))
+    sample = image[:, ::apart, ::apart, ::apart].reshape(len(image), -1)
+    rows = np.quantile(sample, QUANTILES, axis=1).T.tolist()
+    return tuple((low, middle, high) for low, middle, high in rows)
 
 
 def _is_hu_like(channel: NDArray[np.float32]) -> bool:

@@ -20,6 +20,7 @@ from foveal.config import (
     PatchesConfig,
     Plan,
     PreprocessingConfig,
+    Range,
     UNet3dConfig,
 )
 from foveal.errors import DatasetError
@@ -428,11 +429,6 @@ def _summary(
     labels: LabelsConfig,
     median_shape: tuple[float, float, float],
 ) -> FingerprintConfig:
-    spacings = np.array([case.spacing_mm for case in fingerprints])
-    i, j, k = (
-        (_rounded(float(axis.min())), _rounded(float(axis.max())))
-        for axis in spacings.T
-    )
     intensities = np.concatenate([case.intensities for case in fingerprints], axis=1)
     percentiles = np.percentile(intensities, FOREGROUND_PERCENTILES, axis=1)
     volumes: dict[str, tuple[float, float]] = {}
@@ -447,12 +443,31 @@ def _summary(
     return FingerprintConfig(
         num_cases=len(fingerprints),
         median_shape=median_shape,
-        spacing_mm_range=(i, j, k),
+        spacing_mm_range=_ranges([case.spacing_mm for case in fingerprints]),
         intensity_ranges=tuple(
             (_rounded(low), _rounded(high)) for low, high in percentiles.T.tolist()
         ),
         structure_volumes_ml=volumes,
+        orientations=tuple(sorted({case.stored_orientation for case in fingerprints})),
+        extent_mm_range=_ranges(
+            [np.multiply(case.shape, case.spacing_mm).tolist() for case in fingerprints]
+        ),
+        image_quantiles=tuple(
+            _ranges(channel)
+            for channel in zip(
+                *(case.image_quantiles for case in fingerprints), strict=True
+            )
+        ),
     )
+
+
+def _ranges(triples: Sequence[Sequence[float]]) -> tuple[Range, Range, Range]:
+    """Smallest and largest of the first, second and third numbers."""
+    first, second, third = (
+        (_rounded(float(min(values))), _rounded(float(max(values))))
+        for values in zip(*triples, strict=True)
+    )
+    return first, second, third
 
 
 def _rounded(value: float) -> float:
