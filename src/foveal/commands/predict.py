@@ -20,19 +20,28 @@ from foveal.inference.restore import most_probable
 from foveal.io.cases import read_case
 from foveal.io.inputs import cases_to_predict
 from foveal.io.volumes import volume_ending, write_volume
+from foveal.plugins.files import read_plugins
+from foveal.plugins.registration import Plugin
 
 
-def load_model(run: Path | str, *, device: str = "auto") -> Model:
+def load_model(
+    run: Path | str,
+    *,
+    device: str = "auto",
+    plugins: Sequence[Path | str | Plugin] = (),
+) -> Model:
     """Load the predictor of a run once, to predict many cases.
 
     Args:
         run: Folder that `foveal train` wrote.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        plugins: File of the run's network, if a plugin added it; it is run.
 
     Raises:
         RunError: The folder is no run, or its checkpoint is damaged.
+        PluginError: The network is a plugin's, which was not given.
     """
-    return build.model(open_run(Path(run)), device)
+    return build.model(open_run(Path(run)), device, read_plugins(plugins))
 
 
 def predict(
@@ -43,6 +52,7 @@ def predict(
     probabilities: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    plugins: Sequence[Path | str | Plugin] = (),
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Path]:
     """Predict every case of an input into a folder of label maps.
@@ -57,6 +67,7 @@ def predict(
         probabilities: Also write one volume per structure in ``probabilities``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         threads: CPU threads; unset: all.
+        plugins: Files of the runs' networks, if plugins added them; they are run.
         on_progress: Told cases done, cases in all and the name of the last.
 
     Returns:
@@ -70,7 +81,8 @@ def predict(
     if not runs:
         raise RunError("no run is given; name at least one folder of a run")
     torch.set_num_threads(threads or usable_threads())
-    models = [load_model(run, device=device) for run in runs]
+    given = read_plugins(plugins)
+    models = [load_model(run, device=device, plugins=given) for run in runs]
     require_agreement(models)
     cases: Sequence[CaseFiles]
     if isinstance(inputs, Path | str):
