@@ -78,7 +78,7 @@ def evaluate(
                 references,
                 regions=named_regions,
                 labels=named_labels or None,
-                prediction_labels=of_predictions,
+                prediction_labels=of_predictions or None,
                 output=output,
                 on_progress=on_progress,
             )

@@ -9,15 +9,17 @@ from typing import TypeVar
 
 import numpy as np
 
+from foveal.case import Dataset
 from foveal.commands.evaluation_pairs import Matched, Pair, find_pairs
 from foveal.commands.out_of_fold import listed
 from foveal.errors import CaseError, DatasetError, SettingsError
-from foveal.io.cases import require_same_grid
 from foveal.io.files import atomic_write_text
+from foveal.io.label_maps import require_same_grid
 from foveal.io.segmentations import (
     Masks,
     Parts,
     Segmentation,
+    read_listed_segmentation,
     read_segmentation,
 )
 from foveal.metrics.evaluation import Evaluation, Row, measure, summarise
@@ -104,8 +106,11 @@ def evaluate(
     matched = find_pairs(
         Path(predictions), None if references is None else Path(references)
     )
-    labels = _labels(labels, matched, on_progress)
-    structures = _structures(labels, regions or {}, prediction_labels or {})
+    parts, labels = _parts_of_references(labels, matched, on_progress)
+    if prediction_labels is None:
+        known = matched.prediction_labels
+        prediction_labels = {name: known[name] for name in parts if name in known}
+    structures = _structures(parts, labels, regions or {}, prediction_labels)
     if not structures:
         raise DatasetError(
             f"no reference in {references} has a labelled voxel, so there is no "
@@ -135,32 +140,26 @@ def evaluate(
     return evaluation
 
 
-def _labels(
+def _parts_of_references(
     given: Mapping[str, int | str] | None,
     matched: Matched,
     on_progress: OnProgress | None,
-) -> Mapping[str, int | str]:
-    """Structure name to its part of the references; see `evaluate`."""
+) -> tuple[dict[str, Parts], Mapping[str, int | str]]:
+    """What each structure is the union of, and the labels that regions may unite."""
     if given is not None:
-        return given
-    if matched.label_values is not None:
-        return {**matched.label_values}
-    return _found_labels(matched.pairs, on_progress)
-
-
-def _found_labels(
-    pairs: Sequence[Pair], on_progress: OnProgress | None
-) -> dict[str, int | str]:
-    """Everything in the references but background, named by its number or file."""
+        return {name: (part,) for name, part in given.items()}, given
+    if matched.dataset is not None:
+        return {**matched.dataset.structures}, {**matched.dataset.label_values}
 
     def parts_of_reference(pair: Pair) -> frozenset[int | str]:
         try:
-            return read_segmentation(pair.reference).others(())
+            return _read_reference(pair, matched).others(())
         except CaseError as error:
             raise CaseError(f"case {pair.case}: {error}") from error
 
-    found = set[int | str]().union(*_for_each(parts_of_reference, pairs, on_progress))
-    return {str(part): part for part in sorted(found, key=_values_first)}
+    each = _for_each(parts_of_reference, matched.pairs, on_progress)
+    found = sorted(set[int | str]().union(*each), key=_values_first)
+    return {str(part): (part,) for part in found}, {str(part): part for part in found}
 
 
 def _values_first(part: int | str) -> tuple[int, str]:
@@ -168,47 +167,52 @@ def _values_first(part: int | str) -> tuple[int, str]:
 
 
 def _structures(
+    parts: Mapping[str, Parts],
     labels: Mapping[str, int | str],
     regions: Mapping[str, Sequence[int]],
     prediction_labels: Mapping[str, Sequence[int | str]],
 ) -> dict[str, _Structure]:
-    """Everything that is measured, by name: labels, then regions."""
-    reference: dict[str, Parts] = {name: (part,) for name, part in labels.items()}
+    """Everything that is measured, by name; regions last."""
     for name, values in regions.items():
         if not values or 0 in values:
             raise SettingsError(
                 f"region {name} = {list(values)} must hold label values other than 0, "
                 "which is background"
             )
-        if name in reference:
+        if name in parts:
             raise SettingsError(
                 f"region {name} has the name of a label; give it a name of its own"
             )
-        reference[name] = tuple(values)
-    unknown = sorted(set(prediction_labels) - set(reference))
+    measured = [*parts, *regions]
+    unknown = sorted(set(prediction_labels) - set(measured))
     if unknown:
         raise SettingsError(
             f"the labels of the predictions name {listed(unknown)}, but what is "
-            f"measured is {listed(list(reference))}; correct the name"
+            f"measured is {listed(measured)}; correct the name"
         )
     name_of = {part: name for name, part in labels.items()}
-
-    def predicted(structure: str, *, as_masks: bool) -> Parts:
-        """The structure's own parts if given, else those of the labels it unites."""
-        if structure in prediction_labels:
-            return tuple(prediction_labels[structure])
-        found: list[int | str] = []
-        for part in reference[structure]:
-            name = name_of.get(part, str(part))
-            found += prediction_labels.get(name, [name if as_masks else part])
-        return tuple(found)
-
-    return {
-        name: _Structure(
-            parts, predicted(name, as_masks=False), predicted(name, as_masks=True)
+    structures = {}
+    for name, own in parts.items():
+        there = tuple(prediction_labels.get(name, own))
+        masks = tuple(prediction_labels.get(name, (name,)))
+        structures[name] = _Structure(own, there, masks)
+    for name, values in regions.items():
+        # A region is the union of what its labels are, unless it is named itself.
+        united = [(name_of.get(value, str(value)), value) for value in values]
+        there = _union(
+            prediction_labels.get(label, (value,)) for label, value in united
         )
-        for name, parts in reference.items()
-    }
+        masks = _union(prediction_labels.get(label, (label,)) for label, _ in united)
+        structures[name] = _Structure(
+            tuple(values),
+            tuple(prediction_labels.get(name, there)),
+            tuple(prediction_labels.get(name, masks)),
+        )
+    return structures
+
+
+def _union(parts: Iterable[Sequence[int | str]]) -> Parts:
+    return tuple(dict.fromkeys(part for some in parts for part in some))
 
 
 def _measure_case(
@@ -216,16 +220,17 @@ def _measure_case(
 ) -> _Measured:
     """Measure every structure that was annotated in a case."""
     prediction = read_segmentation(pair.prediction)
-    reference = read_segmentation(pair.reference)
+    reference = _read_reference(pair, matched)
     try:
         require_same_grid("reference", reference.grid, "prediction", prediction.grid)
     except CaseError as error:
         raise CaseError(f"{error}, by nearest neighbour") from error
     ignored = None
-    if matched.ignore_value is not None:
-        ignored = reference.mask((matched.ignore_value,))
-    _require_known_labels(reference, matched)
-    drawn = _drawn(pair, reference)
+    if matched.dataset is not None:
+        _require_known_labels(reference, matched.dataset)
+        if matched.dataset.ignore_value is not None:
+            ignored = reference.mask((matched.dataset.ignore_value,))
+    drawn = _drawn(pair, reference, matched)
     as_masks = isinstance(prediction, Masks)
     rows = []
     scored = set[int | str]()
@@ -248,7 +253,14 @@ def _measure_case(
     return _Measured(tuple(rows), prediction.others(scored))
 
 
-def _drawn(pair: Pair, reference: Segmentation) -> set[str] | None:
+def _read_reference(pair: Pair, matched: Matched) -> Segmentation:
+    if isinstance(pair.reference, Path):
+        return read_segmentation(pair.reference)
+    label_values = matched.dataset.label_values if matched.dataset else {}
+    return read_listed_segmentation(pair.reference, label_values)
+
+
+def _drawn(pair: Pair, reference: Segmentation, matched: Matched) -> set[str] | None:
     """Parts that a reference has, as text; ``None``: all of them.
 
     Of a folder of masks those that have a file: an empty mask says that the structure
@@ -256,21 +268,21 @@ def _drawn(pair: Pair, reference: Segmentation) -> set[str] | None:
     """
     if isinstance(reference, Masks):
         return set(reference.files)
-    if pair.annotated_labels is None:
+    if isinstance(pair.reference, Path) or pair.reference.annotated is None:
         return None
-    return set(map(str, pair.annotated_labels))
+    structures = matched.dataset.structures if matched.dataset else {}
+    return {str(part) for name in pair.reference.annotated for part in structures[name]}
 
 
-def _require_known_labels(reference: Segmentation, matched: Matched) -> None:
+def _require_known_labels(reference: Segmentation, dataset: Dataset) -> None:
     """Refuse values that the data set of the references does not name."""
-    if matched.label_values is None:
-        return
-    known = {*matched.label_values.values(), matched.ignore_value}
+    known = {*dataset.label_values.values(), dataset.ignore_value}
+    known |= {value for values in dataset.structures.values() for value in values}
     unknown = sorted(reference.others(part for part in known if part is not None))
     if unknown:
         raise CaseError(
             f"reference has the values {unknown}, but the labels of its data set are "
-            f"{matched.label_values}; name them there or correct the file"
+            f"{dataset.label_values}; name them there or correct the file"
         )
 
 

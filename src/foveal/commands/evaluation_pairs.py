@@ -1,10 +1,10 @@
 """Which prediction is measured against which reference."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from foveal.case import Dataset
+from foveal.case import CaseFiles, Dataset
 from foveal.commands.out_of_fold import (
     OutOfFold,
     dataset_of,
@@ -12,6 +12,7 @@ from foveal.commands.out_of_fold import (
     listed,
     notes_on_coverage,
 )
+from foveal.config import read_plan
 from foveal.engine.run_directory import is_run
 from foveal.errors import DatasetError
 from foveal.io.datasets import read_dataset
@@ -28,22 +29,22 @@ class Pair:
 
     case: str
     prediction: Path
-    reference: Path
 
-    annotated_labels: tuple[int, ...] | None = None
-    """Label values contoured in the reference; ``None``: all of them."""
+    reference: Path | CaseFiles
+    """As its data set lists it, if there is one."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Every pair, and what the data set of the references says about labels."""
+    """Every pair, and what is known about labels."""
 
     pairs: tuple[Pair, ...]
 
-    label_values: dict[str, int] | None = None
-    """Structure name to value; ``None``: the references are no data set."""
+    dataset: Dataset | None = None
+    """Of the references."""
 
-    ignore_value: int | None = None
+    prediction_labels: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Structure to its values in the label maps that runs have predicted."""
 
     notes: tuple[str, ...] = ()
 
@@ -95,13 +96,15 @@ def _holds_segmentations(references: Path, predicted: Iterable[str]) -> bool:
 
 def _match_runs(path: Path, found: OutOfFold, references: Path | None) -> Matched:
     """Find the reference of each case that a run left out."""
+    labels = read_plan(found.runs[0].plan).labels.structure_values
     if references is not None and _holds_segmentations(references, found.predictions):
-        return _match_folders(path, found.predictions, references)
+        matched = _match_folders(path, found.predictions, references)
+        return replace(matched, prediction_labels=labels)
     root = dataset_of(found.runs) if references is None else references
     dataset = read_dataset(root)
     notes = notes_on_coverage(found, dataset)
     matched = _match_cases(found.predictions, dataset, root)
-    return replace(matched, notes=tuple(notes))
+    return replace(matched, prediction_labels=labels, notes=tuple(notes))
 
 
 def _match_files(prediction: Path, reference: Path) -> Matched:
@@ -147,19 +150,12 @@ def _match_dataset(predicted: Mapping[str, Path], references: Path) -> Matched:
 def _match_cases(
     predicted: Mapping[str, Path], dataset: Dataset, root: Path
 ) -> Matched:
-    by_name = {case.name: case for case in dataset.cases}
-    pairs = []
-    without_reference = []
-    for case in sorted(predicted):
-        if case not in by_name or (reference := by_name[case].label_map) is None:
-            without_reference.append(case)
-            continue
-        pairs.append(
-            Pair(case, predicted[case], reference, by_name[case].annotated_labels)
-        )
+    by_name = {case.name: case for case in dataset.labelled}
+    without_reference = sorted(predicted.keys() - by_name.keys())
     if without_reference:
         raise DatasetError(
             f"data set {root} has no labelled case for the predictions "
             f"{listed(without_reference)}; a prediction must have the name of its case"
         )
-    return Matched(tuple(pairs), dataset.label_values, dataset.ignore_value)
+    pairs = [Pair(case, predicted[case], by_name[case]) for case in sorted(predicted)]
+    return Matched(tuple(pairs), dataset)

@@ -17,14 +17,15 @@ from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
+from foveal.commands.rehearsal import fitting_patch, rehearse
 from foveal.config import (
+    UNET3D,
     Plan,
     Settings,
     changed_plan,
     changed_settings,
+    choose_settings,
     is_settings_file,
-    merged,
-    parse_options,
     read_plan,
     read_settings,
     to_toml,
@@ -44,6 +45,9 @@ from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.metrics.evaluation import joined, read_evaluation
 from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_toml
+from foveal.plugins.kept import keep_plugins, require_kept
+from foveal.plugins.parts import Parts
+from foveal.plugins.registration import Plugin
 
 Fold = int | Literal["all"]
 
@@ -57,6 +61,7 @@ def train(
     fold: Fold | None = None,
     plan: Path | None = None,
     options: Sequence[str] = (),
+    plugins: Sequence[Path | str | Plugin] = (),
     resume: bool = False,
     watcher: Watcher | None = None,
 ) -> Path:
@@ -75,6 +80,8 @@ def train(
         fold: Which part of the training patients to validate on, from 0; or ``"all"``.
         plan: Plan file; unset: the data set is planned now.
         options: ``table.name=value``, for settings and plan alike.
+        plugins: Files that add losses, networks, samplers or methods; they are run. A
+            copy of each is kept in the run; to resume, the same ones are needed.
         resume: Continue in ``out``; its own settings and plan are used.
         watcher: Told of progress.
 
@@ -88,26 +95,29 @@ def train(
     out = Path(out)
     plan_entries: dict[str, Any] = {}
     all_folds = fold == "all" or (resume and is_cross_validation(out))
+    parts = build.parts_with(plugins)
     if resume:
         settings = _settings_to_resume(out, all_folds=all_folds)
+        require_kept(RunDirectory(out), parts.plugins)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
         settings, plan_entries = _settings(
-            Path(source), steps, budget_seconds, fold, options
+            Path(source), steps, budget_seconds, fold, options, plan, parts
         )
     dataset = read_dataset(_dataset_path(settings))
     fabric = _launched_fabric(settings)
     begins = fabric.is_global_zero and not resume
     if all_folds:
+        folder = CrossValidationDirectory(out)
         if begins:
-            _begin_all(out, dataset, settings, plan, plan_entries, watcher)
+            _begin_all(out, dataset, settings, plan, plan_entries, parts, watcher)
         fabric.barrier()
-        _train_all(fabric, CrossValidationDirectory(out), dataset, watcher)
+        _train_all(fabric, folder, dataset, parts, watcher)
         return out
     if begins:
-        _begin(create_run(out), dataset, settings, plan, plan_entries, watcher)
+        _begin(create_run(out), dataset, settings, plan, plan_entries, parts, watcher)
     fabric.barrier()
-    _train_run(fabric, open_run(out), settings, dataset, watcher)
+    _train_run(fabric, open_run(out), settings, dataset, parts, watcher)
     return out
 
 
@@ -116,6 +126,7 @@ def _train_run(
     run: RunDirectory,
     settings: Settings,
     dataset: Dataset,
+    parts: Parts,
     watcher: Watcher,
 ) -> None:
     """Preprocess, train and score a run from wherever it stands."""
@@ -138,10 +149,10 @@ def _train_run(
             on_progress=watcher.on_cases,
         )
     labelled, held_out = stored[: len(training_files)], stored[len(training_files) :]
-    fit(fabric, run, settings, planned, labelled, held_out, watcher)
+    fit(fabric, run, settings, planned, labelled, held_out, watcher, parts)
     if fabric.is_global_zero and validation_files:
         watcher.on_stage("predicting the validation cases on their own grids")
-        _score(run, validation_files, _dataset_path(settings), watcher)
+        _score(run, settings, validation_files, parts, watcher)
     fabric.barrier()
 
 
@@ -149,6 +160,7 @@ def _train_all(
     fabric: Fabric,
     folder: CrossValidationDirectory,
     dataset: Dataset,
+    parts: Parts,
     watcher: Watcher,
 ) -> None:
     """Finish every fold that is not, then put their scores together."""
@@ -160,10 +172,10 @@ def _train_all(
             told.on_stage("finished already")
             continue
         if fabric.is_global_zero and not is_run(run.path):
-            _begin_fold(folder, number)
+            _begin_fold(folder, number, parts)
         fabric.barrier()
         settings, _ = read_settings(run.settings)
-        _train_run(fabric, run, settings, dataset, told)
+        _train_run(fabric, run, settings, dataset, parts, told)
     runs = [folder.fold(number) for number in range(num_folds)]
     measured = {
         run.path.name: read_evaluation(run.metrics)
@@ -221,24 +233,34 @@ def _settings(
     budget_seconds: float | None,
     fold: Fold | None,
     options: Sequence[str],
+    plan: Path | None,
+    parts: Parts,
 ) -> tuple[Settings, dict[str, Any]]:
     """Settings from a file or defaults, then the options, then the arguments."""
-    plan_entries: dict[str, Any] = {}
-    settings = Settings(dataset=source.resolve())
-    if source.is_file() and is_settings_file(source):
-        settings, plan_entries = read_settings(source.resolve())
-    entries, more_plan_entries = parse_options(options)
+    arguments: dict[str, Any] = {}
     for table, name, value in (
         ("training", "steps", steps),
         ("training", "budget_seconds", budget_seconds),
         ("splits", "fold", 0 if fold == "all" else fold),
     ):
         if value is not None:
-            entries.setdefault(table, {})[name] = value
-    settings = changed_settings(settings, entries)
+            arguments.setdefault(table, {})[name] = value
+    is_settings = source.is_file() and is_settings_file(source)
+    if not is_settings:
+        arguments["dataset"] = str(source.resolve())
+    settings, plan_entries = choose_settings(
+        source if is_settings else None,
+        options,
+        arguments,
+        sections=parts.sections,
+        plan=plan,
+    )
     if settings.store is not None:
         # In the run's own settings file the path would be relative to that file.
         settings = settings.model_copy(update={"store": settings.store.absolute()})
+    before = UNET3D if plan is None else read_plan(plan).network.name
+    network_name = plan_entries.get("network", {}).get("name", before)
+    build.require_used(settings, network_name, parts)
     length = settings.training
     if length.steps is not None and length.budget_seconds is not None:
         raise SettingsError(
@@ -246,7 +268,7 @@ def _settings(
         )
     if length.steps is None and length.budget_seconds is None:
         settings = changed_settings(settings, {"training": {"budget_seconds": 600.0}})
-    return settings, merged(plan_entries, more_plan_entries)
+    return settings, plan_entries
 
 
 def _settings_to_resume(out: Path, *, all_folds: bool) -> Settings:
@@ -290,6 +312,7 @@ def _begin(
     settings: Settings,
     plan: Path | None,
     plan_entries: Mapping[str, Any],
+    parts: Parts,
     watcher: Watcher,
 ) -> None:
     """Plan, divide the patients, and write down what the run starts from."""
@@ -300,8 +323,8 @@ def _begin(
             "counted from 0, as the data set has few patients or names those to "
             "validate itself"
         )
-    planned = _plan(dataset, settings, plan, plan_entries, watcher)
-    _write_beginning(run, splits, planned, settings)
+    planned = _plan(dataset, settings, plan, plan_entries, parts, watcher)
+    _write_beginning(run, splits, planned, settings, parts)
 
 
 def _begin_all(
@@ -310,6 +333,7 @@ def _begin_all(
     settings: Settings,
     plan: Path | None,
     plan_entries: Mapping[str, Any],
+    parts: Parts,
     watcher: Watcher,
 ) -> None:
     """Plan and divide the patients once for all folds."""
@@ -320,11 +344,11 @@ def _begin_all(
             "--fold all needs two folds or more, but there is one, as splits.folds is "
             "1 or the data set names the patients to validate itself; leave out --fold"
         )
-    planned = _plan(dataset, settings, plan, plan_entries, watcher)
-    _write_beginning(folder, splits, planned, settings)
+    planned = _plan(dataset, settings, plan, plan_entries, parts, watcher)
+    _write_beginning(folder, splits, planned, settings, parts)
 
 
-def _begin_fold(folder: CrossValidationDirectory, number: int) -> None:
+def _begin_fold(folder: CrossValidationDirectory, number: int, parts: Parts) -> None:
     """Write down what a fold starts from: what all share, and its number.
 
     Precision and layout are those that the fold before was timed with, so that the
@@ -342,6 +366,7 @@ def _begin_fold(folder: CrossValidationDirectory, number: int) -> None:
         read_splits(folder.splits),
         read_plan(folder.plan),
         changed_settings(settings, changes),
+        parts,
     )
 
 
@@ -350,7 +375,9 @@ def _write_beginning(
     splits: Splits,
     plan: Plan,
     settings: Settings,
+    parts: Parts,
 ) -> None:
+    keep_plugins(RunDirectory(folder.path), parts.plugins)
     atomic_write_text(folder.splits, splits_to_toml(splits))
     atomic_write_text(folder.plan, to_toml(plan))
     # Last, as with the settings the run exists.
@@ -358,7 +385,12 @@ def _write_beginning(
 
 
 def _splits(dataset: Dataset, settings: Settings) -> Splits:
-    return make_splits(dataset.cases, settings.splits.folds, settings.splits.seed)
+    return make_splits(
+        dataset.cases,
+        settings.splits.folds,
+        settings.splits.seed,
+        given=dataset.folds,
+    )
 
 
 def _dataset_path(settings: Settings) -> Path:
@@ -372,10 +404,12 @@ def _plan(
     settings: Settings,
     path: Path | None,
     entries: Mapping[str, Any],
+    parts: Parts,
     watcher: Watcher,
 ) -> Plan:
+    """The plan, with which everything can be built."""
     if path is not None:
-        planned = read_plan(path)
+        planned = read_plan(path, parts.plan_model)
     else:
         watcher.on_stage("planning from the data")
         made = make_plan(
@@ -387,7 +421,17 @@ def _plan(
         planned = made.plan
         for reason in made.reasons:
             watcher.on_stage(reason)
-    return changed_plan(planned, dict(entries))
+    chosen = changed_plan(planned, dict(entries), parts.plan_model)
+    if path is None and "size" not in entries.get("patches", {}):
+        fitting = fitting_patch(chosen, build.planned_network(chosen, parts))
+        if fitting != chosen.patches.size:
+            watcher.on_stage(
+                f"Patch: {fitting} voxels instead of {chosen.patches.size}, as network "
+                f"{chosen.network.name} needs"
+            )
+            chosen = changed_plan(chosen, {"patches": {"size": fitting}})
+    rehearse(settings, chosen, parts)
+    return chosen
 
 
 def _launched_fabric(settings: Settings) -> Fabric:
@@ -404,16 +448,25 @@ def _cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...
 
 def _score(
     run: RunDirectory,
+    settings: Settings,
     cases: Sequence[CaseFiles],
-    dataset: Path,
+    parts: Parts,
     watcher: Watcher,
 ) -> None:
     """Predict the validation cases as `foveal predict` would, and measure them."""
     folder = run.validation
-    predict([run.path], cases, folder, on_progress=watcher.on_cases)
-    evaluate(
+    outcomes = predict(
+        run.path,
+        cases,
         folder,
-        dataset,
-        output=run.metrics,
+        # A run that was killed while it predicted goes on with the rest.
+        resume=True,
+        device=settings.training.device,
+        threads=settings.training.threads,
+        plugins=parts.plugins,
         on_progress=watcher.on_cases,
     )
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            watcher.on_stage(f"not predicted: {'; '.join(outcome.reasons)}")
+    evaluate(run.path, output=run.metrics, on_progress=watcher.on_cases)

@@ -41,6 +41,16 @@ class RunDirectory:
         return self.path / "splits.toml"
 
     @property
+    def plugins(self) -> Path:
+        """Copies of the plugins the run was made with; never run from here."""
+        return self.path / "plugins"
+
+    @property
+    def plugin_records(self) -> Path:
+        """Hashes of the plugins and what they add."""
+        return self.path / "plugins.toml"
+
+    @property
     def checkpoints(self) -> Path:
         """``last``, ``previous`` and ``best``."""
         return self.path / "checkpoints"
@@ -103,7 +113,7 @@ class CrossValidationDirectory:
         return RunDirectory(self.path / f"fold_{number}")
 
 
-BEFORE_SETTINGS = {"plan.toml", "splits.toml"}
+BEFORE_SETTINGS = {"plan.toml", "plugins", "plugins.toml", "splits.toml"}
 """What a run that was killed before it really began may have left behind."""
 
 

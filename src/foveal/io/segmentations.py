@@ -12,12 +12,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.case import CaseFiles
 from foveal.errors import CaseError, DatasetError
 from foveal.geometry import Grid
-from foveal.io.cases import integer_label_map, present_labels, require_same_grid
+from foveal.io.label_maps import (
+    integer_label_map,
+    present_labels,
+    read_reference,
+    require_same_grid,
+)
 from foveal.io.volumes import (
     VOLUME_ENDINGS,
     case_stem,
+    is_slicer_segmentation,
     is_volume,
     read_grid,
     read_volume,
@@ -63,6 +70,32 @@ class LabelMap:
         # The foreground is small, so picking it first saves counting all voxels.
         found = present_labels(self.label_map[self.label_map != 0])
         return frozenset(found) - set(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Combinations:
+    """Structures that may overlap, as `read_reference` puts them in one label map."""
+
+    label_map: NDArray[np.int32]
+    grid: Grid
+
+    combinations: tuple[frozenset[str], ...]
+    """Structures by number in the label map."""
+
+    values: Mapping[str, int]
+    """Structure to the value that its data set gives it."""
+
+    def mask(self, parts: Parts) -> NDArray[np.bool_]:
+        """Where one of some values is, whatever lies over it."""
+        names = {name for name, value in self.values.items() if value in parts}
+        is_inside = np.array([bool(names & here) for here in self.combinations])
+        mask: NDArray[np.bool_] = is_inside[self.label_map]
+        return mask
+
+    def others(self, parts: Iterable[int | str]) -> frozenset[int | str]:
+        """Values that occur besides some."""
+        names = frozenset[str]().union(*self.combinations)
+        return frozenset(self.values[name] for name in names) - set(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +148,27 @@ def read_segmentation(path: Path) -> Segmentation:
         return Masks(path, files, read_grid(next(iter(files.values())))[0])
     volume = read_volume(path)
     return LabelMap(integer_label_map(volume.array), volume.grid)
+
+
+def read_listed_segmentation(
+    files: CaseFiles, values: Mapping[str, int]
+) -> Segmentation:
+    """Read the reference of a case that a data set lists, on the grid of its image.
+
+    Args:
+        files: Of a labelled case.
+        values: Label name to value, as in its data set.
+
+    Raises:
+        CaseError: A file is missing or damaged, or does not lie on the image's grid.
+    """
+    if files.label_map is not None and not is_slicer_segmentation(files.label_map):
+        return read_segmentation(files.label_map)
+    grid, _ = read_grid(files.channels[0].path)
+    label_map, combinations = read_reference(files, grid)
+    if combinations is None:
+        return LabelMap(label_map, grid)
+    return Combinations(label_map, grid, combinations, values)
 
 
 def segmentations_in(path: Path) -> dict[str, Path]:
