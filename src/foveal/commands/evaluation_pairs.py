@@ -6,7 +6,6 @@ from pathlib import Path
 
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.out_of_fold import (
-    OutOfFold,
     dataset_of,
     find_out_of_fold,
     listed,
@@ -60,13 +59,7 @@ def find_pairs(predictions: Path, references: Path | None) -> Matched:
         if path is not None and not path.exists():
             raise DatasetError(f"{path} does not exist; correct the path")
     if _holds_runs(predictions):
-        found = find_out_of_fold(predictions)
-        if not found.predictions:
-            raise DatasetError(
-                f"{predictions} has no validation predictions yet; they are made when "
-                "training ends. If it was stopped, go on with foveal train --resume"
-            )
-        return _match_runs(predictions, found, references)
+        return _match_runs(predictions, references)
     if references is None:
         raise DatasetError(
             f"{predictions} is no run, so its references are not known; give them: "
@@ -75,9 +68,10 @@ def find_pairs(predictions: Path, references: Path | None) -> Matched:
     if references.is_file() and is_volume(references):
         return _match_files(predictions, references)
     predicted = segmentations_in(predictions)
-    if _holds_segmentations(references, predicted):
-        return _match_folders(predictions, predicted, references)
-    return _match_dataset(predicted, references)
+    expected = _references(references, predicted)
+    if isinstance(expected, Dataset):
+        return _match_dataset(predicted, expected, references)
+    return _match_folders(predictions, predicted, references, expected)
 
 
 def _holds_runs(path: Path) -> bool:
@@ -86,24 +80,35 @@ def _holds_runs(path: Path) -> bool:
     )
 
 
-def _holds_segmentations(references: Path, predicted: Iterable[str]) -> bool:
-    """Whether a path is a folder of label maps or of masks, rather than a data set."""
-    return references.is_dir() and (
-        any(is_volume(path) for path in references.iterdir())
-        or any((references / case).is_dir() for case in predicted)
-    )
+def _references(path: Path, predicted: Iterable[str]) -> Dataset | dict[str, Path]:
+    """A data set, or case to its label map or folder of masks."""
+    if path.is_dir() and any(is_volume(file) for file in path.iterdir()):
+        return segmentations_in(path)
+    try:
+        return read_dataset(path)
+    except DatasetError:
+        if any((path / case).is_dir() for case in predicted):
+            return segmentations_in(path)
+        raise
 
 
-def _match_runs(path: Path, found: OutOfFold, references: Path | None) -> Matched:
+def _match_runs(path: Path, references: Path | None) -> Matched:
     """Find the reference of each case that a run left out."""
+    found = find_out_of_fold(path)
+    if not found.predictions:
+        raise DatasetError(
+            f"{path} has no validation predictions yet; they are made when training "
+            "ends. If it was stopped, go on with foveal train --resume"
+        )
+    references = references or dataset_of(found.runs)
+    expected = _references(references, found.predictions)
+    notes: list[str] = []
+    if isinstance(expected, Dataset):
+        notes = notes_on_coverage(found, expected)
+        matched = _match_dataset(found.predictions, expected, references)
+    else:
+        matched = _match_folders(path, found.predictions, references, expected)
     labels = read_plan(found.runs[0].plan).labels.structure_values
-    if references is not None and _holds_segmentations(references, found.predictions):
-        matched = _match_folders(path, found.predictions, references)
-        return replace(matched, prediction_labels=labels)
-    root = dataset_of(found.runs) if references is None else references
-    dataset = read_dataset(root)
-    notes = notes_on_coverage(found, dataset)
-    matched = _match_cases(found.predictions, dataset, root)
     return replace(matched, prediction_labels=labels, notes=tuple(notes))
 
 
@@ -118,10 +123,12 @@ def _match_files(prediction: Path, reference: Path) -> Matched:
 
 
 def _match_folders(
-    predictions: Path, predicted: Mapping[str, Path], references: Path
+    predictions: Path,
+    predicted: Mapping[str, Path],
+    references: Path,
+    expected: Mapping[str, Path],
 ) -> Matched:
     """Pair two folders by case; both must hold the same cases."""
-    expected = segmentations_in(references)
     without_reference = sorted(predicted.keys() - expected.keys())
     without_prediction = sorted(expected.keys() - predicted.keys())
     if without_reference:
@@ -142,14 +149,10 @@ def _match_folders(
     )
 
 
-def _match_dataset(predicted: Mapping[str, Path], references: Path) -> Matched:
-    """Find the reference of each prediction in a data set."""
-    return _match_cases(predicted, read_dataset(references), references)
-
-
-def _match_cases(
+def _match_dataset(
     predicted: Mapping[str, Path], dataset: Dataset, root: Path
 ) -> Matched:
+    """Find the reference of each prediction in a data set."""
     by_name = {case.name: case for case in dataset.labelled}
     without_reference = sorted(predicted.keys() - by_name.keys())
     if without_reference:
