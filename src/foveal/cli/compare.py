@@ -12,9 +12,12 @@ from rich.table import Table
 from foveal.cli.screen import console, errors_for_people, print_json
 
 if TYPE_CHECKING:
-    from foveal.metrics.comparison import Comparison, Difference, Mean
+    from foveal.metrics.comparison import Comparison, Difference
 
 AGAINST = "vs"
+
+WIDEST_NAME = 16
+"""Characters of a structure's name that stay on one line in a narrow terminal."""
 
 
 def compare(
@@ -90,38 +93,40 @@ def _print_tables(comparison: "Comparison") -> None:
     for system in comparison.systems[1:]:
         for metric in comparison.metrics:
             table = Table(
-                "structure",
                 title=f"{COLUMN_TITLES.get(metric, metric)}: {escape(system)} less "
                 f"{escape(first)}",
                 box=box.SIMPLE_HEAD,
                 padding=(0, 1, 0, 0),
                 pad_edge=False,
             )
-            for title in (
-                *(first, system),
-                *("difference", "95 % interval", "better", "effect"),
-                *("Wilcoxon p", "t-test p"),
-            ):
-                table.add_column(escape(title), justify="right")
+            longest = max(map(len, comparison.structures), default=0)
+            table.add_column(
+                "structure", overflow="fold", min_width=min(longest, WIDEST_NAME)
+            )
+            for title in (first, system, "change"):
+                table.add_column(escape(title), justify="right", overflow="fold")
+            for title in ("95 % interval", "better", "effect", "rank p", "t p"):
+                table.add_column(title, justify="right", no_wrap=True)
             for structure in comparison.structures:
                 entry = comparison.find(structure, metric, system)
                 table.add_row(escape(structure), *_cells(entry))
             console.print(table)
+            _print_spread(comparison, metric, system)
     num_tests = len(comparison.differences)
     console.print(
-        f"[bold]difference[/]: {DEFINITIONS['difference']}\n"
+        f"[bold]change[/]: {DEFINITIONS['difference']}\n"
         f"[bold]95 % interval[/]: {DEFINITIONS['interval']}\n"
         f"[bold]better[/]: {DEFINITIONS['better']}\n"
         f"[bold]effect[/]: {DEFINITIONS['effect']}\n"
-        f"[bold]Wilcoxon p[/]: {DEFINITIONS['wilcoxon_p']}; "
-        f"[bold]t-test p[/]: {DEFINITIONS['t_test_p']}; both adjusted by Holm's method "
-        f"for the {num_tests} test(s) of each kind",
+        f"[bold]rank p[/]: of Wilcoxon's {DEFINITIONS['wilcoxon_p']}; [bold]t p[/]: of "
+        f"a {DEFINITIONS['t_test_p']}; both adjusted by Holm's method for the "
+        f"{num_tests} test(s) of each kind that are made here",
         highlight=False,
     )
     if max(comparison.num_seeds) > 1:
         console.print(
-            f"[bold]several seeds[/] ({_seeds(comparison)}): {DEFINITIONS['seeds']}, "
-            "after the sign \N{PLUS-MINUS SIGN}",
+            f"[bold]several seeds[/] ({_seeds(comparison)}): {DEFINITIONS['seeds']} "
+            "over cases",
             highlight=False,
         )
 
@@ -133,30 +138,47 @@ def _seeds(comparison: "Comparison") -> str:
     )
 
 
+def _print_spread(comparison: "Comparison", metric: str, system: str) -> None:
+    """Print how far the seeds of both systems lie apart, where there are several."""
+    entries = [
+        comparison.find(structure, metric, system)
+        for structure in comparison.structures
+    ]
+    for name, means in (
+        (comparison.systems[0], [entry.first for entry in entries]),
+        (system, [entry.second for entry in entries]),
+    ):
+        spread = ", ".join(
+            f"{structure} {mean.seed_deviation:.3f}"
+            for structure, mean in zip(comparison.structures, means, strict=True)
+            if not math.isnan(mean.seed_deviation)
+        )
+        if spread:
+            console.print(
+                f"Deviation between the seeds of {name}: {spread}",
+                markup=False,
+                highlight=False,
+            )
+
+
 def _cells(entry: "Difference") -> list[str]:
+    digits = 2 if entry.metric.endswith("_mm") else 3
     low, high = entry.interval
     count = len(entry.differences)
     return [
-        _mean(entry.first),
-        _mean(entry.second),
-        _number(entry.mean_difference, "+.3f"),
-        "-" if math.isnan(low) else f"{low:+.3f} {high:+.3f}",
-        "-" if entry.num_better is None else f"{entry.num_better} of {count}",
+        _number(entry.first.mean, f".{digits}f"),
+        _number(entry.second.mean, f".{digits}f"),
+        _number(entry.mean_difference, f"+.{digits}f"),
+        "-" if math.isnan(low) else f"{low:+.{digits}f} {high:+.{digits}f}",
+        "-" if entry.num_better is None else f"{entry.num_better}/{count}",
         _number(entry.effect, "+.2f"),
         _p(entry.wilcoxon_p_holm),
         _p(entry.t_test_p_holm),
     ]
 
 
-def _mean(mean: "Mean") -> str:
-    text = _number(mean.mean, ".3f")
-    if math.isnan(mean.seed_deviation):
-        return text
-    return f"{text} \N{PLUS-MINUS SIGN}{mean.seed_deviation:.3f}"
-
-
 def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else _number(value, ".3f")
+    return "<.001" if value < 0.001 else _number(value, ".3f")
 
 
 def _number(value: float, form: str) -> str:

@@ -15,6 +15,11 @@ from foveal.reports.figures import FAINT, INK, STRUCTURE_COLOURS, STYLE
 ROW_INCHES = 0.42
 """Height of one structure and system."""
 
+CAPTION = (
+    "dot: a case; diamond and bar: their mean and its 95 % interval;\n"
+    "p: Wilcoxon's signed-rank test, adjusted by Holm's method"
+)
+
 SPREAD = 0.26
 """Dots of a row lie within this part of it, above and below its middle."""
 
@@ -35,18 +40,21 @@ def draw_differences(comparison: Comparison, kind: str) -> bytes:
         for system in comparison.systems[1:]
     ]
     num_metrics = len(comparison.metrics)
-    height = ROW_INCHES * len(rows) + 1.5
+    height = ROW_INCHES * len(rows) + 1.6
     picture = io.BytesIO()
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 3.6 * num_metrics, max(height, 2.4)))
+        figure = Figure(figsize=(2.4 + 3.4 * num_metrics, height), layout="constrained")
         columns = figure.subplots(1, num_metrics, sharey=True, squeeze=False)[0]
         for axes, metric in zip(columns, comparison.metrics, strict=True):
             _draw_metric(axes, comparison, metric, rows)
         columns[0].set_yticks(range(len(rows)))
         columns[0].set_yticklabels([_row_title(comparison, *row) for row in rows])
         columns[0].set_ylim(len(rows) - 0.5, -0.5)
-        figure.suptitle(_title(comparison), fontsize=10, color=INK)
-        figure.tight_layout()
+        first, *others = comparison.systems
+        figure.suptitle(
+            f"{' and '.join(others)} less {first}, case by case", fontsize=10
+        )
+        figure.supxlabel(CAPTION, fontsize=7, color=INK)
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(picture, format=kind, dpi=150, metadata=metadata)
     return picture.getvalue()
@@ -60,10 +68,10 @@ def _draw_metric(
         number = comparison.systems.index(system) - 1
         colour = STRUCTURE_COLOURS[number % len(STRUCTURE_COLOURS)]
         _draw_row(axes, place, comparison.find(structure, metric, system), colour)
-    better = {True: "higher is better", False: "lower is better", None: ""}
-    remark = better[HIGHER_IS_BETTER.get(metric)]
+    better = {True: " (right of 0 is better)", False: " (left of 0 is better)"}
+    remark = better[HIGHER_IS_BETTER[metric]] if metric in HIGHER_IS_BETTER else ""
     axes.set_title(COLUMN_TITLES.get(metric, metric), fontsize=9, color=INK)
-    axes.set_xlabel(f"difference{f' ({remark})' if remark else ''}", fontsize=8)
+    axes.set_xlabel(f"difference{remark}", fontsize=8)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.08)
 
@@ -82,9 +90,9 @@ def _draw_row(axes: Axes, place: int, entry: Difference, colour: str) -> None:
     if not math.isnan(p):
         axes.annotate(
             "p < 0.001" if p < 0.001 else f"p = {p:.3f}",
-            (1.0, place - 0.3),
+            (1.01, place),
             xycoords=("axes fraction", "data"),
-            ha="right",
+            ha="left",
             va="center",
             fontsize=7,
             color=INK if p < 0.05 else FAINT,
@@ -93,12 +101,3 @@ def _draw_row(axes: Axes, place: int, entry: Difference, colour: str) -> None:
 
 def _row_title(comparison: Comparison, structure: str, system: str) -> str:
     return structure if len(comparison.systems) == 2 else f"{structure}: {system}"
-
-
-def _title(comparison: Comparison) -> str:
-    first, *others = comparison.systems
-    return (
-        f"{' and '.join(others)} less {first}, case by case\n"
-        "diamond and bar: mean and its 95 % interval; "
-        "p: signed-rank test, adjusted by Holm"
-    )
