@@ -205,7 +205,15 @@ def patch_sources(
 def model(run: RunDirectory, device: str = "auto") -> Model:
     """The predictor of a run, with the numerics it was trained with."""
     plan, (settings, _) = read_plan(run.plan), read_settings(run.settings)
-    tensors, _ = load_checkpoint(run.best_or_last)
+    path = run.best_or_last
+    try:
+        tensors, _ = load_checkpoint(path)
+    except RunError as error:
+        # Never other weights unasked: the scores of the run are of the best ones.
+        raise RunError(
+            f"{error}; copy the run again from where it was trained, or delete this "
+            "file to predict with the next of best, last and previous"
+        ) from error
     trained = planned_network(plan)
     trained.load_state_dict(under("predictor.", tensors))
     return Model(

@@ -1,8 +1,8 @@
 """Everything a run needs to go on as if it had never stopped, in one file.
 
 A checkpoint is a safetensors file: tensors under dotted names, all else as JSON in its
-metadata, with a digest of the tensors. It is written under a temporary name, the last
-one becomes the previous one, and only then it takes its place; so whenever the run is
+metadata, with a digest of both. It is written under a temporary name, the last one
+becomes the previous one, and only then it takes its place; so whenever the run is
 killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
 """
 
@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foveal.errors import RunError
-from foveal.io.files import atomic_path, atomic_write_text
+from foveal.io.files import atomic_path, atomic_write_text, flush_to_disk
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+TENSORS_ONLY_VERSION = 1
+"""Its digest did not cover the state."""
 
 NEWEST = ("last", "previous")
 """To continue from, the better one first."""
@@ -42,20 +45,23 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    text = json.dumps(state)
     metadata = {
         "format_version": str(FORMAT_VERSION),
-        "digest": _digest(held),
-        "state": json.dumps(state),
+        "digest": _digest(held, text),
+        "state": text,
     }
-    path = folder / f"{name}.safetensors"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(held, metadata))
-        if name == "last" and path.exists():
-            path.replace(folder / "previous.safetensors")
+    # First, so that a run killed in between writes it again.
     atomic_write_text(
         folder / f"{name}.json",
         json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2),
     )
+    path = folder / f"{name}.safetensors"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(held, metadata))
+        flush_to_disk(temporary)
+        if name == "last" and path.exists():
+            path.replace(folder / "previous.safetensors")
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,21 +71,24 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         RunError: The file is missing, damaged or of another format.
     """
     if not path.exists():
-        raise RunError(f"{path} does not exist; was the run started?")
+        raise RunError(f"{path} does not exist")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, struct.error) as error:
+    except (safetensors.SafetensorError, OSError, struct.error, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+    version = metadata.get("format_version")
+    if version not in (str(FORMAT_VERSION), str(TENSORS_ONLY_VERSION)):
         raise RunError(
-            f"{path} has format version {metadata.get('format_version')}; "
-            f"this Foveal reads {FORMAT_VERSION}"
+            f"{path} is damaged or from another Foveal: it has format version "
+            f"{version}, this Foveal reads {FORMAT_VERSION}"
         )
-    if metadata["digest"] != _digest(tensors):
+    text = metadata.get("state", "")
+    covered = text if version == str(FORMAT_VERSION) else ""
+    if not text or metadata.get("digest") != _digest(tensors, covered):
         raise RunError(f"{path} is damaged (its digest does not match)")
-    return tensors, json.loads(metadata["state"])
+    return tensors, json.loads(text)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -109,6 +118,15 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         + "; ".join(problems)
         + ". Start the run again in another folder."
     )
+
+
+def problem_of_best(folder: Path) -> str:
+    """Why the best checkpoint cannot be used; empty if it can."""
+    try:
+        load_checkpoint(folder / "best.safetensors")
+    except RunError as error:
+        return str(error)
+    return ""
 
 
 def optimiser_tensors(
@@ -148,8 +166,8 @@ def restore_optimiser(
                 entries[name] = torch.empty_like(parameter).copy_(value)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
