@@ -31,10 +31,14 @@ from foveal.config import (
     read_settings,
     to_toml,
 )
-from foveal.engine.run_directory import RunDirectory, create_run, open_run
+from foveal.engine.run_directory import (
+    RunDirectory,
+    create_run,
+    open_run,
+    write_with_checksum,
+)
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
-from foveal.io.files import atomic_write_text
 from foveal.planning.splits import make_splits, read_splits, splits_to_toml
 from foveal.plugins.kept import keep_plugins, require_kept
 from foveal.plugins.parts import Parts
@@ -219,10 +223,10 @@ def _begin(
         )
     planned = _plan(dataset, settings, plan, plan_entries, parts, watcher)
     keep_plugins(run, parts.plugins)
-    atomic_write_text(run.splits, splits_to_toml(splits))
-    atomic_write_text(run.plan, to_toml(planned))
+    write_with_checksum(run.splits, splits_to_toml(splits))
+    write_with_checksum(run.plan, to_toml(planned))
     # Last, as with the settings the run exists.
-    atomic_write_text(run.settings, to_toml(settings))
+    write_with_checksum(run.settings, to_toml(settings))
 
 
 def _dataset_path(settings: Settings) -> Path:
