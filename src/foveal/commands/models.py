@@ -124,7 +124,15 @@ def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> Stored
     settings, _ = read_settings(run.settings)
     plan = read_plan(run.plan)
     needed = plugins_for_network(run, plan.network.name, plugins)
-    tensors, _ = load_checkpoint(run.best_or_last)
+    path = run.best_or_last
+    try:
+        tensors, _ = load_checkpoint(path)
+    except RunError as error:
+        # Never other weights unasked: the scores of the run are of the best ones.
+        raise RunError(
+            f"{error}; copy the run again from where it was trained, or delete this "
+            "file to predict with the next of best, last and previous"
+        ) from error
     return StoredModel(plan, settings, under("predictor.", tensors), needed)
 
 
