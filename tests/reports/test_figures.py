@@ -56,6 +56,23 @@ def test_learning_rate_curve_starts_at_zero():
     assert {"learning rate", "step"} <= texts(svg)
 
 
+def test_curves_of_folds_are_named_and_survive_gaps():
+    dice = figures.fold_dice_curves(
+        {"fold_0": ([10, 20], [None, 0.5]), "fold_1": ([10, 20], [0.2, 0.6])}
+    )
+    assert {"fold_0", "fold_1", "mean validation Dice"} <= texts(dice)
+    loss = figures.fold_loss_curves({"fold_0": ([0, 1], [2.0, 1.0])})
+    assert {"fold_0", "training loss"} <= texts(loss)
+    assert figures.fold_loss_curves({"fold_0": ([0, 1], [2.0, 1.0])}) == loss
+
+
+def test_more_folds_than_colours_are_all_grey():
+    many = {f"fold_{number}": ([0, 1], [2.0, 1.0]) for number in range(10)}
+    assert not any(
+        text.startswith("fold") for text in texts(figures.fold_loss_curves(many))
+    )
+
+
 def test_errors_are_coloured_by_kind_and_right_pixels_are_clear():
     reference = np.array([[0, 1, 1, 1]])
     prediction = np.array([[1, 0, 2, 1]])

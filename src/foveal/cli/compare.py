@@ -96,7 +96,7 @@ def _print_tables(comparison: "Comparison") -> None:
                 title=f"{COLUMN_TITLES.get(metric, metric)}: {escape(system)} less "
                 f"{escape(first)}",
                 box=box.SIMPLE_HEAD,
-                padding=(0, 1, 0, 0),
+                padding=(0, 0),
                 pad_edge=False,
             )
             longest = max(map(len, comparison.structures), default=0)

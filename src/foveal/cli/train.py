@@ -78,7 +78,7 @@ def train(
         for structure, dice in scores.items():
             console.print(f"  {escape(structure)}: {dice:.4f}", highlight=False)
         console.print(
-            f"Run kept in {run}. Next: foveal report {run}, "
+            f"Kept in {run}. Next: foveal report {run}, "
             f"or foveal predict {run} INPUT OUTPUT",
             markup=False,
             highlight=False,
