@@ -437,9 +437,10 @@ def test_folders_without_volumes_and_unknown_layouts_are_refused(tmp_path):
 # --------------------------------------------------------------------------- tables
 
 
-def documented(language):
+def documented(language, number=1):
+    """One of the examples of the documentation, counted from 1."""
     text = DOCUMENTATION.read_text(encoding="utf-8")
-    return text.split(f"```{language}\n")[1].split("```")[0]
+    return text.split(f"```{language}\n")[number].split("```")[0]
 
 
 def test_documented_toml_table_is_read(tmp_path):
@@ -470,6 +471,43 @@ def test_documented_csv_table_is_read(tmp_path):
     assert [case.patient for case in dataset.cases] == ["p3", "p4"]
     assert [case.split for case in dataset.cases] == ["train", "test"]
     assert dataset.cases[0].channels[0].path == tmp_path / "p3" / "flair.nii.gz"
+
+
+def test_documented_table_of_masks_is_read(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(documented("csv", 2), encoding="utf-8")
+    dataset = read_dataset(path)
+    assert dataset.label_values == {"liver": 1, "tumour": 2}
+    assert [case.annotated for case in dataset.cases] == [None, ("liver",)]
+    assert [case.domain for case in dataset.cases] == ["site A", "site B"]
+    assert dataset.excluded == (ExcludedCase("p5", "breathing artefacts"),)
+
+
+def test_documented_regions_are_read(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_text(documented("toml", 2), encoding="utf-8")
+    dataset = read_dataset(path)
+    assert dataset.regions == {"whole": (1, 2, 4), "core": (1, 4), "enhancing": (4,)}
+    assert dataset.label_values == {"necrosis": 1, "edema": 2, "enhancing": 4}
+
+
+def test_documented_json_is_read(tmp_path):
+    entry, labels = (json.loads(documented("json", number)) for number in (1, 2))
+    (case,) = read_dataset(
+        decathlon(
+            tmp_path,
+            training=[entry],
+            test=[],
+            labels={"background": 0, "liver": 1, "spleen": 2},
+        )
+    ).cases
+    assert (case.patient, case.domain, case.annotated) == (
+        "p17",
+        "scanner B",
+        ("liver",),
+    )
+    dataset = read_dataset(decathlon(tmp_path, training=[{"image": "a.nii"}], **labels))
+    assert list(dataset.regions) == ["whole", "core", "enhancing"]
 
 
 def csv_table(tmp_path, *lines):
