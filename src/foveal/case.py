@@ -164,10 +164,6 @@ class Case:
     """``(i, j, k)`` integers: the user's values; or, if every structure has a mask of
     its own, places in ``combinations``."""
 
-    combinations: tuple[frozenset[str], ...] | None = None
-    """Structures that lie over one another, by number in ``label_map``; the first is
-    empty. ``None``: the reference is a label map."""
-
     mask: NDArray[np.bool_] | None = None
 
     header: Any = None
@@ -175,6 +171,10 @@ class Case:
 
     path: Path | None = None
     """File of the first channel: outputs take its format."""
+
+    combinations: tuple[frozenset[str], ...] | None = None
+    """Structures that lie over one another, by number in ``label_map``; the first is
+    empty. ``None``: the reference is a label map."""
 
     def meaning(
         self, structures: Mapping[str, Sequence[int]]

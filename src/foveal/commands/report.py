@@ -174,9 +174,9 @@ def _overlay(
         raise CaseError(
             f"{prediction} and the reference do not share one grid; predict it again"
         )
-    shown = list(plan.labels.values)
-    if files.annotated_labels is not None:
-        shown = [value for value in shown if value in files.annotated_labels]
+    members = plan.labels.structure_values
+    annotated = members if files.annotated is None else files.annotated
+    shown = sorted({value for name in annotated for value in members[name]})
     found = np.where(np.isin(predicted.array, shown), predicted.array, 0)
     if plan.labels.ignore_value is not None:
         found[case.label_map == plan.labels.ignore_value] = 0
@@ -253,13 +253,16 @@ def _environment_facts(run: RunDirectory) -> Facts:
     path = run.path / "environment.json"
     if not path.exists():
         return []
-    made = json.loads(path.read_text(encoding="utf-8"))
-    commit = f", commit {made['commit'][:12]}" if made["commit"] else ""
-    words = (
-        f"Foveal {made['foveal']}{commit}; Python {made['python']}, PyTorch "
-        f"{made['torch']} on {made['device']} with {made['threads']} threads, "
-        f"{made['platform']}."
-    )
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        commit = f", commit {made['commit'][:12]}" if made["commit"] else ""
+        words = (
+            f"Foveal {made['foveal']}{commit}; Python {made['python']}, PyTorch "
+            f"{made['torch']} on {made['device']} with {made['threads']} threads, "
+            f"{made['platform']}."
+        )
+    except (ValueError, KeyError, TypeError):
+        words = f"Not known: {path.name} is damaged."
     return [("Made with", words)]
 
 

@@ -1,6 +1,5 @@
 """What a user gives to `predict`: a file, a folder of images or a data set."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from foveal.case import CaseFiles, ChannelFile
@@ -75,10 +74,7 @@ def _cases_of_folder(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
             f"of {path} do ({len(alone)} such files); name all of them one way"
         )
     if alone:
-        return tuple(
-            replace(case_files(file), name=_flat(name), patient=_flat(name))
-            for name, file in volumes.items()
-        )
+        return tuple(_case_of_file(name, file) for name, file in volumes.items())
     return tuple(
         CaseFiles(
             _flat(name),
@@ -93,6 +89,15 @@ def _cases_of_folder(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
 
 def _is_image(path: Path) -> bool:
     return is_volume(path) and not is_slicer_segmentation(path)
+
+
+def _case_of_file(name: str, file: Path) -> CaseFiles:
+    """A file that should hold several channels; a damaged one fails when it is read."""
+    try:
+        channels = case_files(file).channels
+    except CaseError:
+        channels = (ChannelFile(file),)
+    return CaseFiles(_flat(name), _flat(name), channels)
 
 
 def _flat(name: str) -> str:
