@@ -19,6 +19,7 @@ _PUBLIC = {
     "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),
     "evaluate": ("foveal.commands.evaluate", "evaluate"),
+    "compare": ("foveal.commands.compare", "compare"),
     "report": ("foveal.commands.report", "report"),
     "network": ("foveal.build", "network"),
 }

@@ -9,6 +9,7 @@ import typer
 
 from foveal import __version__
 from foveal.cli.check import check
+from foveal.cli.compare import compare
 from foveal.cli.demo import demo
 from foveal.cli.evaluate import evaluate
 from foveal.cli.plan import plan
@@ -46,5 +47,8 @@ def main(
     """Train and run segmentation networks for medical volumes."""
 
 
-for verb in (demo, check, plan, preprocess, train, predict, evaluate, report):
+for verb in (
+    *(demo, check, plan, preprocess, train, predict),
+    *(evaluate, compare, report),
+):
     app.command()(verb)
