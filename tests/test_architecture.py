@@ -25,6 +25,7 @@ FLOORS = (
     {"inference"},
     {"engine", "ensembles"},
     {"reports"},
+    {"plugins"},
     {"build"},
     {"commands"},
     {"cli"},
@@ -35,7 +36,7 @@ FLOORS = (
 NEIGHBOURS_ALLOWED = {("geometry", "errors"), ("case", "geometry")}
 """The ground floor's own order."""
 
-SETTINGS_READERS = {"build", "cli", "commands", "planning"}
+SETTINGS_READERS = {"build", "cli", "commands", "planning", "plugins"}
 """Rooms that may see settings; all others take plain values."""
 
 UNNAMED_ROOMS = {"common", "core", "helpers", "misc", "utils"}

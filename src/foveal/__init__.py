@@ -16,7 +16,7 @@ _PUBLIC = {
     "plan": ("foveal.commands.plan", "plan"),
     "preprocess": ("foveal.commands.preprocess", "preprocess"),
     "train": ("foveal.commands.train", "train"),
-    "load_model": ("foveal.commands.predict", "load_model"),
+    "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),
     "evaluate": ("foveal.commands.evaluate", "evaluate"),
     "report": ("foveal.commands.report", "report"),

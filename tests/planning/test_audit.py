@@ -210,7 +210,7 @@ def test_an_inverted_mask_is_odd(tmp_path, write, sound):
 
 
 def test_voxels_of_a_structure_said_not_to_be_annotated_are_odd(tmp_path, write, sound):
-    finding = only_finding(tmp_path, sound, case(write, annotated_labels=(1,)))
+    finding = only_finding(tmp_path, sound, case(write, annotated=("liver",)))
     assert finding.severity == "warning"
     assert "holds lesion, not among the annotated_labels" in finding.what
 
@@ -237,7 +237,7 @@ def test_a_spacing_in_another_unit_is_odd_whatever_the_axis_order(
 def test_structures_are_counted_where_annotated_and_where_present(tmp_path, write):
     cases = [
         case(write, "a"),
-        case(write, "b", annotated_labels=(1,), label_map=write(label_map(1))),
+        case(write, "b", annotated=("liver",), label_map=write(label_map(1))),
         case(write, "c", label_map=write(label_map(2))),
         case(write, "d", label_map=None),
     ]

@@ -84,9 +84,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damage")
     write_ball_and_box_dataset(folder / "dataset")
     options = [*OPTIONS, f"store={folder / 'store'}"]
-    foveal.train(
-        folder / "dataset", folder / "finished", steps=STEPS, options=options
-    )
+    foveal.train(folder / "dataset", folder / "finished", steps=STEPS, options=options)
 
     def stop(progress):
         if progress.step == STEPS * 2 // 3:
@@ -285,8 +283,6 @@ def test_hashes_of_another_form_are_found_again(place, tmp_path, text):
     store = Path(shutil.copytree(place / "store", tmp_path / "store"))
     (store / "file_digests.json").write_text(text)
 
-    foveal.preprocess(
-        place / "dataset", place / "finished" / "plan.toml", store=store
-    )
+    foveal.preprocess(place / "dataset", place / "finished" / "plan.toml", store=store)
 
     assert len(json.loads((store / "file_digests.json").read_text())) == 12

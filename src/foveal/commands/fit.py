@@ -38,6 +38,7 @@ from foveal.inference.predict import patch_function
 from foveal.inference.validate import validation_dice
 from foveal.methods.interface import Clock, Method
 from foveal.networks.interface import Network
+from foveal.plugins.parts import Parts
 from foveal.store.store import StoredCase
 
 PROBE_FRACTION = 0.02
@@ -65,6 +66,7 @@ def fit(
     labelled: Sequence[StoredCase],
     held_out: Sequence[StoredCase],
     watcher: Watcher,
+    parts: Parts = build.WITHOUT_PLUGINS,
 ) -> None:
     """Train to the end from wherever the run stands.
 
@@ -79,12 +81,13 @@ def fit(
         labelled: Cases to train on.
         held_out: Cases to validate on; may be empty.
         watcher: Told of progress.
+        parts: Those that settings and plan choose from.
     """
     start = time.perf_counter()
     torch.manual_seed(settings.training.seed)
-    method = build.method(settings, plan)
+    method = build.method(settings, plan, parts)
     sources = build.patch_sources(
-        settings, plan, method, {"labelled": labelled}, fabric.global_rank
+        settings, plan, method, {"labelled": labelled}, fabric.global_rank, parts
     )
     settings = _with_numerics(fabric, settings, method, sources, watcher)
     training = Training(
@@ -203,7 +206,8 @@ def _validator(
             patch_function(network, build.numerics(settings), fabric.device),
             cases,
             plan.patches.size,
-            plan.labels.names,
+            plan.labels.num_classes,
+            plan.labels.structures,
             overlap_fraction=settings.prediction.overlap_fraction,
             batch_size=settings.prediction.batch_size,
         )

@@ -6,26 +6,20 @@ becomes the previous one, and only then it takes its place; so whenever the run 
 killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
 """
 
-import hashlib
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from foveal.errors import RunError
 from foveal.io.files import atomic_path, atomic_write_text, flush_to_disk
+from foveal.io.weights import packed_weights, read_weights
 
-FORMAT_VERSION = 2
-
-TENSORS_ONLY_VERSION = 1
-"""Its digest did not cover the state."""
+FORMAT_VERSION = 1
 
 NEWEST = ("last", "previous")
 """To continue from, the better one first."""
@@ -43,14 +37,7 @@ def save_checkpoint(
         state: What JSON can hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Copies: safetensors refuses tensors that share memory, as tied weights do.
-    held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    text = json.dumps(state)
-    metadata = {
-        "format_version": str(FORMAT_VERSION),
-        "digest": _digest(held, text),
-        "state": text,
-    }
+    texts = {"format_version": str(FORMAT_VERSION), "state": json.dumps(state)}
     # First, so that a run killed in between writes it again.
     atomic_write_text(
         folder / f"{name}.json",
@@ -58,7 +45,7 @@ def save_checkpoint(
     )
     path = folder / f"{name}.safetensors"
     with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(held, metadata))
+        temporary.write_bytes(packed_weights(tensors, texts))
         flush_to_disk(temporary)
         if name == "last" and path.exists():
             path.replace(folder / "previous.safetensors")
@@ -72,23 +59,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.exists():
         raise RunError(f"{path} does not exist")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, struct.error, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error})") from error
-    version = metadata.get("format_version")
-    if version not in (str(FORMAT_VERSION), str(TENSORS_ONLY_VERSION)):
+    tensors, texts = read_weights(path)
+    version = texts.get("format_version")
+    if version != str(FORMAT_VERSION) or "state" not in texts:
         raise RunError(
-            f"{path} is damaged or from another Foveal: it has format version "
-            f"{version}, this Foveal reads {FORMAT_VERSION}"
+            f"{path} is no checkpoint that this Foveal reads: it has format version "
+            f"{version}, not {FORMAT_VERSION}"
         )
-    text = metadata.get("state", "")
-    covered = text if version == str(FORMAT_VERSION) else ""
-    if not text or metadata.get("digest") != _digest(tensors, covered):
-        raise RunError(f"{path} is damaged (its digest does not match)")
-    return tensors, json.loads(text)
+    return tensors, json.loads(texts["state"])
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -164,12 +142,3 @@ def restore_optimiser(
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 entries[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -259,11 +259,11 @@ def _check_label_map(
             "its voxels would have to be guessed",
             f"correct the label map, or list the value; known are {_listed(names)}",
         )
-    annotated = report.case.annotated_labels
+    annotated = report.case.annotated
     contradicting = [
         names[value]
         for value in found
-        if value in names and annotated is not None and value not in annotated
+        if value in names and annotated is not None and names[value] not in annotated
     ]
     if contradicting:
         report.warning(
@@ -342,7 +342,7 @@ def _structure_counts(
     annotated, present = {}, {}
     for name, value in dataset.label_values.items():
         annotated[name] = sum(
-            case.annotated_labels is None or value in case.annotated_labels
+            case.annotated is None or name in case.annotated
             for case in dataset.labelled
         )
         present[name] = sum(
