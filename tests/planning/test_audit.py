@@ -1,4 +1,5 @@
 import itertools
+import zlib
 
 import numpy as np
 import pytest
@@ -27,8 +28,9 @@ def write(tmp_path):
     return write_array
 
 
-def image():
-    return np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+def image(seed=0):
+    """A ramp, which no other seed has."""
+    return np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE) + 0.01 * seed
 
 
 def label_map(*values, shape=SHAPE):
@@ -41,7 +43,7 @@ def case(write, name="liver_1", **changes):
     files = {
         "name": name,
         "patient": name,
-        "channels": (ChannelFile(write(image())),),
+        "channels": (ChannelFile(write(image(zlib.crc32(name.encode()) % 10_000))),),
         "label_map": write(label_map(1, 2)),
     }
     return CaseFiles(**(files | changes))
@@ -138,8 +140,11 @@ def test_a_blank_image_is_an_error(tmp_path, write, sound):
 
 
 def test_a_channel_of_one_value_is_a_warning(tmp_path, write):
-    flat, varied = (ChannelFile(write(array)) for array in (image() * 0, image()))
-    cases = [case(write, str(n), channels=(varied, flat)) for n in range(5)]
+    flat = ChannelFile(write(image() * 0))
+    cases = [
+        case(write, str(n), channels=(ChannelFile(write(image(n))), flat))
+        for n in range(5)
+    ]
     findings = audit(dataset(tmp_path, *cases, channel_names=("a", "b"))).findings
     assert {finding.severity for finding in findings} == {"warning"}
     assert [finding.what for finding in findings] == ["channel 1 is 0 everywhere"] * 5
@@ -151,12 +156,16 @@ def test_a_flaw_of_a_test_case_is_a_warning(tmp_path, write, sound):
 
 
 def test_a_channel_on_another_grid_and_a_missing_one_are_errors(tmp_path, write):
-    first = ChannelFile(write(image()))
+    seeds = itertools.count()
+
+    def channel():
+        return ChannelFile(write(image(next(seeds))))
+
     small = ChannelFile(write(image()[1:]))
     two = dataset(
         tmp_path,
-        case(write, "a", channels=(first, small)),
-        *[case(write, str(n), channels=(first, first)) for n in range(4)],
+        case(write, "a", channels=(channel(), small)),
+        *[case(write, str(n), channels=(channel(), channel())) for n in range(4)],
         case(write, "z"),
         channel_names=("FLAIR", "T1"),
     )
