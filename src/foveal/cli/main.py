@@ -14,6 +14,7 @@ from foveal.cli.evaluate import evaluate
 from foveal.cli.plan import plan
 from foveal.cli.predict import predict
 from foveal.cli.preprocess import preprocess
+from foveal.cli.preview import preview
 from foveal.cli.report import report
 from foveal.cli.train import train
 
@@ -46,5 +47,15 @@ def main(
     """Train and run segmentation networks for medical volumes."""
 
 
-for verb in (demo, check, plan, preprocess, train, predict, evaluate, report):
+for verb in (
+    demo,
+    check,
+    plan,
+    preprocess,
+    preview,
+    train,
+    predict,
+    evaluate,
+    report,
+):
     app.command()(verb)

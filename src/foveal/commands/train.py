@@ -34,7 +34,7 @@ from foveal.engine.run_directory import RunDirectory, create_run, open_run
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.planning.splits import make_splits, read_splits, splits_to_toml
+from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_toml
 
 
 def train(
@@ -77,10 +77,10 @@ def train(
         settings, _ = read_settings(open_run(out).settings)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
-        settings, plan_entries = _settings(
+        settings, plan_entries = resolved_settings(
             Path(source), steps, budget_seconds, fold, options
         )
-    dataset = read_dataset(_dataset_path(settings))
+    dataset = read_dataset(dataset_path(settings))
     fabric = _launched_fabric(settings)
     if fabric.is_global_zero and not resume:
         _begin(create_run(out), dataset, settings, plan, plan_entries, watcher)
@@ -92,8 +92,8 @@ def train(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
-    training_files = _cases_of(dataset, division.train)
-    validation_files = _cases_of(dataset, division.validation)
+    training_files = cases_of(dataset, division.train)
+    validation_files = cases_of(dataset, division.validation)
     with fabric.rank_zero_first():
         stored = preprocess(
             replace(dataset, cases=(*training_files, *validation_files)),
@@ -106,7 +106,7 @@ def train(
     fit(fabric, run, settings, planned, labelled, held_out, watcher)
     if fabric.is_global_zero and validation_files:
         watcher.on_stage("predicting the validation cases on their own grids")
-        _score(run, validation_files, _dataset_path(settings), watcher)
+        _score(run, validation_files, dataset_path(settings), watcher)
     fabric.barrier()
     return out
 
@@ -128,7 +128,7 @@ def validation_scores(run: Path) -> dict[str, float]:
     return {structure: fmean(found) for structure, found in values.items()}
 
 
-def _settings(
+def resolved_settings(
     source: Path,
     steps: int | None,
     budget_seconds: float | None,
@@ -174,7 +174,7 @@ def _refuse_changes(
             "--budget, --fold and --set, or start a new run"
         )
     is_settings = source.is_file() and is_settings_file(source)
-    if not is_settings and source.resolve() != _dataset_path(settings):
+    if not is_settings and source.resolve() != dataset_path(settings):
         raise SettingsError(
             f"the run was trained on {settings.dataset}, not on {source}; give the "
             "same data set to resume, or start a new run"
@@ -190,6 +190,21 @@ def _begin(
     watcher: Watcher,
 ) -> None:
     """Plan, divide the patients, and write down what the run starts from."""
+    splits = resolved_splits(dataset, settings)
+    planned = resolved_plan(dataset, settings, plan, plan_entries, watcher)
+    atomic_write_text(run.splits, splits_to_toml(splits))
+    atomic_write_text(run.plan, to_toml(planned))
+    # Last, as with the settings the run exists.
+    atomic_write_text(run.settings, to_toml(settings))
+
+
+def resolved_splits(dataset: Dataset, settings: Settings) -> Splits:
+    """Division of the patients, in which there is the fold that the settings name.
+
+    Raises:
+        DatasetError: The patients cannot be divided.
+        SettingsError: There is no such fold.
+    """
     splits = make_splits(dataset.cases, settings.splits.folds, settings.splits.seed)
     if settings.splits.fold >= len(splits.folds):
         raise SettingsError(
@@ -197,26 +212,28 @@ def _begin(
             "counted from 0, as the data set has few patients or names those to "
             "validate itself"
         )
-    planned = _plan(dataset, settings, plan, plan_entries, watcher)
-    atomic_write_text(run.splits, splits_to_toml(splits))
-    atomic_write_text(run.plan, to_toml(planned))
-    # Last, as with the settings the run exists.
-    atomic_write_text(run.settings, to_toml(settings))
+    return splits
 
 
-def _dataset_path(settings: Settings) -> Path:
+def dataset_path(settings: Settings) -> Path:
+    """Where the data set of a run is.
+
+    Raises:
+        SettingsError: The settings name none.
+    """
     if settings.dataset is None:
         raise SettingsError('the settings name no data set; add dataset = "path"')
     return settings.dataset
 
 
-def _plan(
+def resolved_plan(
     dataset: Dataset,
     settings: Settings,
     path: Path | None,
     entries: Mapping[str, Any],
     watcher: Watcher,
 ) -> Plan:
+    """Plan from a file, or made from the data, then the entries that replace some."""
     if path is not None:
         planned = read_plan(path)
     else:
@@ -241,7 +258,8 @@ def _launched_fabric(settings: Settings) -> Fabric:
     return fabric
 
 
-def _cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:
+def cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:
+    """Labelled cases of some patients, in the data set's order."""
     wanted = set(patients)
     return tuple(case for case in dataset.labelled if case.patient in wanted)
 

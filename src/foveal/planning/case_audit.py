@@ -111,9 +111,17 @@ class CaseSummary:
         what, _, remedy = str(error).partition("; ")
         self.error(kind, what, "the case cannot be used", remedy)
 
-    def warning(self, kind: str, what: str, why: str, remedy: str) -> None:
+    def warning(
+        self,
+        kind: str,
+        what: str,
+        why: str,
+        remedy: str,
+        *,
+        structure: str | None = None,
+    ) -> None:
         """Note what is odd."""
-        self._add(kind, "warning", what, why, remedy)
+        self._add(kind, "warning", what, why, remedy, structure)
 
     def note(self, kind: str, what: str, why: str, remedy: str) -> None:
         """Note what is good to know."""
@@ -138,10 +146,16 @@ class CaseSummary:
         return i, j, k
 
     def _add(
-        self, kind: str, severity: Severity, what: str, why: str, remedy: str
+        self,
+        kind: str,
+        severity: Severity,
+        what: str,
+        why: str,
+        remedy: str,
+        structure: str | None = None,
     ) -> None:
         self.findings.append(
-            Finding(kind, severity, what, why, remedy, (self.case.name,))
+            Finding(kind, severity, what, why, remedy, (self.case.name,), structure)
         )
 
 

@@ -339,6 +339,7 @@ def _compare_volumes(
                 if size == "tiny"
                 else "other tissue may carry the label",
                 f"look at {name} in this case; correct it if it is no rarity",
+                structure=name,
             )
 
 
@@ -362,6 +363,7 @@ def _warn_of_other_side(
                     "the image may be mirrored by a wrong header (or the patient be "
                     "one of a few)",
                     "compare with the original scan; correct the orientation",
+                    structure=name,
                 )
 
 
@@ -395,6 +397,7 @@ def _compare_sides(
             "the two labels are likely swapped, or the image is mirrored by a wrong "
             "header",
             "look at the case; exchange the two labels or correct the header",
+            structure=left,
         )
     return []
 

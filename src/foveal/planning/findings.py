@@ -10,7 +10,8 @@ MANY_CASES = 10
 
 Severity = Literal["error", "warning", "note"]
 
-_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""The worst first."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Finding:
     cases: tuple[str, ...] = ()
     """Concerned; none: the data set as a whole."""
 
+    structure: str | None = None
+    """Concerned, if it is one."""
+
     @property
     def case(self) -> str | None:
         """The only case concerned; ``None``: several, or the data set as a whole."""
@@ -43,6 +47,7 @@ class Finding:
         return {
             "case": self.case,
             "cases": list(self.cases),
+            "structure": self.structure,
             "kind": self.kind,
             "severity": self.severity,
             "what": self.what,
@@ -79,7 +84,7 @@ def in_order(findings: Iterable[Finding], case_names: Sequence[str]) -> list[Fin
 
     def place(finding: Finding) -> tuple[int, int]:
         where = -1 if finding.case is None else places[finding.case]
-        return where, _ORDER.index(finding.severity)
+        return where, SEVERITIES.index(finding.severity)
 
     return sorted(findings, key=place)
 

@@ -17,12 +17,14 @@ def groups_apart(values: Sequence[float], gap: float) -> list[list[int]]:
         gap: Above 0.
 
     Returns:
-        Places in ``values`` per group, the largest group first; none without values.
+        Places in ``values`` per group, ascending; the largest group first. None
+        without values.
     """
     order = np.argsort(values, kind="stable")
     steps = np.diff(np.asarray(values, np.float64)[order])
     groups = np.split(order, np.flatnonzero(steps > gap) + 1)
-    return [group.tolist() for group in sorted(groups, key=len, reverse=True) if len(group)]
+    largest_first = sorted(groups, key=len, reverse=True)
+    return [sorted(group.tolist()) for group in largest_first if len(group)]
 
 
 def robust_deviations(
