@@ -47,7 +47,7 @@ def test_a_damaged_case_is_named_and_exits_with_1(folder):
     result = run(folder)
     assert result.exit_code == 1
     assert "case_3" in result.output
-    assert "Training would fail" in result.output
+    assert "Mend the errors first" in result.output
 
 
 def test_json_is_the_only_output_and_exits_with_1_too(folder):

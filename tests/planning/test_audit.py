@@ -1,6 +1,7 @@
 import itertools
 import zlib
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -89,6 +90,18 @@ def missing(write):
     return {"channels": (ChannelFile(path),)}
 
 
+def zero_bytes(write):
+    path = write(image())
+    path.write_bytes(b"")
+    return {"channels": (ChannelFile(path),)}
+
+
+def four_axes(write):
+    path = write(label_map(1))
+    nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2), np.uint8), np.eye(4)), path)
+    return {"label_map": path}
+
+
 def truncated(write):
     path = write(np.random.default_rng(0).normal(size=SHAPE))
     path.write_bytes(path.read_bytes()[:-200])
@@ -118,6 +131,8 @@ def half_labels(write):
     [
         (missing, "does not exist or is no file"),
         (truncated, "cannot be read"),
+        (zero_bytes, "cannot be read"),
+        (four_axes, "holds 2 channels where one was expected"),
         (label_map_elsewhere, "but label map is 4×5×7"),  # noqa: RUF001
         (mask_elsewhere, "image and mask lie up to"),
         (nan, "channel 0 has 1 voxels that are NaN or infinite"),
@@ -184,10 +199,11 @@ def test_every_flaw_of_a_case_is_listed_errors_first(tmp_path, write, sound):
         mask=write(np.zeros(SHAPE, np.uint8)),
     )
     findings = audit(dataset(tmp_path, *sound, wrong)).findings
-    assert [finding.severity for finding in findings] == ["error", "error", "warning"]
-    assert "label map is" in findings[0].what
-    assert "the mask is empty" in findings[1].what
-    assert "channel 0 is 7 everywhere" in findings[2].what
+    assert [finding.severity for finding in findings] == [*["error"] * 3, "warning"]
+    assert "the label map holds 9" in findings[0].what
+    assert "label map is" in findings[1].what
+    assert "the mask is empty" in findings[2].what
+    assert "channel 0 is 7 everywhere" in findings[3].what
 
 
 def test_unlisted_label_values_are_errors_but_the_ignore_value_is_none(
@@ -205,6 +221,32 @@ def test_an_empty_label_map_is_a_warning(tmp_path, write, sound):
     finding = only_finding(tmp_path, sound, case(write, label_map=write(label_map())))
     assert finding.severity == "warning"
     assert finding.what == "the label map is empty"
+
+
+def test_a_structure_that_only_test_cases_have_cannot_be_learned(
+    tmp_path, write, sound
+):
+    spleen = case(write, label_map=write(label_map(1, 2, 3)), split="test")
+    found = audit(
+        dataset(
+            tmp_path,
+            *sound,
+            spleen,
+            label_values={"liver": 1, "lesion": 2, "spleen": 3},
+        )
+    )
+    assert of_the_dataset(found) == [
+        ("warning", "spleen is in none of the 5 label maps for training")
+    ]
+    assert found.present_cases["spleen"] == 1
+
+
+def test_labels_that_are_nearly_integers_are_accepted_and_told(tmp_path, write, sound):
+    nearly = label_map(1, 2).astype(np.float32) * np.float32(0.9999999)
+    finding = only_finding(tmp_path, sound, case(write, label_map=write(nearly)))
+    assert (finding.severity, finding.kind) == ("note", "nearly integers")
+    assert "0.99999" in finding.what
+    assert "cut them down" in finding.why
 
 
 def test_an_inverted_mask_is_odd(tmp_path, write, sound):
@@ -233,14 +275,15 @@ def test_a_spacing_in_another_unit_is_odd_whatever_the_axis_order(
         case(
             write,
             name,
-            channels=(ChannelFile(write(image(), affine)),),
+            channels=(ChannelFile(write(image(seed), affine)),),
             label_map=write(label_map(1, 2), affine),
         )
-        for name, affine in (("metres", metres), ("turned", turned))
+        for seed, (name, affine) in enumerate((("metres", metres), ("turned", turned)))
     )
     finding = only_finding(tmp_path, [*sound, unusual], wrong)
     assert finding.severity == "warning"
     assert "0.001 x 0.001 x 0.001 mm, where 1 x 1 x 1 mm are usual" in finding.what
+    assert "in metres in place of millimetres" in finding.why
 
 
 def test_structures_are_counted_where_annotated_and_where_present(tmp_path, write):
@@ -297,11 +340,8 @@ def test_few_patients_and_absent_structures_are_odd(tmp_path, sound):
         )
     )
     assert of_the_dataset(found) == [
-        ("warning", "spleen is in none of the label maps"),
-        (
-            "warning",
-            "3 labelled patient(s), fewer than the usual 5 folds",
-        ),
+        ("warning", "3 labelled patient(s), fewer than the usual 5 folds"),
+        ("warning", "spleen is in none of the 3 label maps for training"),
     ]
 
 
@@ -315,4 +355,6 @@ def test_table_holds_the_counts_and_every_finding(tmp_path, write, sound):
         "annotated_cases": 5,
         "present_cases": 5,
     }
-    assert (table["errors"], table["warnings"], table["findings"]) == (0, 0, [])
+    assert (table["errors"], table["warnings"], table["notes"]) == (0, 0, 0)
+    assert table["findings"] == []
+    assert table["resources"]["store_bytes"] > 0

@@ -36,14 +36,12 @@ def check(
         bool, typer.Option("--json", help="Print what was found as JSON.")
     ] = False,
 ) -> None:
-    """Read every file of a data set; exit 1 if training would fail."""
+    """Read every file of a data set; exit 1 if something must be mended first."""
     with errors_for_people():
         from foveal.commands import check as command
 
         with progress("reading the cases") as on_progress:
-            audit = command.check(
-                dataset, on_progress, store=store, picture=picture
-            )
+            audit = command.check(dataset, on_progress, store=store, picture=picture)
         if as_json:
             print_json(audit.as_table())
         else:
@@ -101,27 +99,26 @@ def _print_findings(audit: "Audit") -> None:
         f"{audit.count('note')} note(s)"
     )
     if audit.num_errors:
-        console.print("[bold red]Training would fail:[/] mend the errors first.")
+        console.print(
+            "[bold red]Mend the errors first:[/] training would fail, or its test be "
+            "worthless."
+        )
 
 
 def _words(finding: "Finding") -> str:
     lines = [
-        f"[bold]{escape(_sentence(finding.what))}[/]",
-        f"[dim]Why it matters:[/] {escape(finding.why)}.",
-        f"[dim]What to do:[/] {escape(finding.remedy)}.",
+        f"[bold]{escape(finding.what)}[/]",
+        f"[dim]why:[/] {escape(finding.why)}",
+        f"[dim]do:[/] {escape(finding.remedy)}",
     ]
     if len(finding.cases) > 1:
         shown = ", ".join(finding.cases[:NAMES_SHOWN])
         more = len(finding.cases) - NAMES_SHOWN
         lines.append(
-            f"[dim]Cases:[/] {escape(shown)}"
+            f"[dim]cases:[/] {escape(shown)}"
             + (f" and {more} more (--json lists all)" if more > 0 else "")
         )
     return "\n".join(lines)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _print_picture(audit: "Audit", picture: Path | None) -> None:

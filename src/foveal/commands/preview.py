@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foveal import build
 from foveal.case import CaseFiles, Dataset
@@ -38,15 +37,13 @@ from foveal.io.files import atomic_write_bytes
 from foveal.planning.splits import Fold, read_splits
 from foveal.reports.patches import (
     DrawnCase,
-    Projection,
     ShownPatch,
     patches_picture,
     projection,
 )
-from foveal.reports.slices import Slice, fullest_slice, percentile_range
+from foveal.reports.slices import fullest_slice, percentile_range
 from foveal.reports.views import PLANES
 from foveal.sampling.randomness import generator
-from foveal.sampling.samplers import Draw
 from foveal.store.store import StoredCase
 
 MOST_PATCHES = 6
@@ -92,7 +89,9 @@ def preview(
     """
     watcher = watcher or Watcher()
     settings, planned, dataset, fold = _resolved(Path(source), plan, options, watcher)
-    cases = CasesOnUse(cases_of(dataset, fold.train), dataset, planned, settings, watcher)
+    cases = CasesOnUse(
+        cases_of(dataset, fold.train), dataset, planned, settings, watcher
+    )
     sources = build.patch_sources(
         settings, planned, build.method(settings, planned), {"labelled": cases}, rank=0
     )
@@ -172,8 +171,8 @@ def _resolved(
         return settings, planned, dataset, splits.folds[settings.splits.fold]
     if plan is not None:
         raise SettingsError(
-            f"{source} is a run, which has a plan of its own; leave out --plan, or give "
-            "the data set in place of the run"
+            f"{source} is a run, which has a plan of its own; leave out --plan, or "
+            "give the data set in place of the run"
         )
     entries, plan_entries = parse_options(options)
     settings = changed_settings(read_settings(run.settings)[0], entries)
@@ -210,7 +209,8 @@ def _shown_patches(
             ranges.append(percentile_range(channel))
         shown.append(
             ShownPatch(
-                f"{patch.case.name}, corner {_numbers(patch.corner)}; {_changes(patch)}",
+                f"{patch.case.name}, corner {_numbers(patch.corner)}; "
+                + _changes(patch),
                 list(zip(slices, ranges, strict=True)),
             )
         )

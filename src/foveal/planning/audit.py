@@ -39,10 +39,11 @@ class Audit:
     """Structure to the number of labelled cases that have a voxel of it."""
 
     findings: tuple[Finding, ...]
-    """Of the data set first, then in order of case; the worst first in each."""
+    """The worst first; among alike those of the data set, then in order of case."""
 
     case_findings: Mapping[str, tuple[Finding, ...]]
-    """Case to everything found in it, also what ``findings`` tells once for many."""
+    """Case to everything found in it, the worst first; also what ``findings`` tells
+    once for many."""
 
     resources: Resources
 

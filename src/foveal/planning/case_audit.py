@@ -47,7 +47,8 @@ class ChannelSummary:
     """Of shape and voxels; the same however they were stored."""
 
     percentiles: tuple[float, float, float]
-    """`USUAL_PERCENTILES` of the voxels that are not 0, of all if there are none."""
+    """`USUAL_PERCENTILES` of the voxels that do not have the commonest value, so that
+    much or little air around the body does not matter."""
 
     lowest: float
 
@@ -198,7 +199,7 @@ def _check_channels(summary: CaseSummary, channel_names: Sequence[str]) -> None:
             is_sound = _check_channel(summary, f"channel {number}", volume)
             constants[number] = _constant(volume.array)
             if is_sound and constants[number] is None:
-                summary.channels[number] = _channel_summary(summary, volume.array)
+                summary.channels[number] = _channel_summary(volume.array)
             if is_sound and summary.body is None:
                 summary.body = _body(summary, number, volume)
     _check_constants(summary, constants)
@@ -249,7 +250,7 @@ def _constant(array: NDArray[Any]) -> float | None:
     return float(first) if (array == first).all() else None
 
 
-def _channel_summary(summary: CaseSummary, array: NDArray[Any]) -> ChannelSummary:
+def _channel_summary(array: NDArray[Any]) -> ChannelSummary:
     """Look at a channel that is finite and not constant."""
     # The transpose of a stored array is contiguous, so that nothing is copied.
     voxels = np.ascontiguousarray(array.T, np.float32)
@@ -257,11 +258,11 @@ def _channel_summary(summary: CaseSummary, array: NDArray[Any]) -> ChannelSummar
     digest.update(voxels.data)
     generator = np.random.default_rng(0)
     drawn = voxels.reshape(-1)[generator.integers(voxels.size, size=VOXELS_LOOKED_AT)]
-    nonzero = drawn[drawn != 0]
+    values, counts = np.unique(drawn, return_counts=True)
+    varied = drawn[drawn != values[counts.argmax()]]
     low, middle, high = np.percentile(
-        nonzero if nonzero.size else drawn, USUAL_PERCENTILES
+        varied if varied.size else drawn, USUAL_PERCENTILES
     ).tolist()
-    _, counts = np.unique(drawn, return_counts=True)
     lowest = float(voxels.min())
     is_hu_like = lowest < AIR_HU and bool((drawn == np.rint(drawn)).all())
     return ChannelSummary(
@@ -269,7 +270,7 @@ def _channel_summary(summary: CaseSummary, array: NDArray[Any]) -> ChannelSummar
         percentiles=(low, middle, high),
         lowest=lowest,
         is_hu_like=is_hu_like,
-        varied_share=1 - float(counts.max()) / VOXELS_LOOKED_AT,
+        varied_share=varied.size / VOXELS_LOOKED_AT,
         nonzero_box=_box(array != 0),
     )
 
@@ -340,9 +341,7 @@ def _note_nearly_integers(
         )
 
 
-def _check_values(
-    summary: CaseSummary, found: Sequence[int], dataset: Dataset
-) -> None:
+def _check_values(summary: CaseSummary, found: Sequence[int], dataset: Dataset) -> None:
     """Compare the values of structures with those that the data set lists."""
     names = {value: name for name, value in dataset.label_values.items()}
     unknown = [value for value in found if value not in names]

@@ -375,7 +375,7 @@ def _compare_sides(
     if len(distances) == 0:
         return []
     is_swapped = distances < -SWAPPED_SHARE * float(np.median(np.abs(distances)))
-    cases = [both[place][0] for place in np.flatnonzero(is_swapped)]
+    cases = [entry[0] for entry, is_odd in zip(both, is_swapped, strict=True) if is_odd]
     if len(cases) > len(both) / 2 and len(cases) > 1:
         return [
             Finding(
@@ -388,12 +388,12 @@ def _compare_sides(
                 tuple(summary.case.name for summary in cases),
             )
         ]
+    as_named = len(both) - len(cases)
+    usual = f", unlike in {as_named} of {len(both)} cases" if as_named else ""
     for summary in cases:
         summary.warning(
             "left and right",
-            f"{left} lies to the patient's right of {right}"
-            + (f"; the other way round in {len(both) - len(cases)} of {len(both)} cases"
-               if len(both) > 1 else ""),
+            f"{left} lies to the patient's right of {right}{usual}",
             "the two labels are likely swapped, or the image is mirrored by a wrong "
             "header",
             "look at the case; exchange the two labels or correct the header",
@@ -458,10 +458,13 @@ def _copied(
         for summary in cases
     }
     several = listed(names) if len(names) <= MANY_CASES else f"{len(names)} cases"
-    what = f"{several} are one and the same image"
+    what = f"one image under several names: {several}"
     if len(images) > 1:
         channels = {_channel_name(channel_names, number) for _, number in copies}
-        what = f"{several} share the voxels of channel {listed(sorted(channels))}"
+        what = (
+            f"one image as channel {listed(sorted(channels))} under several names: "
+            f"{several}"
+        )
     splits = {summary.case.split or "train" for summary in cases}
     if "test" in splits and len(splits) > 1:
         return Finding(

@@ -1,4 +1,4 @@
-"""One thing that is wrong or odd about a data set; what many cases share is told once."""
+"""What is wrong or odd about a data set; what many cases share is told once."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,8 @@ class Finding:
     """The same words for the same thing in every case, for example ``"spacing"``."""
 
     severity: Severity
-    """``"error"``: training would fail or its test be worthless. ``"warning"``: somebody
-    should look. ``"note"``: good to know, nothing to mend."""
+    """``"error"``: training would fail, or its test be worthless. ``"warning"``:
+    somebody should look. ``"note"``: good to know, nothing to mend."""
 
     what: str
     why: str
@@ -79,12 +79,12 @@ def told_once(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def in_order(findings: Iterable[Finding], case_names: Sequence[str]) -> list[Finding]:
-    """Those of the data set first, then in order of case; the worst first in each."""
+    """The worst first; among alike those of the data set, then in order of case."""
     places = {name: number for number, name in enumerate(case_names)}
 
     def place(finding: Finding) -> tuple[int, int]:
         where = -1 if finding.case is None else places[finding.case]
-        return where, SEVERITIES.index(finding.severity)
+        return SEVERITIES.index(finding.severity), where
 
     return sorted(findings, key=place)
 

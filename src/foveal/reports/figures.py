@@ -180,8 +180,7 @@ def overlay(view: View, display_range: tuple[float, float]) -> bytes:
             (view.reference, REFERENCE_COLOUR, 3.0),
             (view.prediction, PREDICTION_COLOUR, 1.3),
         ):
-            labels = label_map[view.close_up]
-            draw_outlines(outlined, labels, lambda _, drawn=colour: drawn, width)
+            draw_outlines(outlined, label_map[view.close_up], width, colour)
         errors = error_colours(
             view.reference[view.close_up], view.prediction[view.close_up]
         )

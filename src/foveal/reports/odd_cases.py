@@ -82,9 +82,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     else:
         draw_slice(axes, panel.shown, panel.display_range)
     lines = [
-        line
-        for words in panel.words
-        for line in textwrap.wrap(f"{words[:1].upper()}{words[1:]}.", LETTERS_PER_LINE)
+        line for words in panel.words for line in textwrap.wrap(words, LETTERS_PER_LINE)
     ]
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], "…"]

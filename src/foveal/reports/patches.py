@@ -124,7 +124,8 @@ def patches_picture(
             figsize=(columns * (PANEL_INCHES + 0.3), sum(heights) + 0.4),
             layout="constrained",
         )
-        upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+        parts = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)
+        upper, lower = parts.flat
         _draw_patches(upper, title, patches, columns)
         _draw_cases(lower, cases, structures, columns)
         figure.legend(
@@ -199,7 +200,7 @@ def _draw_projection(
         interpolation="bilinear",
     )
     for label, mask in seen.structures.items():
-        draw_outlines(axes, mask * label, outline_colour, 1.1)
+        draw_outlines(axes, mask * label, width=1.1)
 
 
 def _draw_shares(
@@ -208,9 +209,11 @@ def _draw_shares(
     """Bars: how many of the patches show each structure."""
     axes.set_axis_on()
     axes.set_title("patches that show it", fontsize=8, loc="left")
-    places = np.arange(len(shares))
+    places = list(range(len(shares)))
     values = [100 * share for share in shares.values()]
-    axes.barh(places, values, height=0.6, color=[outline_colour(label) for label in shares])
+    axes.barh(
+        places, values, height=0.6, color=[outline_colour(label) for label in shares]
+    )
     for place, value in zip(places, values, strict=True):
         axes.text(value + 2, place, f"{value:.0f} %", va="center", fontsize=8)
     axes.set_yticks(places, [structures[label] for label in shares], fontsize=8)

@@ -1,6 +1,6 @@
 """Slices of a volume with the outlines of its structures, laid out as in `views`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,13 +108,20 @@ def draw_slice(
         shade[shown.labels == IGNORED] = IGNORED_SHADE
         axes.imshow(shade, aspect=rows_mm / columns_mm, interpolation="nearest")
     structures = np.where(shown.labels == IGNORED, 0, shown.labels)
-    draw_outlines(axes, structures, outline_colour, width)
+    draw_outlines(axes, structures, width)
 
 
 def draw_outlines(
-    axes: Axes, labels: NDArray[Any], colour_of: Callable[[int], str], width: float
+    axes: Axes, labels: NDArray[Any], width: float, colour: str | None = None
 ) -> None:
-    """Outline every structure, so that structures which touch stay apart."""
+    """Outline every structure, so that structures which touch stay apart.
+
+    Args:
+        axes: To draw in, over a slice.
+        labels: Numbers of structures on the slice's pixels, 0 background.
+        width: Of the lines, in points.
+        colour: Of all lines; ``None``: each structure has its own.
+    """
     # A frame of background closes the outlines of structures that are cut off.
     framed = np.pad(labels, 1)
     rows, columns = (np.arange(-1, length + 1) for length in labels.shape)
@@ -124,7 +131,7 @@ def draw_outlines(
             rows,
             (framed == label).astype(np.float64),
             levels=[0.5],
-            colors=colour_of(label),
+            colors=colour or outline_colour(label),
             linewidths=width,
         )
     axes.set_xlim(-0.5, labels.shape[1] - 0.5)

@@ -103,7 +103,10 @@ def slice_axis(spacing_mm: tuple[float, float, float]) -> int:
     return coarsest if is_anisotropic else 2
 
 
-def pixel_mm_of(spacing_mm: tuple[float, float, float], axis: int) -> tuple[float, float]:
+def pixel_mm_of(
+    spacing_mm: tuple[float, float, float], axis: int
+) -> tuple[float, float]:
+    """Height and width of a pixel in slices across an axis of an LPS volume."""
     left, back, up = spacing_mm
     return {0: (up, back), 1: (up, left), 2: (back, left)}[axis]
 
