@@ -17,7 +17,7 @@ _PUBLIC = {
     "preprocess": ("foveal.commands.preprocess", "preprocess"),
     "preview": ("foveal.commands.preview", "preview"),
     "train": ("foveal.commands.train", "train"),
-    "load_model": ("foveal.commands.predict", "load_model"),
+    "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),
     "evaluate": ("foveal.commands.evaluate", "evaluate"),
     "report": ("foveal.commands.report", "report"),

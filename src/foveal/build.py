@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -16,14 +17,10 @@ from foveal.config import (
     OptimiserConfig,
     Plan,
     Settings,
-    read_plan,
-    read_settings,
 )
-from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.loading import PatchSource, Sampler
-from foveal.engine.run_directory import RunDirectory
 from foveal.engine.schedules import learning_rate_factor
-from foveal.engine.training import UpdateRules, under
+from foveal.engine.training import UpdateRules
 from foveal.errors import RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
@@ -57,7 +54,11 @@ def preprocessing_recipe(plan: Plan) -> PreprocessingRecipe:
             IntensityRecipe(**channel.model_dump()) for channel in section.channels
         ),
         label_values=plan.labels.values,
+        combinations=tuple(
+            tuple(sorted(names)) for names in plan.labels.combinations[1:]
+        ),
         ignore_value=plan.labels.ignore_value,
+        resample_channels=section.resample_channels,
     )
 
 
@@ -105,9 +106,19 @@ def method(settings: Settings, plan: Plan) -> Method:
     return Supervised(
         planned_network(plan),
         losses,
+        membership(plan),
         sampler=settings.sampling.sampler,
         batch_size=plan.patches.batch_size,
     )
+
+
+def membership(plan: Plan) -> Tensor:
+    """Whether each structure includes each inside class, ``(structure, class)``."""
+    structures = plan.labels.structures.values()
+    table = torch.zeros(len(structures), plan.labels.num_classes, dtype=torch.bool)
+    for row, classes in zip(table, structures, strict=True):
+        row[list(classes)] = True
+    return table
 
 
 def optimisers(settings: Settings, trained: Method) -> dict[str, Optimizer]:
@@ -150,21 +161,21 @@ def sampler(name: str, settings: Settings, plan: Plan) -> Sampler:
     """A sampler by its name in the settings."""
     if name == "uniform":
         return UniformSampler()
-    weights = settings.sampling.class_weights
-    unknown = sorted(set(weights) - set(plan.labels.names))
+    weights = settings.sampling.structure_weights
+    structures = plan.labels.structures
+    unknown = sorted(weights.keys() - structures.keys())
     if unknown:
         raise SettingsError(
-            f"sampling.class_weights names {unknown}; "
-            f"the labels are {list(plan.labels.names)}"
+            f"sampling.structure_weights names {unknown}; "
+            f"the structures are {list(structures)}"
         )
-    # Once weights are given, a structure without one is not drawn for.
-    of_structures = [
-        weights.get(structure, 0.0) if weights else 1.0
-        for structure in plan.labels.names
-    ]
     return ClassBalancedSampler(
         foreground_fraction=settings.sampling.foreground_fraction,
-        class_weights=(0.0, *of_structures),
+        structures=tuple(structures.values()),
+        # Once weights are given, a structure without one is not drawn for.
+        weights=tuple(
+            weights.get(structure, 0.0) if weights else 1.0 for structure in structures
+        ),
     )
 
 
@@ -192,7 +203,7 @@ def patch_sources(
             patch_size=plan.patches.size,
             spacing_mm=plan.preprocessing.spacing_mm,
             batch_size=stream.batch_size,
-            num_classes=plan.labels.num_classes,
+            num_structures=len(plan.labels.structures),
             spatial=spatial_augmentation(settings, plan),
             intensity=intensity_augmentation(settings),
             seed=settings.training.seed,
@@ -202,16 +213,27 @@ def patch_sources(
     }
 
 
-def model(run: RunDirectory, device: str = "auto") -> Model:
-    """The predictor of a run, with the numerics it was trained with."""
-    plan, (settings, _) = read_plan(run.plan), read_settings(run.settings)
-    tensors, _ = load_checkpoint(run.best_or_last)
+def model(
+    plan: Plan, settings: Settings, weights: Mapping[str, Tensor], device: str = "auto"
+) -> Model:
+    """A trained predictor, with the numerics it was trained with.
+
+    Raises:
+        RunError: The weights are not those of the plan's network, or no numerics were
+            ever chosen.
+    """
     trained = planned_network(plan)
-    trained.load_state_dict(under("predictor.", tensors))
+    try:
+        trained.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights are not those of the plan's network ({error}); was plan.toml "
+            "changed after training?"
+        ) from error
     return Model(
         network=trained,
         recipe=preprocessing_recipe(plan),
-        structures=plan.labels.names,
+        structures=plan.labels.structures,
         label_values=plan.labels.values,
         patch_size=plan.patches.size,
         overlap_fraction=settings.prediction.overlap_fraction,
@@ -264,11 +286,6 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
     """Changes of geometry, with what the plan says of axes and sides."""
     chosen = settings.augmentation
     mirroring = plan.mirroring
-    names = plan.labels.names
-    swapped = list(range(plan.labels.num_classes))
-    for left, right in mirroring.left_right_pairs:
-        first, second = names.index(left) + 1, names.index(right) + 1
-        swapped[first], swapped[second] = second, first
     spacing_mm = plan.preprocessing.spacing_mm
     coarsest = max(range(3), key=lambda axis: spacing_mm[axis])
     is_flat = spacing_mm[coarsest] >= ANISOTROPY * min(spacing_mm)
@@ -288,7 +305,8 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
         mirror_probability=chosen.mirror_probability,
         mirror_axes=mirroring.axes,
         sagittal_axis=mirroring.sagittal_axis,
-        swapped_classes=tuple(swapped),
+        swapped_classes=plan.swapped_classes,
+        swapped_structures=plan.swapped_structures,
     )
 
 

@@ -58,8 +58,8 @@ def test_decathlon_folder_is_read_without_opening_a_volume(tmp_path):
     assert dataset.cases[2].label_map is None
     assert dataset.channel_names == ("MRI",)
     assert list(dataset.label_values.items()) == [("head", 1), ("tail", 2)]
-    assert dataset.cases[1].annotated_labels == (2,)
-    assert dataset.cases[0].annotated_labels is None
+    assert dataset.cases[1].annotated == ("tail",)
+    assert dataset.cases[0].annotated is None
     assert (dataset.name, dataset.root) == ("Task", tmp_path)
 
 
@@ -85,7 +85,7 @@ def test_ignore_label_is_no_structure(tmp_path):
 def test_annotated_labels_may_be_values(tmp_path):
     training = [{"image": "a.nii", "label": "b.nii", "annotated_labels": [2, 1, 1]}]
     dataset = read_dataset(decathlon(tmp_path, training=training, test=[]))
-    assert dataset.cases[0].annotated_labels == (1, 2)
+    assert dataset.cases[0].annotated == ("head", "tail")
 
 
 def test_unknown_annotated_label_is_refused(tmp_path):
@@ -187,7 +187,13 @@ def test_nnunet_label_map_without_image_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": {"whole": [1, 2], "core": 2}}, "regions are not supported yet"),
+        ({"labels": {"whole": [1, "x"]}}, "a name and a list of integers"),
+        ({"labels": {"whole": []}}, "a name and a list of integers"),
+        ({"labels": {"whole": [0, 1]}}, "holds 0, which is background"),
+        ({"labels": {"a": [1, 2], "b": [2, 1]}}, "stands twice"),
+        ({"labels": {"a": [1, 2], "ignore": 2}}, "must be one value that is in no"),
+        ({"labels": {"2": [3], "b": [2, 4]}}, "called by a number that is the value"),
+        ({"labels": ["a"]}, "labels must be a table"),
         ({"file_ending": ".png"}, 'file_ending ".png" must be one of'),
         ({"channel_names": {}}, "numbered from 0"),
     ],
@@ -325,7 +331,7 @@ def test_documented_toml_table_is_read(tmp_path):
     assert case.channels[1].path == tmp_path / "p3" / "t1c.nii.gz"
     assert case.label_map == tmp_path / "p3" / "label.nii.gz"
     assert case.mask == tmp_path / "p3" / "brain.nii.gz"
-    assert case.annotated_labels == (2,)
+    assert case.annotated == ("edema",)
 
 
 def test_documented_csv_table_is_read(tmp_path):
@@ -359,8 +365,8 @@ def test_csv_lists_are_separated_by_semicolons_and_empty_cells_are_absent(tmp_pa
     )
     first, second = read_dataset(path).cases
     assert [channel.path.name for channel in first.channels] == ["a0.nii", "a,1.nii"]
-    assert (first.label_map, first.patient, first.annotated_labels) == (None, "Q", None)
-    assert second.annotated_labels == (1, 3)
+    assert (first.label_map, first.patient, first.annotated) == (None, "Q", None)
+    assert second.annotated == ("1", "3")
     assert second.patient == "b"
 
 

@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from foveal.case import CaseFiles, ChannelFile, Dataset
+from foveal.case import CaseFiles, ChannelFile, Dataset, StructureFile
 from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io.cases import read_case
@@ -249,6 +249,51 @@ def test_labels_that_are_nearly_integers_are_accepted_and_told(tmp_path, write, 
     assert "cut them down" in finding.why
 
 
+def test_regions_are_counted_and_their_nesting_is_no_contradiction(tmp_path, write):
+    cases = [
+        case(write, "a", annotated=("lesion",), label_map=write(label_map(2))),
+        case(write, "b", label_map=write(label_map(1))),
+    ]
+    found = audit(dataset(tmp_path, *cases, regions={"organ": (1, 2), "lesion": (2,)}))
+    assert found.present_cases == {"organ": 2, "lesion": 1}
+    assert found.annotated_cases == {"organ": 1, "lesion": 2}
+    assert [finding.kind for finding in found.findings] == ["few patients"]
+    assert found.as_table()["structures"][0]["values"] == [1, 2]
+
+
+def test_masks_that_only_touch_are_told_and_real_overlaps_are_not(tmp_path, write):
+    shape = (20, 20, 6)
+    vein, liver, lesion = (np.zeros(shape, np.uint8) for _ in range(3))
+    liver[:15], lesion[5:10] = 1, 1  # the lesion lies in the liver
+    vein[15:] = 1
+    vein[14, 0, 0] = 1
+    cases = []
+    for n in range(5):
+        seed = np.random.default_rng(n).normal(size=shape).astype(np.float32)
+        files = tuple(
+            StructureFile(name, write(mask))
+            for name, mask in (("liver", liver), ("lesion", lesion), ("vein", vein))
+        )
+        image_file = ChannelFile(write(seed))
+        changes = {"channels": (image_file,), "label_map": None}
+        cases.append(case(write, str(n), structure_files=files, **changes))
+    names = {"lesion": 1, "liver": 2, "vein": 3}
+    (finding,) = audit(dataset(tmp_path, *cases, label_values=names)).findings
+    assert (finding.kind, finding.severity) == ("small overlap", "warning")
+    assert (
+        "liver and vein lie over one another by 5 voxels in 5 case(s)" in finding.what
+    )
+    assert finding.cases == tuple("01234")
+
+
+def test_a_mask_that_cannot_be_used_is_an_error(tmp_path, write, sound):
+    grey = StructureFile("liver", write(label_map(1, 2, 3)))
+    wrong = case(write, label_map=None, structure_files=(grey,))
+    finding = only_finding(tmp_path, sound, wrong)
+    assert (finding.severity, finding.kind) == ("error", "unusable reference")
+    assert "has more than two values" in finding.what
+
+
 def test_an_inverted_mask_is_odd(tmp_path, write, sound):
     outside = label_map(0, 1) == 0
     finding = only_finding(
@@ -261,7 +306,7 @@ def test_an_inverted_mask_is_odd(tmp_path, write, sound):
 
 
 def test_voxels_of_a_structure_said_not_to_be_annotated_are_odd(tmp_path, write, sound):
-    finding = only_finding(tmp_path, sound, case(write, annotated_labels=(1,)))
+    finding = only_finding(tmp_path, sound, case(write, annotated=("liver",)))
     assert finding.severity == "warning"
     assert "holds lesion, not among the annotated_labels" in finding.what
 
@@ -289,7 +334,7 @@ def test_a_spacing_in_another_unit_is_odd_whatever_the_axis_order(
 def test_structures_are_counted_where_annotated_and_where_present(tmp_path, write):
     cases = [
         case(write, "a"),
-        case(write, "b", annotated_labels=(1,), label_map=write(label_map(1))),
+        case(write, "b", annotated=("liver",), label_map=write(label_map(1))),
         case(write, "c", label_map=write(label_map(2))),
         case(write, "d", label_map=None),
     ]
@@ -347,11 +392,11 @@ def test_few_patients_and_absent_structures_are_odd(tmp_path, sound):
 
 def test_table_holds_the_counts_and_every_finding(tmp_path, write, sound):
     table = audit(dataset(tmp_path, *sound, case(write, label_map=None))).as_table()
-    assert table["format_version"] == 1
+    assert table["format_version"] == 2
     assert (table["cases"], table["labelled_cases"]) == (6, 5)
     assert table["structures"][1] == {
         "name": "lesion",
-        "value": 2,
+        "values": [2],
         "annotated_cases": 5,
         "present_cases": 5,
     }

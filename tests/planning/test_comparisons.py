@@ -224,7 +224,7 @@ def test_a_structure_that_one_case_lacks_is_missing(torsos):
     finding = only(torsos(lacking))
     assert (finding.case, finding.kind) == ("c04", "missing structure")
     assert "liver is missing; 11 of 12 cases have it" in finding.what
-    said = {4: {"annotated_labels": (1, 2)}}
+    said = {4: {"annotated": ("lung_left", "lung_right")}}
     assert found(torsos(lacking, records=said)) == []
 
 

@@ -63,10 +63,15 @@ def _print_summary(audit: "Audit") -> None:
         highlight=False,
     )
     table = Table("structure", "value", "annotated in", "present in")
-    for name, value in found.label_values.items():
+    for name, values in found.structures.items():
         counts = audit.annotated_cases[name], audit.present_cases[name]
-        table.add_row(escape(name), str(value), *(f"{count} cases" for count in counts))
+        where = "own mask" if found.has_structure_files else ", ".join(map(str, values))
+        table.add_row(escape(name), where, *(f"{count} cases" for count in counts))
     console.print(table)
+    for case in found.excluded:
+        console.print(
+            f"left out: {escape(case.name)} ({escape(case.reason)})", highlight=False
+        )
     if found.ignore_value is not None:
         console.print(f"voxels with the value {found.ignore_value} are ignored")
     needs = audit.resources

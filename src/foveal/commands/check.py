@@ -61,7 +61,7 @@ def _picture(found: Audit) -> bytes:
     from foveal.reports.slices import fullest_slice
 
     dataset = found.dataset
-    labels = {name: n for n, name in enumerate(dataset.label_values, start=1)}
+    numbers = {name: n for n, name in enumerate(dataset.structures, start=1)}
     files = {case.name: case for case in dataset.cases}
     panels = []
     for name in _oddest(found.case_findings):
@@ -72,14 +72,14 @@ def _picture(found: Audit) -> bytes:
             structure = next((one.structure for one in findings if one.structure), None)
             shown = fullest_slice(
                 case.image[0],
-                _inside_labels(case, dataset),
+                _structure_numbers(case, dataset, numbers),
                 case.grid,
-                label=None if structure is None else labels[structure],
+                label=None if structure is None else numbers[structure],
             )
             display_range = _display_range(case.image[0])
         words = [finding.what for finding in findings]
         panels.append(Panel(name, findings[0].severity, words, shown, display_range))
-    return odd_cases_picture(panels, {n: name for name, n in labels.items()})
+    return odd_cases_picture(panels, {n: name for name, n in numbers.items()})
 
 
 def _oddest(case_findings: Mapping[str, tuple[Finding, ...]]) -> list[str]:
@@ -99,7 +99,10 @@ def _oddest(case_findings: Mapping[str, tuple[Finding, ...]]) -> list[str]:
 
 def _readable(files: CaseFiles) -> Case | None:
     """The case, without its label map if that is at fault; ``None`` if all is."""
-    for attempt in (files, replace(files, label_map=None, mask=None)):
+    for attempt in (
+        files,
+        replace(files, label_map=None, structure_files=(), mask=None),
+    ):
         try:
             return read_case(attempt)
         except CaseError:
@@ -107,16 +110,32 @@ def _readable(files: CaseFiles) -> Case | None:
     return None
 
 
-def _inside_labels(case: Case, dataset: Dataset) -> NDArray[np.uint8] | None:
-    """Label map with the structures numbered from 1; unknown values are left out."""
+def _structure_numbers(
+    case: Case, dataset: Dataset, numbers: Mapping[str, int]
+) -> NDArray[np.uint8] | None:
+    """Label map that shows structures by number; unknown values are left out.
+
+    Where structures lie over one another, the smallest is seen.
+    """
     if case.label_map is None:
         return None
-    inside = np.zeros(case.label_map.shape, np.uint8)
-    for number, value in enumerate(dataset.label_values.values(), start=1):
-        inside[case.label_map == value] = number
-    if dataset.ignore_value is not None:
-        inside[case.label_map == dataset.ignore_value] = IGNORED
-    return inside
+    shown = np.zeros(case.label_map.shape, np.uint8)
+    masks = {
+        name: np.isin(
+            case.label_map,
+            [
+                value
+                for value, names in case.meaning(dataset.structures).items()
+                if name in names
+            ],
+        )
+        for name in numbers
+    }
+    for name in sorted(masks, key=lambda name: -np.count_nonzero(masks[name])):
+        shown[masks[name]] = numbers[name]
+    if dataset.ignore_value is not None and case.combinations is None:
+        shown[case.label_map == dataset.ignore_value] = IGNORED
+    return shown
 
 
 def _display_range(channel: NDArray[Any]) -> tuple[float, float]:

@@ -185,15 +185,22 @@ def _match_dataset(predictions: Path, references: Path) -> _Matched:
         if case not in by_name or (reference := by_name[case].label_map) is None:
             without_reference.append(case)
             continue
-        pairs.append(
-            _Pair(case, predicted[case], reference, by_name[case].annotated_labels)
-        )
+        names = by_name[case].annotated
+        annotated = None if names is None else _values_of(names, dataset.structures)
+        pairs.append(_Pair(case, predicted[case], reference, annotated))
     if without_reference:
         raise DatasetError(
             f"data set {references} has no labelled case for the predictions "
             f"{_listed(without_reference)}; a prediction must have the name of its case"
         )
     return _Matched(tuple(pairs), dataset.label_values, dataset.ignore_value)
+
+
+def _values_of(
+    names: Sequence[str], structures: Mapping[str, Sequence[int]]
+) -> tuple[int, ...]:
+    """Label values of some structures."""
+    return tuple(value for name in names for value in structures[name])
 
 
 def _label_maps(path: Path) -> dict[str, Path]:

@@ -186,7 +186,8 @@ def _validator(
             patch_function(network, build.numerics(settings), fabric.device),
             cases,
             plan.patches.size,
-            plan.labels.names,
+            plan.labels.num_classes,
+            plan.labels.structures,
             overlap_fraction=settings.prediction.overlap_fraction,
             batch_size=settings.prediction.batch_size,
         )

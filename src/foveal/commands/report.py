@@ -174,9 +174,9 @@ def _overlay(
         raise CaseError(
             f"{prediction} and the reference do not share one grid; predict it again"
         )
-    shown = list(plan.labels.values)
-    if files.annotated_labels is not None:
-        shown = [value for value in shown if value in files.annotated_labels]
+    members = plan.labels.structure_values
+    annotated = members if files.annotated is None else files.annotated
+    shown = sorted({value for name in annotated for value in members[name]})
     found = np.where(np.isin(predicted.array, shown), predicted.array, 0)
     if plan.labels.ignore_value is not None:
         found[case.label_map == plan.labels.ignore_value] = 0

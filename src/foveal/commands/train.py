@@ -106,7 +106,7 @@ def train(
     fit(fabric, run, settings, planned, labelled, held_out, watcher)
     if fabric.is_global_zero and validation_files:
         watcher.on_stage("predicting the validation cases on their own grids")
-        _score(run, validation_files, dataset_path(settings), watcher)
+        _score(run, settings, validation_files, watcher)
     fabric.barrier()
     return out
 
@@ -266,16 +266,28 @@ def cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]
 
 def _score(
     run: RunDirectory,
+    settings: Settings,
     cases: Sequence[CaseFiles],
-    dataset: Path,
     watcher: Watcher,
 ) -> None:
     """Predict the validation cases as `foveal predict` would, and measure them."""
     folder = run.validation
-    predict([run.path], cases, folder, on_progress=watcher.on_cases)
+    outcomes = predict(
+        run.path,
+        cases,
+        folder,
+        # A run that was killed while it predicted goes on with the rest.
+        resume=True,
+        device=settings.training.device,
+        threads=settings.training.threads,
+        on_progress=watcher.on_cases,
+    )
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            watcher.on_stage(f"not predicted: {'; '.join(outcome.reasons)}")
     evaluate(
         folder,
-        dataset,
+        dataset_path(settings),
         output=folder / "metrics.json",
         on_progress=watcher.on_cases,
     )

@@ -6,7 +6,6 @@ one becomes the previous one, and only then it takes its place; so whenever the 
 killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
 """
 
-import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch.optim import Optimizer
 
 from foveal.errors import RunError
 from foveal.io.files import atomic_path, atomic_write_text
+from foveal.io.weights import tensors_digest
 
 FORMAT_VERSION = 1
 
@@ -44,7 +44,7 @@ def save_checkpoint(
     held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     metadata = {
         "format_version": str(FORMAT_VERSION),
-        "digest": _digest(held),
+        "digest": tensors_digest(held),
         "state": json.dumps(state),
     }
     path = folder / f"{name}.safetensors"
@@ -77,7 +77,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has format version {metadata.get('format_version')}; "
             f"this Foveal reads {FORMAT_VERSION}"
         )
-    if metadata["digest"] != _digest(tensors):
+    if metadata["digest"] != tensors_digest(tensors):
         raise RunError(f"{path} is damaged (its digest does not match)")
     return tensors, json.loads(metadata["state"])
 
@@ -146,12 +146,3 @@ def restore_optimiser(
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 entries[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

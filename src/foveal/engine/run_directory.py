@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -83,6 +84,39 @@ def create_run(path: Path) -> RunDirectory:
         )
     path.mkdir(parents=True, exist_ok=True)
     return RunDirectory(path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run that was started."""
+    run = RunDirectory(path)
+    return run.settings.is_file() and run.plan.is_file()
+
+
+def find_runs(path: Path) -> tuple[RunDirectory, ...]:
+    """The runs that a folder stands for: itself, or those in it.
+
+    Returns:
+        In order of name, numbers by their value: ``fold_2`` before ``fold_10``.
+
+    Raises:
+        RunError: It is neither a run nor a folder of runs.
+    """
+    if is_run(path):
+        return (RunDirectory(path),)
+    folders = path.iterdir() if path.is_dir() else ()
+    runs = [RunDirectory(folder) for folder in folders if is_run(folder)]
+    if not runs:
+        raise RunError(
+            f"{path} is not a run and holds none; give the folder that foveal train "
+            "wrote (--out), or a folder of such folders"
+        )
+    return tuple(sorted(runs, key=lambda run: _in_order_of_number(run.path.name)))
+
+
+def _in_order_of_number(name: str) -> list[tuple[int, str]]:
+    """Sorts digits by their value and all else as text."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def open_run(path: Path) -> RunDirectory:

@@ -17,7 +17,10 @@ from foveal.io import itk, nifti
 from foveal.io.files import atomic_path, replace_file
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-ITK_ENDINGS = (".nrrd", ".mha", ".mhd")
+SLICER_ENDING = ".seg.nrrd"
+"""Of the segmentations that 3D Slicer saves."""
+
+ITK_ENDINGS = (SLICER_ENDING, ".nrrd", ".mha", ".mhd")
 VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
 
 LARGEST_AXIS_COSINE = 0.01
@@ -43,6 +46,11 @@ def is_volume(path: Path) -> bool:
     """Whether the name ends like a volume; hidden files do not count."""
     name = path.name.lower()
     return name.endswith(VOLUME_ENDINGS) and not name.startswith(".")
+
+
+def is_slicer_segmentation(path: Path) -> bool:
+    """Whether the name ends as 3D Slicer's segmentations do, which are never images."""
+    return path.name.lower().endswith(SLICER_ENDING)
 
 
 def case_stem(path: Path) -> str:

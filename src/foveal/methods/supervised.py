@@ -10,7 +10,7 @@ from foveal.methods.interface import Clock, Method, Stream
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Supervised(Method):
@@ -18,7 +18,9 @@ class Supervised(Method):
 
     Args:
         network: Trained and used to predict.
-        losses: Name to loss of (logits, label map, annotated) and its weight.
+        losses: Name to loss of (logits, label map, annotated, structures) and its
+            weight.
+        structures: Whether each structure includes each class, `(structure, class)`.
         sampler: Name of the sampler of the labelled patches.
         batch_size: Patches per step.
     """
@@ -27,6 +29,7 @@ class Supervised(Method):
         self,
         network: Network,
         losses: Mapping[str, tuple[Loss, float]],
+        structures: Tensor,
         *,
         sampler: str,
         batch_size: int,
@@ -34,6 +37,9 @@ class Supervised(Method):
         super().__init__()
         self.network = network
         self.losses = dict(losses)
+        # Not saved with the weights: the plan tells it again.
+        self.register_buffer("structures", structures, persistent=False)
+        self.structures: Tensor
         self.streams = {"labelled": Stream("labelled", sampler, batch_size)}
 
     @property
@@ -55,7 +61,9 @@ class Supervised(Method):
         return {
             name: torch.stack(
                 [
-                    weight * share * loss(z, labels_at(label_map, z), annotated)
+                    weight
+                    * share
+                    * loss(z, labels_at(label_map, z), annotated, self.structures)
                     for share, z in zip(shares, scales, strict=True)
                 ]
             ).sum()

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from foveal.case import Dataset
-from foveal.planning.case_audit import CaseSummary, audit_case
+from foveal.planning.case_audit import audit_case
+from foveal.planning.case_summary import CaseSummary
 from foveal.planning.comparisons import (
     compare_intensities,
     compare_orientations,
@@ -59,7 +60,7 @@ class Audit:
     def as_table(self) -> dict[str, Any]:
         """Everything found, as plain values for JSON; no file paths of their own."""
         return {
-            "format_version": 1,
+            "format_version": 2,
             "dataset": self.dataset.name,
             "cases": len(self.dataset.cases),
             "labelled_cases": len(self.dataset.labelled),
@@ -67,13 +68,14 @@ class Audit:
             "structures": [
                 {
                     "name": name,
-                    "value": value,
+                    "values": list(values),
                     "annotated_cases": self.annotated_cases[name],
                     "present_cases": self.present_cases[name],
                 }
-                for name, value in self.dataset.label_values.items()
+                for name, values in self.dataset.structures.items()
             ],
             "ignore_value": self.dataset.ignore_value,
+            "excluded_cases": [asdict(case) for case in self.dataset.excluded],
             "resources": asdict(self.resources),
             "errors": self.num_errors,
             "warnings": self.count("warning"),
@@ -100,14 +102,13 @@ def audit(
     """
     summaries = _summaries(dataset, on_progress)
     in_all = list(summaries.values())
-    structures = {name: (value,) for name, value in dataset.label_values.items()}
     compare_spacings(in_all)
     compare_orientations(in_all)
     of_dataset = [
         *_patient_findings(dataset),
         *find_copies(in_all, dataset.channel_names),
         *compare_intensities(in_all, dataset.channel_names),
-        *compare_structures(in_all, structures),
+        *compare_structures(in_all, tuple(dataset.structures)),
     ]
     annotated, present = _structure_counts(dataset, summaries)
     of_dataset += _label_findings(dataset, summaries)
@@ -162,13 +163,13 @@ def _structure_counts(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Labelled cases in which each structure is annotated, and is present."""
     annotated, present = {}, {}
-    for name, value in dataset.label_values.items():
+    for name in dataset.structures:
         annotated[name] = sum(
-            case.annotated_labels is None or value in case.annotated_labels
+            case.annotated is None or name in case.annotated
             for case in dataset.labelled
         )
         present[name] = sum(
-            value in summaries[case.name].present_values for case in dataset.labelled
+            name in summaries[case.name].present for case in dataset.labelled
         )
     return annotated, present
 
@@ -218,7 +219,7 @@ def _label_findings(
                 "add label maps, or correct their names or paths",
             )
         ]
-    if not dataset.label_values:
+    if not dataset.structures:
         return [
             Finding(
                 "nothing to segment",
@@ -236,10 +237,8 @@ def _label_findings(
             "it cannot be learned",
             "correct its value, or take it out of the labels",
         )
-        for name, value in dataset.label_values.items()
-        if not any(
-            value in summaries[case.name].present_values for case in for_training
-        )
+        for name in dataset.structures
+        if not any(name in summaries[case.name].present for case in for_training)
     ]
 
 

@@ -1,14 +1,12 @@
-"""What is wrong or odd about one case, and what remains of it to compare with others.
+"""What is wrong or odd about one case by itself.
 
 A case is an error exactly where `foveal.io.cases.read_case` or planning refuses it: the
-same functions check, but here every problem is listed instead of the first. Of the
-voxels nothing is kept but a few numbers, so memory does not grow with the data set.
+same functions check, but here every problem is listed instead of the first.
 """
 
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,13 @@ from numpy.typing import NDArray
 
 from foveal.case import CaseFiles, Dataset, Volume
 from foveal.errors import CaseError
-from foveal.geometry import Grid, reorientation
-from foveal.io.cases import (
-    integer_label_map,
-    present_labels,
-    require_finite,
-    require_same_grid,
-)
+from foveal.geometry import reorientation, same_grid
+from foveal.io.cases import require_finite
+from foveal.io.label_maps import grid_difference, require_same_grid
 from foveal.io.volumes import read_channels, read_volume
-from foveal.planning.findings import Finding, Severity, listed
-from foveal.planning.fingerprint import AIR_HU, ORIENTATION, SAGITTAL_AXIS, body_extent
+from foveal.planning.case_summary import CaseSummary, ChannelSummary
+from foveal.planning.fingerprint import AIR_HU, ORIENTATION, body_extent
+from foveal.planning.reference_audit import check_reference
 
 LARGEST_OUTSIDE_FRACTION = 0.01
 """Of the voxels of structures; a mask that was fitted well may miss a few."""
@@ -39,134 +34,11 @@ USUAL_PERCENTILES = (5, 50, 95)
 DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True)
-class ChannelSummary:
-    """One channel of a case in numbers."""
-
-    digest: bytes
-    """Of shape and voxels; the same however they were stored."""
-
-    percentiles: tuple[float, float, float]
-    """`USUAL_PERCENTILES` of the voxels that do not have the commonest value, so that
-    much or little air around the body does not matter."""
-
-    lowest: float
-
-    is_hu_like: bool
-    """Whole numbers that reach below `AIR_HU`."""
-
-    varied_share: float
-    """Of the voxels, those that do not have the commonest value (air, mostly)."""
-
-    nonzero_box: tuple[slice, slice, slice]
-    """Around the voxels that are not 0."""
-
-
-@dataclass(frozen=True)
-class LabelSummary:
-    """One value of a case's label map in numbers."""
-
-    voxels: int
-
-    offset: float
-    """Signed distance of the centroid from the body's midplane in body widths; negative
-    to the patient's left."""
-
-    right_mm: float
-    """Place of the centroid from left to right, in mm from the first sagittal slice."""
-
-
-@dataclass
-class CaseSummary:
-    """What the checks of one case find and keep, in the order in which they run."""
-
-    case: CaseFiles
-
-    grid: Grid | None = None
-    """Of the first channel that can be read."""
-
-    channels: dict[int, ChannelSummary] = field(default_factory=dict)
-    """By number; one that is damaged, constant or not finite is left out."""
-
-    present_values: tuple[int, ...] = ()
-    """In the label map, background and the ignore value left out."""
-
-    labels: dict[int, LabelSummary] = field(default_factory=dict)
-    """By value; nothing if the label map is on another grid than the image."""
-
-    body: tuple[int, int] | None = None
-    """First and last index of the body from left to right, see `body_extent`."""
-
-    mask_shape: tuple[int, int, int] | None = None
-    """Of the box around the mask, in stored order."""
-
-    findings: list[Finding] = field(default_factory=list)
-
-    def error(self, kind: str, what: str, why: str, remedy: str) -> None:
-        """Note what makes training fail, unless the case is only for testing."""
-        severity: Severity = "warning" if self.case.split == "test" else "error"
-        self._add(kind, severity, what, why, remedy)
-
-    def refused(self, kind: str, error: CaseError) -> None:
-        """Note that the case cannot be read; the message is "what; remedy"."""
-        what, _, remedy = str(error).partition("; ")
-        self.error(kind, what, "the case cannot be used", remedy)
-
-    def warning(
-        self,
-        kind: str,
-        what: str,
-        why: str,
-        remedy: str,
-        *,
-        structure: str | None = None,
-    ) -> None:
-        """Note what is odd."""
-        self._add(kind, "warning", what, why, remedy, structure)
-
-    def note(self, kind: str, what: str, why: str, remedy: str) -> None:
-        """Note what is good to know."""
-        self._add(kind, "note", what, why, remedy)
-
-    def has(self, kind: str) -> bool:
-        """Whether something of a kind was found."""
-        return any(finding.kind == kind for finding in self.findings)
-
-    @property
-    def kept_shape(self) -> tuple[int, int, int] | None:
-        """Of the box around the mask, else around what is not 0; in stored order."""
-        if self.grid is None or self.mask_shape is not None:
-            return self.mask_shape
-        boxes = [channel.nonzero_box for channel in self.channels.values()]
-        if not boxes:
-            return self.grid.shape
-        i, j, k = (
-            max(axis.stop for axis in axes) - min(axis.start for axis in axes)
-            for axes in zip(*boxes, strict=True)
-        )
-        return i, j, k
-
-    def _add(
-        self,
-        kind: str,
-        severity: Severity,
-        what: str,
-        why: str,
-        remedy: str,
-        structure: str | None = None,
-    ) -> None:
-        self.findings.append(
-            Finding(kind, severity, what, why, remedy, (self.case.name,), structure)
-        )
-
-
 def audit_case(case: CaseFiles, dataset: Dataset) -> CaseSummary:
     """Read every file of a case and check it by itself."""
     summary = CaseSummary(case)
     _check_channels(summary, dataset.channel_names)
-    label_map = None
-    if case.label_map is not None:
-        label_map = _check_label_map(summary, case.label_map, dataset)
+    label_map = check_reference(summary, dataset) if case.is_labelled else None
     if case.mask is not None:
         _check_mask(summary, case.mask, label_map, dataset.ignore_value)
     return summary
@@ -208,10 +80,14 @@ def _check_channels(summary: CaseSummary, channel_names: Sequence[str]) -> None:
 def _check_channel(summary: CaseSummary, name: str, volume: Volume) -> bool:
     """Whether the intensities can be looked at further."""
     summary.grid = summary.grid or volume.grid
-    try:
-        require_same_grid("the first channel", summary.grid, name, volume.grid)
-    except CaseError as error:
-        summary.refused("channels on different grids", error)
+    if not same_grid(summary.grid, volume.grid):
+        summary.error(
+            "channels on different grids",
+            grid_difference("the first channel", summary.grid, name, volume.grid),
+            "the case cannot be used as it is",
+            "resample the channels onto the first, or let Foveal do so with "
+            '"--set preprocessing.resample_channels=true"',
+        )
         return False
     try:
         require_finite(name, volume.array)
@@ -292,123 +168,7 @@ def _box(inside: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     return i, j, k
 
 
-# ------------------------------------------------------------- label map and mask
-
-
-def _check_label_map(
-    summary: CaseSummary, path: Path, dataset: Dataset
-) -> NDArray[np.int32] | None:
-    """Check a label map and return it if it can be used."""
-    try:
-        stored = read_volume(path)
-    except CaseError as error:
-        summary.refused("unreadable label map", error)
-        return None
-    try:
-        label_map = integer_label_map(stored.array)
-    except CaseError as error:
-        summary.refused("labels that are not integers", error)
-        return None
-    _note_nearly_integers(summary, stored.array, label_map)
-    present = present_labels(label_map)
-    unlisted = (0, dataset.ignore_value)
-    found = tuple(value for value in present if value not in unlisted)
-    summary.present_values = found
-    _check_values(summary, found, dataset)
-    try:
-        if summary.grid is not None:
-            require_same_grid("image", summary.grid, "label map", stored.grid)
-    except CaseError as error:
-        summary.refused("label map on another grid", error)
-        return None
-    summary.labels = _label_summaries(label_map, found, stored.grid, summary.body)
-    return label_map
-
-
-def _note_nearly_integers(
-    summary: CaseSummary, stored: NDArray[Any], label_map: NDArray[np.int32]
-) -> None:
-    if stored.dtype.kind != "f":
-        return
-    is_off = stored != label_map
-    if is_off.any():
-        summary.note(
-            "nearly integers",
-            f"label values such as {stored[is_off][0]:.9g} are integers only when "
-            "rounded",
-            "they are rounded here; other programs cut them down, 0.9999999 to 0",
-            "nothing for Foveal; store integers to be safe elsewhere",
-        )
-
-
-def _check_values(summary: CaseSummary, found: Sequence[int], dataset: Dataset) -> None:
-    """Compare the values of structures with those that the data set lists."""
-    names = {value: name for name, value in dataset.label_values.items()}
-    unknown = [value for value in found if value not in names]
-    if unknown:
-        summary.error(
-            "unknown labels",
-            f"the label map holds {listed(unknown)}, which the data set does not list",
-            "its voxels would have to be guessed",
-            f"correct the label map, or list the value; known are {listed(names)}",
-        )
-    annotated = summary.case.annotated_labels
-    contradicting = [
-        names[value]
-        for value in found
-        if value in names and annotated is not None and value not in annotated
-    ]
-    if contradicting:
-        summary.warning(
-            "labels said not to be annotated",
-            f"the label map holds {listed(contradicting)}, not among the "
-            "annotated_labels of the case",
-            "either the list or the label map is wrong",
-            "add the structure to annotated_labels or erase its voxels",
-        )
-    if not found:
-        summary.warning(
-            "empty label map",
-            "the label map is empty",
-            "a structure that was forgotten would be learned as background",
-            "make sure that nothing is there, or take the label map out",
-        )
-
-
-def _label_summaries(
-    label_map: NDArray[np.int32],
-    found: Sequence[int],
-    grid: Grid,
-    body: tuple[int, int] | None,
-) -> dict[int, LabelSummary]:
-    """Size and place of every value found."""
-    if not found:
-        return {}
-    change = reorientation(grid, ORIENTATION)
-    axis = change.permutation[SAGITTAL_AXIS]
-    length, spacing_mm = grid.shape[axis], grid.spacing_mm[axis]
-    left, right = body or (0, length - 1)
-    # Stored arrays run fastest along i.
-    flat = label_map.reshape(-1, order="F")
-    voxels = np.flatnonzero(flat)
-    values = flat[voxels]
-    places = voxels // int(np.prod(grid.shape[:axis], dtype=np.int64)) % length
-    if SAGITTAL_AXIS in change.reversed_axes:
-        places = length - 1 - places
-    every = np.union1d(found, values)
-    numbers = np.searchsorted(every, values)
-    counts = np.bincount(numbers, minlength=len(every))
-    sums = np.bincount(numbers, places, minlength=len(every))
-    summaries = {}
-    for value in found:
-        number = int(np.searchsorted(every, value))
-        place = float(sums[number] / counts[number])
-        summaries[value] = LabelSummary(
-            voxels=int(counts[number]),
-            offset=(place - (left + right) / 2) / (right - left + 1),
-            right_mm=place * spacing_mm,
-        )
-    return summaries
+# -------------------------------------------------------------------------- the mask
 
 
 def _check_mask(

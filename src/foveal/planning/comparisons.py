@@ -2,11 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from foveal.planning.case_audit import CaseSummary, ChannelSummary, LabelSummary
+from foveal.planning.case_summary import (
+    CaseSummary,
+    ChannelSummary,
+    StructureSummary,
+)
 from foveal.planning.findings import MANY_CASES, Finding, listed
 from foveal.planning.left_right import (
     SIDED_OFFSET,
@@ -50,8 +54,8 @@ MANY_TIMES = 20
 SWAPPED_SHARE = 0.25
 """Of the usual distance between the two of a pair; closer ones may lie either way."""
 
-Structures = Mapping[str, Sequence[int]]
-"""Name to the values in label maps whose union it is."""
+SMALL_OVERLAP = 0.01
+"""Of the smaller structure: masks that lie over one another by less only touch."""
 
 
 # --------------------------------------------------------------------------- grids
@@ -234,11 +238,15 @@ def _rounded(factor: float) -> str:
 
 
 def compare_structures(
-    summaries: Sequence[CaseSummary], structures: Structures
+    summaries: Sequence[CaseSummary], names: Sequence[str]
 ) -> list[Finding]:
     """Warn of structures that are missing, tiny, huge or on the wrong side.
 
     Cases whose spacing is in doubt are not measured.
+
+    Args:
+        summaries: Of all cases.
+        names: Of the structures.
 
     Returns:
         What concerns a structure in the data set as a whole.
@@ -246,51 +254,36 @@ def compare_structures(
     labelled = [
         summary
         for summary in summaries
-        if summary.labels and summary.grid and not summary.has("spacing")
+        if summary.structures and summary.grid and not summary.has("spacing")
     ]
-    findings = []
-    for name, values in structures.items():
+    for name in names:
+        annotated = [summary for summary in labelled if _is_annotated(summary, name)]
         where = [
-            (summary, found)
-            for summary in labelled
-            if _is_annotated(summary, values)
-            and (found := _union(summary, values)) is not None
+            (summary, summary.structures[name])
+            for summary in annotated
+            if name in summary.structures
         ]
-        absent = [
-            summary
-            for summary in labelled
-            if _is_annotated(summary, values) and _union(summary, values) is None
-        ]
+        absent = [summary for summary in annotated if name not in summary.structures]
         _warn_of_missing(name, absent, len(where))
         _compare_volumes(name, where)
         _warn_of_other_side(name, where)
-    for left, right in left_right_pairs(tuple(structures)):
+    findings = _small_overlaps(labelled)
+    for left, right in left_right_pairs(names):
         both = [
-            (summary, found_left.right_mm, found_right.right_mm)
+            (
+                summary,
+                summary.structures[left].right_mm,
+                summary.structures[right].right_mm,
+            )
             for summary in labelled
-            if (found_left := _union(summary, structures[left])) is not None
-            and (found_right := _union(summary, structures[right])) is not None
+            if {left, right} <= summary.structures.keys()
         ]
         findings += _compare_sides(left, right, both)
     return findings
 
 
-def _is_annotated(summary: CaseSummary, values: Sequence[int]) -> bool:
-    annotated = summary.case.annotated_labels
-    return annotated is None or set(values) <= set(annotated)
-
-
-def _union(summary: CaseSummary, values: Sequence[int]) -> LabelSummary | None:
-    """The labels of a structure together; ``None`` if the case has none of them."""
-    parts = [summary.labels[value] for value in values if value in summary.labels]
-    if not parts:
-        return None
-    voxels = sum(part.voxels for part in parts)
-    return LabelSummary(
-        voxels=voxels,
-        offset=sum(part.voxels * part.offset for part in parts) / voxels,
-        right_mm=sum(part.voxels * part.right_mm for part in parts) / voxels,
-    )
+def _is_annotated(summary: CaseSummary, name: str) -> bool:
+    return summary.case.annotated is None or name in summary.case.annotated
 
 
 def _warn_of_missing(
@@ -310,7 +303,7 @@ def _warn_of_missing(
 
 
 def _compare_volumes(
-    name: str, where: Sequence[tuple[CaseSummary, LabelSummary]]
+    name: str, where: Sequence[tuple[CaseSummary, StructureSummary]]
 ) -> None:
     """Warn of a structure far smaller or larger than in the other cases."""
     if len(where) < FEWEST_TO_COMPARE:
@@ -344,7 +337,7 @@ def _compare_volumes(
 
 
 def _warn_of_other_side(
-    name: str, where: Sequence[tuple[CaseSummary, LabelSummary]]
+    name: str, where: Sequence[tuple[CaseSummary, StructureSummary]]
 ) -> None:
     """Warn of a structure without a partner that lies on the other side than usual."""
     if len(where) < FEWEST_TO_COMPARE or side_of(name) is not None:
@@ -400,6 +393,37 @@ def _compare_sides(
             structure=left,
         )
     return []
+
+
+def _small_overlaps(summaries: Sequence[CaseSummary]) -> list[Finding]:
+    """Structures that lie over one another by a sliver only."""
+    voxels: dict[str, int] = defaultdict(int)
+    overlaps: dict[frozenset[str], dict[str, int]] = defaultdict(dict)
+    for summary in summaries:
+        for name, structure in summary.structures.items():
+            voxels[name] += structure.voxels
+        for names, count in summary.overlaps.items():
+            overlaps[names][summary.case.name] = count
+    findings = []
+    for names in sorted(overlaps, key=sorted):
+        count = sum(overlaps[names].values())
+        smallest = min(names, key=lambda name: voxels[name])
+        share = count / voxels[smallest]
+        if share < SMALL_OVERLAP:
+            findings.append(
+                Finding(
+                    "small overlap",
+                    "warning",
+                    f"{' and '.join(sorted(names))} lie over one another by {count} "
+                    f"voxels in {len(overlaps[names])} case(s), "
+                    f"{100 * share:.2g} % of {smallest}",
+                    "they seem to be meant to lie side by side; what they share is a "
+                    "class of its own inside, with too little to learn from",
+                    "take these voxels out of one of the masks",
+                    tuple(overlaps[names]),
+                )
+            )
+    return findings
 
 
 def _millilitres(volume_ml: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from foveal.geometry import reorientation
-from foveal.planning.case_audit import CaseSummary
+from foveal.planning.case_summary import CaseSummary
 from foveal.planning.findings import Finding
 from foveal.planning.fingerprint import ORIENTATION
 from foveal.planning.memory import (
@@ -125,7 +125,7 @@ def in_gb(count: float) -> str:
 
 def _target_spacing_mm(summaries: Sequence[CaseSummary]) -> np.ndarray:
     """Spacing that a plan would choose, in the axis order of `ORIENTATION`."""
-    labelled = [summary for summary in summaries if summary.labels] or summaries
+    labelled = [summary for summary in summaries if summary.structures] or summaries
     spacings, shapes = [], []
     for summary in labelled:
         if summary.grid is not None:

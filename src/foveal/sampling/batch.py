@@ -15,12 +15,12 @@ class Batch:
     image: Float[Tensor, "patch channel i j k"]
 
     label_map: UInt8[Tensor, "patch i j k"] | None
-    """Consecutive inside labels, 0 background, `foveal.case.IGNORED` where nothing is
+    """Inside classes, 0 background, `foveal.case.IGNORED` where nothing is
     known; ``None`` on streams of unlabelled cases."""
 
-    annotated: Bool[Tensor, "patch class"] | None
-    """Whether the class was contoured in the case. Class 0 is always annotated; in
-    voxels labelled 0, background means "background or a class not annotated"."""
+    annotated: Bool[Tensor, "patch structure"] | None
+    """Whether the structure was contoured in the case; where not, background means
+    "background or that structure"."""
 
     case_names: tuple[str, ...]
 
@@ -34,8 +34,8 @@ class Batch:
 
     def labels(
         self,
-    ) -> tuple[UInt8[Tensor, "patch i j k"], Bool[Tensor, "patch class"]]:
-        """Label map and annotated classes of a labelled batch.
+    ) -> tuple[UInt8[Tensor, "patch i j k"], Bool[Tensor, "patch structure"]]:
+        """Label map and annotated structures of a labelled batch.
 
         Raises:
             SamplingError: The stream has unlabelled cases.

@@ -75,7 +75,7 @@ class StoredCase:
     num_channels: int
 
     annotated: tuple[bool, ...] | None
-    """Per inside class, background first, whether it was contoured; ``None``: all."""
+    """Per structure of the plan, whether it was contoured; ``None``: all."""
 
     class_counts: tuple[int, ...]
     """Voxels per inside class, background first; empty if unlabelled."""
@@ -205,7 +205,7 @@ class Store:
             label_map: Inside labels ``(i, j, k)``; ``None`` if unlabelled.
             grid: Of both.
             num_classes: Including background.
-            annotated: Per inside class whether it was contoured; ``None``: all.
+            annotated: Per structure whether it was contoured; ``None``: all.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         folder = self.root / f"{UNFINISHED}{key}-{uuid.uuid4().hex[:8]}"
