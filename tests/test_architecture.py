@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "foveal"
 
 FLOORS = (
-    {"errors", "geometry", "case"},
+    {"errors", "geometry", "case", "unfinished"},
     {
         "augmentation",
         "config",
@@ -25,6 +25,7 @@ FLOORS = (
     {"inference"},
     {"engine", "ensembles"},
     {"reports"},
+    {"plugins"},
     {"build"},
     {"commands"},
     {"cli"},
@@ -35,7 +36,7 @@ FLOORS = (
 NEIGHBOURS_ALLOWED = {("geometry", "errors"), ("case", "geometry")}
 """The ground floor's own order."""
 
-SETTINGS_READERS = {"build", "cli", "commands", "planning"}
+SETTINGS_READERS = {"build", "cli", "commands", "planning", "plugins"}
 """Rooms that may see settings; all others take plain values."""
 
 UNNAMED_ROOMS = {"common", "core", "helpers", "misc", "utils"}

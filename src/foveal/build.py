@@ -1,8 +1,9 @@
 """From settings to objects: the one place that knows which name means which class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,30 +18,89 @@ from foveal.config import (
     OptimiserConfig,
     Plan,
     Settings,
+    options_of,
 )
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
-from foveal.errors import RunError, SettingsError
+from foveal.errors import PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
 from foveal.methods.interface import Method
-from foveal.methods.supervised import Supervised
+from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.interface import Network
 from foveal.networks.unet3d import UNet3d
+from foveal.plugins.files import read_plugins
+from foveal.plugins.parts import Parts
+from foveal.plugins.registration import Kind, Part, Plugin
 from foveal.preprocessing.intensity import IntensityRecipe
 from foveal.preprocessing.pipeline import PreprocessingRecipe
 from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 from foveal.store.store import StoredCase
 
-NETWORKS = {"unet3d": UNet3d}
+NETWORKS: dict[str, Callable[..., Network]] = {"unet3d": UNet3d}
 
-LOSSES = {"cross_entropy": cross_entropy, "dice": dice_loss}
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
+
+SAMPLERS = {"uniform": UniformSampler, "class_balanced": ClassBalancedSampler}
+
+METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised}
+
+BUILT_IN: dict[Kind, Collection[str]] = {
+    "loss": LOSSES,
+    "network": NETWORKS,
+    "sampler": SAMPLERS,
+    "method": METHODS,
+}
 
 ANISOTROPY = 3.0
 """From this ratio of spacings on, patches are only rotated in the fine plane."""
+
+
+WITHOUT_PLUGINS = Parts(BUILT_IN)
+
+
+def parts_with(plugins: Sequence[Path | str | Plugin]) -> Parts:
+    """Built-in parts and those of plugins.
+
+    Args:
+        plugins: Files, which are run now, or what `read_plugins` made of them.
+
+    Raises:
+        PluginError: A file cannot be used, or two parts share a name.
+    """
+    return Parts(BUILT_IN, read_plugins(plugins))
+
+
+def require_used(settings: Settings, network_name: str, parts: Parts) -> None:
+    """Refuse a plugin of which nothing is used: it was meant to change something.
+
+    Raises:
+        SettingsError: Says how its parts are used.
+    """
+    used = {
+        settings.method.name,
+        settings.sampling.sampler,
+        network_name,
+        *settings.loss.weights,
+    }
+    ways = {
+        "loss": "loss.{}=1",
+        "network": "network.name={}",
+        "sampler": "sampling.sampler={}",
+        "method": "method.name={}",
+    }
+    for plugin in parts.plugins:
+        if not used & {part.name for part in plugin.parts}:
+            switches = ", ".join(
+                f"--set {ways[part.kind].format(part.name)}" for part in plugin.parts
+            )
+            raise SettingsError(
+                f"plugin {plugin.path} is given, but nothing of it is used; add "
+                f"{switches}, or leave out --plugin"
+            )
 
 
 def preprocessing_recipe(plan: Plan) -> PreprocessingRecipe:
@@ -80,35 +140,74 @@ def network(
     Raises:
         SettingsError: There is no such network.
     """
-    if name not in NETWORKS:
-        raise SettingsError(f'no network "{name}"; there are {", ".join(NETWORKS)}')
+    WITHOUT_PLUGINS.added("network", name)
     return NETWORKS[name](in_channels, num_classes, **options)
 
 
-def planned_network(plan: Plan) -> Network:
-    """The network that a plan describes, with fresh weights."""
-    options = plan.network.model_dump(exclude={"name"})
-    return network(
-        plan.network.name,
-        in_channels=len(plan.preprocessing.channels),
-        num_classes=plan.labels.num_classes,
-        **options,
+def planned_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
+    """The network that a plan describes, with fresh weights.
+
+    Raises:
+        SettingsError: There is no such network.
+        PluginError: It is a plugin's, which fails or makes something else.
+    """
+    name, options = plan.network.name, plan.network.model_dump()
+    in_channels, num_classes = (
+        len(plan.preprocessing.channels),
+        plan.labels.num_classes,
     )
+    own = parts.added("network", name)
+    if own is None:
+        del options["name"]
+        return network(
+            name, in_channels=in_channels, num_classes=num_classes, **options
+        )
+    made = parts.built(own, options, in_channels, num_classes)
+    if not isinstance(made, Network):
+        raise _of_another_kind(own, made, "foveal.networks.interface.Network")
+    return made
 
 
-def method(settings: Settings, plan: Plan) -> Method:
+def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Method:
     """The method that the settings name, around a fresh network."""
-    losses = {
-        name: (loss, getattr(settings.loss, name))
-        for name, loss in LOSSES.items()
-        if getattr(settings.loss, name) > 0
+    name = settings.method.name
+    context = planned_network(plan, parts), losses(settings, parts)
+    keywords = {
+        "sampler": settings.sampling.sampler,
+        "batch_size": plan.patches.batch_size,
     }
-    return Supervised(
-        planned_network(plan),
-        losses,
-        membership(plan),
-        sampler=settings.sampling.sampler,
-        batch_size=plan.patches.batch_size,
+    own = parts.added("method", name)
+    if own is None:
+        return METHODS[name](*context, **keywords)
+    made = parts.built(own, _own_options(settings, name), *context, **keywords)
+    if not isinstance(made, Method):
+        raise _of_another_kind(own, made, "foveal.methods.interface.Method")
+    return made
+
+
+def losses(
+    settings: Settings, parts: Parts = WITHOUT_PLUGINS
+) -> dict[str, tuple[Loss, float]]:
+    """Losses that count and their weights."""
+    found = {}
+    for name, weight in settings.loss.weights.items():
+        own = parts.added("loss", name)
+        loss = LOSSES[name] if own is None else own.build
+        if own is not None:
+            options = _own_options(settings, name)
+            loss = partial(loss, **options_of(own.section, options, f"plugins.{name}"))
+        found[name] = loss, weight
+    return found
+
+
+def _own_options(settings: Settings, name: str) -> object:
+    """The table of a plugin's part, as far as it is written."""
+    return settings.plugins.model_dump().get(name, {})
+
+
+def _of_another_kind(part: Part, made: object, base: str) -> PluginError:
+    return PluginError(
+        f'{part.kind} "{part.name}" is a {type(made).__name__}; derive it from {base}'
     )
 
 
@@ -157,8 +256,20 @@ def update_rules(settings: Settings) -> UpdateRules:
     )
 
 
-def sampler(name: str, settings: Settings, plan: Plan) -> Sampler:
+def sampler(
+    name: str, settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS
+) -> Sampler:
     """A sampler by its name in the settings."""
+    own = parts.added("sampler", name)
+    if own is not None:
+        options = _own_options(settings, name)
+        made = parts.built(own, options, plan.labels.structures)
+        if not callable(getattr(made, "draw", None)):
+            raise PluginError(
+                f'sampler "{name}" is a {type(made).__name__} without draw(cases, '
+                "patch_size, generator); see foveal.sampling.samplers"
+            )
+        return made
     if name == "uniform":
         return UniformSampler()
     weights = settings.sampling.structure_weights
@@ -185,6 +296,7 @@ def patch_sources(
     trained: Method,
     cases: Mapping[str, Sequence[StoredCase]],
     rank: int,
+    parts: Parts = WITHOUT_PLUGINS,
 ) -> dict[str, PatchSource]:
     """What makes the batches of every stream of a method.
 
@@ -194,16 +306,17 @@ def patch_sources(
         trained: Whose streams are wanted.
         cases: By the names that streams use, such as ``"labelled"``.
         rank: Of this process among the data-parallel ones.
+        parts: Those that the settings choose from.
     """
     return {
         name: PatchSource(
             name=name,
             cases=cases[stream.cases],
-            sampler=sampler(stream.sampler, settings, plan),
+            sampler=sampler(stream.sampler, settings, plan, parts),
             patch_size=plan.patches.size,
             spacing_mm=plan.preprocessing.spacing_mm,
             batch_size=stream.batch_size,
-            num_structures=len(plan.labels.structures),
+            structures=membership(plan),
             spatial=spatial_augmentation(settings, plan),
             intensity=intensity_augmentation(settings),
             seed=settings.training.seed,
@@ -214,7 +327,11 @@ def patch_sources(
 
 
 def model(
-    plan: Plan, settings: Settings, weights: Mapping[str, Tensor], device: str = "auto"
+    plan: Plan,
+    settings: Settings,
+    weights: Mapping[str, Tensor],
+    device: str = "auto",
+    parts: Parts = WITHOUT_PLUGINS,
 ) -> Model:
     """A trained predictor, with the numerics it was trained with.
 
@@ -222,7 +339,7 @@ def model(
         RunError: The weights are not those of the plan's network, or no numerics were
             ever chosen.
     """
-    trained = planned_network(plan)
+    trained = planned_network(plan, parts)
     try:
         trained.load_state_dict(weights)
     except RuntimeError as error:

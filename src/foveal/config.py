@@ -5,17 +5,23 @@ intensities, network shape, patch and batch size), the *settings* hold what a pe
 chooses (sampling, augmentation, loss, optimiser, length of training). A settings file
 may name tables of both; ``--set table.name=value`` reaches both. Unknown names are
 errors, so a misspelt one is never ignored.
+
+Losses, networks, samplers and methods are chosen by name, and plugins add to the names.
+`Plan` and `Settings` read whatever a run saved, with or without its plugins; what a
+person writes is checked by `plan_model` and `settings_model`, which know all names.
 """
 
 import math
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,7 +29,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
     ValidationError,
+    create_model,
+    field_validator,
     model_validator,
 )
 
@@ -39,7 +48,8 @@ Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 class Section(BaseModel):
     """One table of a settings file; a name that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Nothing of pydantic's own is called "model_…" that a setting could hide.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 Model = TypeVar("Model", bound=Section)
@@ -227,11 +237,30 @@ class PreprocessingConfig(Section):
     """Bring channels on another grid onto that of the first, instead of refusing."""
 
 
-class UNet3dConfig(Section):
+UNET3D = "unet3d"
+"""The network of a plan that names none."""
+
+
+class NetworkConfig(Section):
+    """Shape of the network; ``name`` decides which options there are."""
+
+    name: str
+    """Of the network, as in `foveal.network`."""
+
+    @property
+    def alignment(self) -> tuple[int, int, int]:
+        """The patch must be divisible by this, as far as the options tell."""
+        return 1, 1, 1
+
+
+class UnknownNetworkConfig(NetworkConfig, extra="allow"):
+    """Options of a network whose plugin was not given; for reading only."""
+
+
+class UNet3dConfig(NetworkConfig):
     """U-Net whose kernels and strides may differ per axis."""
 
-    name: Literal["unet3d"] = "unet3d"
-    """Of the network, as in `foveal.network`."""
+    name: str = UNET3D
 
     features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels per stage, finest first."""
@@ -339,9 +368,26 @@ class Plan(Section):
     labels: LabelsConfig
     preprocessing: PreprocessingConfig
     patches: PatchesConfig
-    network: UNet3dConfig
+    network: SerializeAsAny[NetworkConfig]
     mirroring: MirroringConfig = MirroringConfig()
     fingerprint: FingerprintConfig | None = None
+
+    networks: ClassVar[Mapping[str, type[NetworkConfig]]] = {UNET3D: UNet3dConfig}
+    """Name to the section that the table ``network`` is read with."""
+
+    other_networks: ClassVar[type[NetworkConfig]] = UnknownNetworkConfig
+    """For all other names."""
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def network_of_its_name(cls, table: object) -> object:
+        """Read the table with the section that its name stands for."""
+        if not isinstance(table, dict):
+            return table
+        name = table.get("name", UNET3D)
+        known = isinstance(name, str) and name in cls.networks
+        section = cls.networks[name] if known else cls.other_networks
+        return section.model_validate(table)
 
     @model_validator(mode="after")
     def patch_fits_network(self) -> Self:
@@ -353,8 +399,8 @@ class Plan(Section):
                 for length, step in zip(size, alignment, strict=True)
             )
             raise ValueError(
-                f"patches.size {size} must be divisible by {alignment}, as "
-                f"network.features has {len(self.network.features)} stages; "
+                f"patches.size {size} must be divisible by {alignment}, the product "
+                f"of the strides of network {self.network.name}; "
                 f"next larger: {fitting}"
             )
         return self
@@ -423,9 +469,9 @@ class SplitsConfig(Section):
 class SamplingConfig(Section):
     """How training patches are drawn."""
 
-    sampler: Literal["uniform", "class_balanced"] = "class_balanced"
+    sampler: str = "class_balanced"
     """``uniform``: anywhere. ``class_balanced``: a share of the patches contains a
-    voxel of a class drawn first."""
+    voxel of a class drawn first. Or one of a plugin."""
 
     foreground_fraction: Fraction = 0.5
     """For ``class_balanced``: share of patches drawn for a class, the rest anywhere."""
@@ -478,17 +524,27 @@ class AugmentationConfig(Section):
     """Factor of the voxel count per axis."""
 
 
-class LossConfig(Section):
-    """Weighted sum of losses; a weight of 0 leaves one out."""
+class LossConfig(Section, extra="allow"):
+    """Weighted sum of losses; a weight of 0 leaves one out.
+
+    A plugin's losses have their weights here too; they are 0 unless set.
+    """
+
+    __pydantic_extra__: dict[str, NonNegativeFloat] = Field(init=False)
 
     cross_entropy: NonNegativeFloat = 1.0
     dice: NonNegativeFloat = 1.0
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Loss to weight, of those that count."""
+        return {name: weight for name, weight in self if weight > 0}
+
     @model_validator(mode="after")
     def something_is_left(self) -> Self:
         """Refuse a loss that is always zero."""
-        if self.cross_entropy == 0 and self.dice == 0:
-            raise ValueError("loss: at least one weight must be above 0")
+        if not self.weights:
+            raise ValueError("at least one weight must be above 0")
         return self
 
 
@@ -550,7 +606,14 @@ class TrainingConfig(Section):
 class MethodConfig(Section):
     """What is learned from which batches."""
 
-    name: Literal["supervised"] = "supervised"
+    name: str = "supervised"
+    """``supervised``: labelled patches. Or one of a plugin."""
+
+
+class PluginsConfig(Section, extra="allow"):
+    """Options of plugins' losses, samplers and methods: ``plugins.NAME.option``."""
+
+    __pydantic_extra__: dict[str, Any] = Field(init=False)
 
 
 class PredictionConfig(Section):
@@ -580,22 +643,122 @@ class Settings(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()
     loss: LossConfig = LossConfig()
+    plugins: PluginsConfig = PluginsConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()
 
 
+# ------------------------------------------------------------------------- plugins
+
+
+@dataclass(frozen=True)
+class PartSections:
+    """Every name that plan and settings may choose, with its options."""
+
+    networks: Mapping[str, type[NetworkConfig]]
+    losses: Collection[str]
+    samplers: Collection[str]
+    methods: Collection[str]
+    plugins: Mapping[str, type[Section]]
+    """Options of the losses, samplers and methods that plugins add."""
+
+
+def network_section(name: str, options: type[Section]) -> type[NetworkConfig]:
+    """Section of the plan's table ``network`` for a network with these options."""
+    bases: Any = (options, NetworkConfig)
+    return cast(
+        type[NetworkConfig],
+        create_model(options.__name__, __base__=bases, name=(str, name)),
+    )
+
+
+def options_of(section: type[Section], table: object, source: str) -> dict[str, Any]:
+    """Options of a part as plain values, defaults included.
+
+    Raises:
+        SettingsError: Lists every wrong entry.
+    """
+    return _validated(section, table, source).model_dump()
+
+
+def plan_model(sections: PartSections) -> type[Plan]:
+    """`Plan` that refuses networks it does not know."""
+    name = (_one_of(sections.networks), ...)
+
+    class KnownPlan(Plan):
+        networks: ClassVar[Mapping[str, type[NetworkConfig]]] = sections.networks
+        other_networks: ClassVar[type[NetworkConfig]] = create_model(
+            "NetworkConfig", __base__=UnknownNetworkConfig, name=name
+        )
+
+    return KnownPlan
+
+
+def settings_model(sections: PartSections) -> type[Settings]:
+    """`Settings` that refuse names they do not know and hold plugins' defaults."""
+    weights = set(sections.losses) - LossConfig.model_fields.keys()
+    # Defaults are checked too: a plugin may ask for an option that has none.
+    unset = Field(default={}, validate_default=True)
+    tables = {
+        "sampling": _narrowed(
+            SamplingConfig,
+            {"sampler": (_one_of(sections.samplers), SamplingConfig().sampler)},
+        ),
+        "method": _narrowed(
+            MethodConfig, {"name": (_one_of(sections.methods), MethodConfig().name)}
+        ),
+        "loss": _narrowed(
+            LossConfig, dict.fromkeys(sorted(weights), (NonNegativeFloat, 0.0))
+        ),
+        "plugins": _narrowed(
+            PluginsConfig,
+            {name: (options, unset) for name, options in sections.plugins.items()},
+        ),
+    }
+    return _narrowed(Settings, {name: (table, unset) for name, table in tables.items()})
+
+
+def _narrowed(section: type[Model], fields: Mapping[str, Any]) -> type[Model]:
+    """The same section with some of its names declared, and no others."""
+    declared: dict[str, Any] = dict(fields)
+    return create_model(
+        section.__name__,
+        __base__=section,
+        __cls_kwargs__={"extra": "forbid"},
+        **declared,
+    )
+
+
+def _one_of(names: Collection[str]) -> Any:  # noqa: ANN401 - a type made of values
+    """Text that is one of the names."""
+
+    def checked(name: str) -> str:
+        if name not in names:
+            raise ValueError(
+                f'"{name}" is none of {", ".join(names)}; another comes with '
+                "--plugin FILE.py"
+            )
+        return name
+
+    return Annotated[str, AfterValidator(checked)]
+
+
 # --------------------------------------------------------------- files and options
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path, model: type[Plan] = Plan) -> Plan:
     """Read and check a plan file.
+
+    Args:
+        path: TOML.
+        model: `plan_model` for a plan to work with; `Plan` for reading.
 
     Raises:
         SettingsError: Lists every wrong entry with its full name.
     """
-    return _validated(Plan, _read_table(path), str(path))
+    return _validated(model, _read_table(path), str(path))
 
 
 def parse_plan(text: str, source: str) -> Plan:
@@ -626,15 +789,54 @@ def read_settings(path: Path) -> tuple[Settings, dict[str, Any]]:
     Raises:
         SettingsError: Lists every wrong entry with its full name.
     """
-    table = _read_table(path)
-    plan_entries = {name: table.pop(name) for name in PLAN_TABLES & table.keys()}
-    settings = _validated(Settings, table, str(path))
-    anchored = {
-        name: path.parent / value
-        for name, value in (("dataset", settings.dataset), ("store", settings.store))
-        if value is not None
-    }
-    return settings.model_copy(update=anchored), plan_entries
+    table, plan_entries = _divided(_with_paths_from(path.parent, _read_table(path)))
+    return _validated(Settings, table, str(path)), plan_entries
+
+
+def choose_settings(
+    file: Path | None,
+    options: Sequence[str],
+    arguments: Mapping[str, Any],
+    *,
+    sections: PartSections,
+    plan: Path | None = None,
+) -> tuple[Settings, dict[str, Any]]:
+    """Settings from a file, then options, then arguments, each over the one before.
+
+    Whatever can be told to be wrong before the data are looked at is told at once, of
+    the plan too.
+
+    Args:
+        file: Settings file; ``None``: all defaults.
+        options: ``table.name=value``; paths are relative to the working folder.
+        arguments: Tables of settings.
+        sections: Every part that may be named.
+        plan: Plan file that is going to be changed; ``None``: the data decide.
+
+    Returns:
+        The settings, and the entries meant for the plan (see `changed_plan`).
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    wanted, problems = _option_table(options)
+    table = _with_paths_from(Path.cwd(), wanted)
+    if file is not None:
+        written = _with_paths_from(file.resolve().parent, _read_table(file))
+        table = merged(written, table)
+    table, plan_entries = _divided(merged(table, dict(arguments)))
+    settings, more = _settings_or_problems(settings_model(sections), table)
+    known_plan = plan_model(sections)
+    if plan is None:
+        more += _problems_before_planning(known_plan, plan_entries)
+    else:
+        changed = _with_network(_read_table(plan), plan_entries)
+        more += _settings_or_problems(known_plan, changed)[1]
+    if settings is None or problems or more:
+        sources = [str(path) for path in (file, plan) if path is not None]
+        sources += ["--set"] if options else []
+        raise SettingsError(_listed(" and ".join(sources), [*problems, *more]))
+    return settings, plan_entries
 
 
 def is_settings_file(path: Path) -> bool:
@@ -642,14 +844,26 @@ def is_settings_file(path: Path) -> bool:
     return path.suffix == ".toml" and "cases" not in _read_table(path)
 
 
-def changed_plan(plan: Plan, entries: dict[str, Any]) -> Plan:
-    """Plan with some entries replaced; nested tables are merged, lists replaced."""
-    return _validated(Plan, merged(plan.model_dump(), entries), "plan")
+def changed_plan(
+    plan: Plan, entries: dict[str, Any], model: type[Plan] | None = None
+) -> Plan:
+    """Plan with some entries replaced; nested tables are merged, lists replaced.
+
+    Another network begins with its own defaults.
+
+    Args:
+        plan: Left as it is.
+        entries: Tables of the plan.
+        model: To check the result by; ``None``: as ``plan`` was.
+    """
+    table = _with_network(plan.model_dump(), entries)
+    return _validated(model or type(plan), table, "plan")
 
 
 def changed_settings(settings: Settings, entries: dict[str, Any]) -> Settings:
     """Settings with some entries replaced; nested tables are merged."""
-    return _validated(Settings, merged(settings.model_dump(), entries), "settings")
+    table = merged(settings.model_dump(), entries)
+    return _validated(type(settings), table, "settings")
 
 
 def parse_options(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -659,31 +873,59 @@ def parse_options(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any
         Entries for the settings and entries for the plan.
 
     Raises:
-        SettingsError: An option is not of that form or names no known table.
+        SettingsError: Lists the options that are not of that form.
     """
-    settings_entries: dict[str, Any] = {}
-    plan_entries: dict[str, Any] = {}
+    table, problems = _option_table(options)
+    if problems:
+        raise SettingsError(_listed("--set", problems))
+    return _divided(table)
+
+
+def _option_table(options: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Nested tables of the options, and what is wrong with their form."""
+    entries: dict[str, Any] = {}
+    problems = []
     for option in options:
         name, equals, text = option.partition("=")
         keys = name.strip().split(".")
         if not equals or not all(keys):
-            raise SettingsError(
-                f'--set "{option}" must read table.name=value, '
-                "for example training.seed=3"
+            problems.append(
+                f'"{option}" must read table.name=value, for example training.seed=3'
             )
-        if keys[0] in PLAN_TABLES:
-            target = plan_entries
-        elif keys[0] in Settings.model_fields:
-            target = settings_entries
-        else:
-            known = sorted(PLAN_TABLES | Settings.model_fields.keys())
-            raise SettingsError(
-                f'--set "{option}": no table "{keys[0]}"; there are {", ".join(known)}'
-            )
-        for key in keys[:-1]:
-            target = target.setdefault(key, {})
-        target[keys[-1]] = _toml_value(text.strip())
-    return settings_entries, plan_entries
+            continue
+        value = _toml_value(text.strip())
+        for key in reversed(keys):
+            value = {key: value}
+        entries = merged(entries, value)
+    return entries, problems
+
+
+def _divided(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Entries of the settings, and those of the plan."""
+    plan_entries = {name: table[name] for name in table.keys() & PLAN_TABLES}
+    return {
+        name: value for name, value in table.items() if name not in PLAN_TABLES
+    }, plan_entries
+
+
+def _with_paths_from(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose paths are relative to a folder no more."""
+    paths = {
+        name: str(folder / table[name])
+        for name in ("dataset", "store")
+        if isinstance(table.get(name), str)
+    }
+    return table | paths
+
+
+def _with_network(plan: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
+    """Merge, but leave behind the options of a network that is not wanted any more."""
+    planned, wanted = plan.get("network", {}), entries.get("network", {})
+    if isinstance(planned, dict) and isinstance(wanted, dict):
+        before = planned.get("name", UNET3D)
+        if wanted.get("name", before) != before:
+            plan = plan | {"network": {}}
+    return merged(plan, entries)
 
 
 def to_toml(section: Section) -> str:
@@ -733,18 +975,59 @@ def merged(table: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _validated(model: type[Model], table: dict[str, Any], source: str) -> Model:
+def _validated(model: type[Model], table: object, source: str) -> Model:
+    checked, problems = _settings_or_problems(model, table)
+    if checked is None:
+        raise SettingsError(_listed(source, problems))
+    return checked
+
+
+def _settings_or_problems(
+    model: type[Model], table: object
+) -> tuple[Model | None, list[str]]:
+    """What a table says, or a line for every wrong entry."""
     try:
-        return model.model_validate(table)
+        return model.model_validate(table), []
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            message = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] == "extra_forbidden":
-                message = "no such setting; check the spelling"
-            lines.append(f"  {name}: {message}" if name else f"  {message}")
-        raise SettingsError(f"{source} is wrong:\n" + "\n".join(lines)) from error
+        return None, [_in_words(problem) for problem in error.errors()]
+
+
+def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> list[str]:
+    """What is wrong with entries of a plan whatever the data say.
+
+    Nothing that is missing, and nothing that depends on several entries: the rest of
+    the plan is not known yet. Lists are whole, as they are replaced and not merged.
+    """
+    try:
+        model.model_validate(entries)
+    except ValidationError as error:
+        return [
+            _in_words(problem)
+            for problem in error.errors()
+            if problem["type"] not in {"missing", "value_error"}
+            or any(isinstance(part, int) for part in problem["loc"])
+            or problem["loc"] == ("network", "name")
+        ]
+    return []
+
+
+def _in_words(problem: Any) -> str:  # noqa: ANN401 - pydantic's own record
+    name = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "no such setting; check the spelling"
+        if len(problem["loc"]) == 2 and problem["loc"][0] in {"loss", "plugins"}:
+            message += ", or give the plugin that has it (--plugin FILE.py)"
+        elif "." not in name:
+            tables = sorted(PLAN_TABLES | Settings.model_fields.keys())
+            message = f"no such table; there are {', '.join(tables)}"
+    elif problem["type"] in {"model_type", "dict_type"}:
+        message = f"must be a table, not {problem['input']!r}"
+    return f"{name}: {message}" if name else message
+
+
+def _listed(source: str, problems: Sequence[str]) -> str:
+    return f"{source} is wrong:\n" + "\n".join(f"  {line}" for line in problems)
 
 
 PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}

@@ -26,6 +26,10 @@ class SettingsError(FovealError):
     """A settings or plan file, or a ``--set`` option, is wrong."""
 
 
+class PluginError(FovealError):
+    """A plugin file is wrong, missing or not the one that a run was made with."""
+
+
 class SamplingError(FovealError):
     """No patch can be drawn as asked."""
 

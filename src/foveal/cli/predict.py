@@ -43,6 +43,13 @@ def predict(
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="To compute on.")
     ] = "auto",
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Python file of the run's network, if a plugin added it; it is run. "
+            "May be repeated."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; all if unset.", min=1)
     ] = None,
@@ -66,6 +73,7 @@ def predict(
                 resume=resume,
                 device=device,
                 threads=threads,
+                plugins=plugin or (),
                 on_progress=on_progress,
             )
         if as_json:

@@ -26,6 +26,13 @@ def preview(
         list[str] | None,
         typer.Option("--set", help="table.name=value; may be repeated."),
     ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Python file that adds a loss, network, sampler or method; it is run. "
+            "May be repeated."
+        ),
+    ] = None,
     step: Annotated[
         int, typer.Option(help="Step of the training whose patches to show.", min=0)
     ] = 0,
@@ -40,6 +47,7 @@ def preview(
                 output,
                 plan=plan,
                 options=options or (),
+                plugins=plugin or (),
                 step=step,
                 watcher=watcher,
             )

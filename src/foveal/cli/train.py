@@ -37,6 +37,13 @@ def train(
         list[str] | None,
         typer.Option("--set", help="table.name=value; may be repeated."),
     ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Python file that adds a loss, network, sampler or method; it is run. "
+            "May be repeated."
+        ),
+    ] = None,
     resume: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--resume", help="Continue the run in --out.")
     ] = False,
@@ -55,6 +62,7 @@ def train(
                 fold=fold,
                 plan=plan,
                 options=options or (),
+                plugins=plugin or (),
                 resume=resume,
                 watcher=watcher,
             )

@@ -39,6 +39,7 @@ from foveal.io.files import replace_file
 from foveal.io.inputs import cases_to_predict
 from foveal.io.volumes import volume_ending, write_volume
 from foveal.planning.departures import departures, look_at
+from foveal.plugins.registration import Plugin
 from foveal.preprocessing.sources import FileDigests
 
 UNFINISHED = ".foveal-unfinished-"
@@ -61,6 +62,7 @@ def predict(
     resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    plugins: Sequence[Path | str | Plugin] = (),
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Outcome]:
     """Predict every case of an input into a folder of label maps.
@@ -81,6 +83,7 @@ def predict(
             files are skipped, failed ones are tried again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         threads: CPU threads; unset: all.
+        plugins: Files of the runs' networks, if plugins added them; they are run.
         on_progress: Told cases done, cases in all and the name of the last.
 
     Returns:
@@ -93,7 +96,7 @@ def predict(
             recorded prediction would be replaced.
     """
     torch.set_num_threads(threads or usable_threads())
-    stored = read_models(models)
+    stored = read_models(models, plugins)
     ensemble = Ensemble(tuple(one.model(device) for one in stored))
     cases = (
         cases_to_predict(Path(inputs), ensemble.num_channels)

@@ -1,5 +1,6 @@
 """Bring every case of a data set to the plan's grid and scale, and keep it on disk."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -21,6 +22,8 @@ DIGESTS_FILE = "file_digests.json"
 """In the store: hashes of the data sets' files."""
 
 PROBLEMS_SHOWN = 10
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def preprocess(
@@ -114,6 +117,10 @@ def _stored_case(
             return store.open(key, name=files.name, patient=files.patient)
         except CaseError:
             # Nothing is lost with a damaged entry: it is made anew from the files.
+            _LOGGER.warning(
+                "case %s: its preprocessed copy was damaged; it is made anew",
+                files.name,
+            )
             store.discard(key)
     case = read_case(files, resample_channels=recipe.resample_channels)
     prepared = preprocess_case(case, recipe, annotated=files.annotated)

@@ -19,15 +19,7 @@ from foveal.commands.train import (
     resolved_settings,
     resolved_splits,
 )
-from foveal.config import (
-    Plan,
-    Settings,
-    changed_plan,
-    changed_settings,
-    parse_options,
-    read_plan,
-    read_settings,
-)
+from foveal.config import Plan, Settings, changed_plan, choose_settings, read_plan
 from foveal.engine.loading import PatchSource, ReadPatch
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import SettingsError
@@ -35,6 +27,9 @@ from foveal.geometry import Grid
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_bytes
 from foveal.planning.splits import Fold, read_splits
+from foveal.plugins.kept import require_kept
+from foveal.plugins.parts import Parts
+from foveal.plugins.registration import Plugin
 from foveal.reports.patches import (
     DrawnCase,
     ShownPatch,
@@ -65,6 +60,7 @@ def preview(
     *,
     plan: Path | None = None,
     options: Sequence[str] = (),
+    plugins: Sequence[Path | str | Plugin] = (),
     step: int = 0,
     watcher: Watcher | None = None,
 ) -> Path:
@@ -78,6 +74,8 @@ def preview(
         output: PNG, replaced if there.
         plan: Plan file; unset: that of the run, or the data set is planned now.
         options: ``table.name=value``, for settings and plan alike.
+        plugins: Files that add losses, networks, samplers or methods; they are run. A
+            run needs those that it was begun with.
         step: Counted from 0.
         watcher: Told of progress.
 
@@ -88,12 +86,16 @@ def preview(
         FovealError: Something the user can mend; see `foveal.errors`.
     """
     watcher = watcher or Watcher()
-    settings, planned, dataset, fold = _resolved(Path(source), plan, options, watcher)
+    parts = build.parts_with(plugins)
+    settings, planned, dataset, fold = _resolved(
+        Path(source), plan, options, parts, watcher
+    )
     cases = CasesOnUse(
         cases_of(dataset, fold.train), dataset, planned, settings, watcher
     )
+    method = build.method(settings, planned, parts)
     sources = build.patch_sources(
-        settings, planned, build.method(settings, planned), {"labelled": cases}, rank=0
+        settings, planned, method, {"labelled": cases}, rank=0, parts=parts
     )
     patches: list[ShownPatch] = []
     drawn: dict[str, DrawnCase] = {}
@@ -159,24 +161,34 @@ class CasesOnUse(Sequence[StoredCase]):
 
 
 def _resolved(
-    source: Path, plan: Path | None, options: Sequence[str], watcher: Watcher
+    source: Path,
+    plan: Path | None,
+    options: Sequence[str],
+    parts: Parts,
+    watcher: Watcher,
 ) -> tuple[Settings, Plan, Dataset, Fold]:
     """Settings, plan and patients, as training has them."""
     run = RunDirectory(source)
     if not (run.settings.is_file() and run.plan.is_file()):
-        settings, plan_entries = resolved_settings(source, None, None, None, options)
+        settings, entries = resolved_settings(
+            source, None, None, None, options, plan, parts
+        )
         dataset = read_dataset(dataset_path(settings))
         splits = resolved_splits(dataset, settings)
-        planned = resolved_plan(dataset, settings, plan, plan_entries, watcher)
+        planned = resolved_plan(dataset, settings, plan, entries, parts, watcher)
         return settings, planned, dataset, splits.folds[settings.splits.fold]
     if plan is not None:
         raise SettingsError(
             f"{source} is a run, which has a plan of its own; leave out --plan, or "
             "give the data set in place of the run"
         )
-    entries, plan_entries = parse_options(options)
-    settings = changed_settings(read_settings(run.settings)[0], entries)
-    planned = changed_plan(read_plan(run.plan), plan_entries)
+    require_kept(run, parts.plugins)
+    settings, entries = choose_settings(
+        run.settings, options, {}, sections=parts.sections, plan=run.plan
+    )
+    planned = changed_plan(
+        read_plan(run.plan, parts.plan_model), entries, parts.plan_model
+    )
     dataset = read_dataset(dataset_path(settings))
     folds = read_splits(run.splits).folds
     if settings.splits.fold >= len(folds):

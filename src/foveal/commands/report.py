@@ -253,13 +253,16 @@ def _environment_facts(run: RunDirectory) -> Facts:
     path = run.path / "environment.json"
     if not path.exists():
         return []
-    made = json.loads(path.read_text(encoding="utf-8"))
-    commit = f", commit {made['commit'][:12]}" if made["commit"] else ""
-    words = (
-        f"Foveal {made['foveal']}{commit}; Python {made['python']}, PyTorch "
-        f"{made['torch']} on {made['device']} with {made['threads']} threads, "
-        f"{made['platform']}."
-    )
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        commit = f", commit {made['commit'][:12]}" if made["commit"] else ""
+        words = (
+            f"Foveal {made['foveal']}{commit}; Python {made['python']}, PyTorch "
+            f"{made['torch']} on {made['device']} with {made['threads']} threads, "
+            f"{made['platform']}."
+        )
+    except (ValueError, KeyError, TypeError):
+        words = f"Not known: {path.name} is damaged."
     return [("Made with", words)]
 
 

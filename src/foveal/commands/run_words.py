@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from foveal.case import Dataset
-from foveal.config import ChannelConfig, Plan, Settings
+from foveal.config import ChannelConfig, NetworkConfig, Plan, Settings, UNet3dConfig
 from foveal.planning.splits import Fold
 
 Facts = list[tuple[str, str]]
@@ -68,13 +68,7 @@ def plan_facts(plan: Plan) -> Facts:
                 "per step."
             ),
         ),
-        (
-            "Network",
-            f"{network.name} of {len(network.features)} stages with "
-            f"{', '.join(str(count) for count in network.features)} channels, "
-            f"{network.convolutions} convolutions per stage, {network.norm} norm"
-            + (", deep supervision." if network.deep_supervision else "."),
-        ),
+        ("Network", _network_words(network)),
         ("Left and right", _mirroring_words(plan)),
     ]
 
@@ -87,22 +81,21 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
         seconds: That the logged steps and validations took.
     """
     training, optimiser = settings.training, settings.optimiser
-    weights = (
-        ("cross entropy", settings.loss.cross_entropy),
-        ("Dice", settings.loss.dice),
-    )
+    words = {"cross_entropy": "cross entropy", "dice": "Dice"}
     loss = " + ".join(
-        name if weight == 1 else f"{weight:g} x {name}"
-        for name, weight in weights
-        if weight > 0
+        words.get(name, name)
+        if weight == 1
+        else f"{weight:g} x {words.get(name, name)}"
+        for name, weight in settings.loss.weights.items()
     )
-    anywhere = settings.sampling.sampler == "uniform"
     share = settings.sampling.foreground_fraction
-    sampling = (
-        "Patches are drawn anywhere."
-        if anywhere
-        else f"{share:.0%} of the patches hold a voxel of a structure drawn first, "
-        "the others lie anywhere."
+    sampling = {
+        "uniform": "Patches are drawn anywhere.",
+        "class_balanced": f"{share:.0%} of the patches hold a voxel of a structure "
+        "drawn first, the others lie anywhere.",
+    }.get(
+        settings.sampling.sampler,
+        f"Patches are drawn by {settings.sampling.sampler}, a plugin's sampler.",
     )
     return [
         ("Method", f"{settings.method.name}; the loss is {loss}. {sampling}"),
@@ -135,6 +128,20 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes_left:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _network_words(network: NetworkConfig) -> str:
+    if not isinstance(network, UNet3dConfig):
+        options = network.model_dump(exclude={"name"}).items()
+        return ", ".join(
+            [network.name, *(f"{name} {value}" for name, value in options)]
+        )
+    return (
+        f"{network.name} of {len(network.features)} stages with "
+        f"{', '.join(str(count) for count in network.features)} channels, "
+        f"{network.convolutions} convolutions per stage, {network.norm} norm"
+        + (", deep supervision." if network.deep_supervision else ".")
+    )
 
 
 def _channel_words(channel: ChannelConfig) -> str:

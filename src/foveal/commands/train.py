@@ -18,23 +18,31 @@ from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
+from foveal.commands.rehearsal import fitting_patch, rehearse
 from foveal.config import (
+    UNET3D,
     Plan,
     Settings,
     changed_plan,
     changed_settings,
+    choose_settings,
     is_settings_file,
-    merged,
-    parse_options,
     read_plan,
     read_settings,
     to_toml,
 )
-from foveal.engine.run_directory import RunDirectory, create_run, open_run
+from foveal.engine.run_directory import (
+    RunDirectory,
+    create_run,
+    open_run,
+    write_with_checksum,
+)
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
-from foveal.io.files import atomic_write_text
 from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_toml
+from foveal.plugins.kept import keep_plugins, require_kept
+from foveal.plugins.parts import Parts
+from foveal.plugins.registration import Plugin
 
 
 def train(
@@ -46,6 +54,7 @@ def train(
     fold: int | None = None,
     plan: Path | None = None,
     options: Sequence[str] = (),
+    plugins: Sequence[Path | str | Plugin] = (),
     resume: bool = False,
     watcher: Watcher | None = None,
 ) -> Path:
@@ -61,6 +70,8 @@ def train(
         fold: Which part of the training patients to validate on, from 0.
         plan: Plan file; unset: the data set is planned now.
         options: ``table.name=value``, for settings and plan alike.
+        plugins: Files that add losses, networks, samplers or methods; they are run. A
+            copy of each is kept in the run; to resume, the same ones are needed.
         resume: Continue the run in ``out``; its own settings and plan are used.
         watcher: Told of progress.
 
@@ -73,17 +84,19 @@ def train(
     watcher = watcher or Watcher()
     out = Path(out)
     plan_entries: dict[str, Any] = {}
+    parts = build.parts_with(plugins)
     if resume:
+        require_kept(open_run(out), parts.plugins)
         settings, _ = read_settings(open_run(out).settings)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
         settings, plan_entries = resolved_settings(
-            Path(source), steps, budget_seconds, fold, options
+            Path(source), steps, budget_seconds, fold, options, plan, parts
         )
     dataset = read_dataset(dataset_path(settings))
     fabric = _launched_fabric(settings)
     if fabric.is_global_zero and not resume:
-        _begin(create_run(out), dataset, settings, plan, plan_entries, watcher)
+        _begin(create_run(out), dataset, settings, plan, plan_entries, parts, watcher)
     fabric.barrier()
     run = open_run(out)
     planned = read_plan(run.plan)
@@ -103,10 +116,10 @@ def train(
             on_progress=watcher.on_cases,
         )
     labelled, held_out = stored[: len(training_files)], stored[len(training_files) :]
-    fit(fabric, run, settings, planned, labelled, held_out, watcher)
+    fit(fabric, run, settings, planned, labelled, held_out, watcher, parts)
     if fabric.is_global_zero and validation_files:
         watcher.on_stage("predicting the validation cases on their own grids")
-        _score(run, settings, validation_files, watcher)
+        _score(run, settings, validation_files, parts, watcher)
     fabric.barrier()
     return out
 
@@ -134,21 +147,31 @@ def resolved_settings(
     budget_seconds: float | None,
     fold: int | None,
     options: Sequence[str],
+    plan: Path | None,
+    parts: Parts,
 ) -> tuple[Settings, dict[str, Any]]:
     """Settings from a file or defaults, then the options, then the arguments."""
-    plan_entries: dict[str, Any] = {}
-    settings = Settings(dataset=source.resolve())
-    if source.is_file() and is_settings_file(source):
-        settings, plan_entries = read_settings(source.resolve())
-    entries, more_plan_entries = parse_options(options)
+    arguments: dict[str, Any] = {}
     for table, name, value in (
         ("training", "steps", steps),
         ("training", "budget_seconds", budget_seconds),
         ("splits", "fold", fold),
     ):
         if value is not None:
-            entries.setdefault(table, {})[name] = value
-    settings = changed_settings(settings, entries)
+            arguments.setdefault(table, {})[name] = value
+    is_settings = source.is_file() and is_settings_file(source)
+    if not is_settings:
+        arguments["dataset"] = str(source.resolve())
+    settings, plan_entries = choose_settings(
+        source if is_settings else None,
+        options,
+        arguments,
+        sections=parts.sections,
+        plan=plan,
+    )
+    before = UNET3D if plan is None else read_plan(plan).network.name
+    network_name = plan_entries.get("network", {}).get("name", before)
+    build.require_used(settings, network_name, parts)
     length = settings.training
     if length.steps is not None and length.budget_seconds is not None:
         raise SettingsError(
@@ -156,7 +179,7 @@ def resolved_settings(
         )
     if length.steps is None and length.budget_seconds is None:
         settings = changed_settings(settings, {"training": {"budget_seconds": 600.0}})
-    return settings, merged(plan_entries, more_plan_entries)
+    return settings, plan_entries
 
 
 def _refuse_changes(
@@ -187,15 +210,17 @@ def _begin(
     settings: Settings,
     plan: Path | None,
     plan_entries: Mapping[str, Any],
+    parts: Parts,
     watcher: Watcher,
 ) -> None:
     """Plan, divide the patients, and write down what the run starts from."""
     splits = resolved_splits(dataset, settings)
-    planned = resolved_plan(dataset, settings, plan, plan_entries, watcher)
-    atomic_write_text(run.splits, splits_to_toml(splits))
-    atomic_write_text(run.plan, to_toml(planned))
+    planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
+    keep_plugins(run, parts.plugins)
+    write_with_checksum(run.splits, splits_to_toml(splits))
+    write_with_checksum(run.plan, to_toml(planned))
     # Last, as with the settings the run exists.
-    atomic_write_text(run.settings, to_toml(settings))
+    write_with_checksum(run.settings, to_toml(settings))
 
 
 def resolved_splits(dataset: Dataset, settings: Settings) -> Splits:
@@ -231,11 +256,12 @@ def resolved_plan(
     settings: Settings,
     path: Path | None,
     entries: Mapping[str, Any],
+    parts: Parts,
     watcher: Watcher,
 ) -> Plan:
     """Plan from a file, or made from the data, then the entries that replace some."""
     if path is not None:
-        planned = read_plan(path)
+        planned = read_plan(path, parts.plan_model)
     else:
         watcher.on_stage("planning from the data")
         made = make_plan(
@@ -247,7 +273,17 @@ def resolved_plan(
         planned = made.plan
         for reason in made.reasons:
             watcher.on_stage(reason)
-    return changed_plan(planned, dict(entries))
+    chosen = changed_plan(planned, dict(entries), parts.plan_model)
+    if path is None and "size" not in entries.get("patches", {}):
+        fitting = fitting_patch(chosen, build.planned_network(chosen, parts))
+        if fitting != chosen.patches.size:
+            watcher.on_stage(
+                f"Patch: {fitting} voxels instead of {chosen.patches.size}, as network "
+                f"{chosen.network.name} needs"
+            )
+            chosen = changed_plan(chosen, {"patches": {"size": fitting}})
+    rehearse(settings, chosen, parts)
+    return chosen
 
 
 def _launched_fabric(settings: Settings) -> Fabric:
@@ -268,6 +304,7 @@ def _score(
     run: RunDirectory,
     settings: Settings,
     cases: Sequence[CaseFiles],
+    parts: Parts,
     watcher: Watcher,
 ) -> None:
     """Predict the validation cases as `foveal predict` would, and measure them."""
@@ -280,6 +317,7 @@ def _score(
         resume=True,
         device=settings.training.device,
         threads=settings.training.threads,
+        plugins=parts.plugins,
         on_progress=watcher.on_cases,
     )
     for outcome in outcomes:

@@ -1,5 +1,6 @@
 """The folder of one run: one fold and one seed; what `predict` and `report` read."""
 
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import torch
 from foveal import __version__
 from foveal.errors import RunError
 from foveal.io.files import atomic_write_text
+from foveal.unfinished import is_unfinished
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,16 @@ class RunDirectory:
     def splits(self) -> Path:
         """Patients of every fold."""
         return self.path / "splits.toml"
+
+    @property
+    def plugins(self) -> Path:
+        """Copies of the plugins the run was made with; never run from here."""
+        return self.path / "plugins"
+
+    @property
+    def plugin_records(self) -> Path:
+        """Hashes of the plugins and what they add."""
+        return self.path / "plugins.toml"
 
     @property
     def checkpoints(self) -> Path:
@@ -65,8 +77,17 @@ class RunDirectory:
         )
 
 
-BEFORE_SETTINGS = {"plan.toml", "splits.toml"}
+BEFORE_SETTINGS = {"plan.toml", "plugins", "plugins.toml", "splits.toml"}
 """What a run that was killed before it really began may have left behind."""
+
+
+CHECKSUM_START = "# checksum "
+
+CHECKSUM_LINE = (
+    CHECKSUM_START + "{} of all below; delete this line if you change something by hand"
+)
+"""First line of a run's settings, plan and splits: a file that is cut short or has a
+byte changed is mostly good TOML still, but of another run."""
 
 
 def create_run(path: Path) -> RunDirectory:
@@ -75,9 +96,7 @@ def create_run(path: Path) -> RunDirectory:
     Raises:
         RunError: The folder already holds something.
     """
-    if path.exists() and (
-        not path.is_dir() or {file.name for file in path.iterdir()} - BEFORE_SETTINGS
-    ):
+    if path.exists() and (not path.is_dir() or any(map(_is_of_a_run, path.iterdir()))):
         raise RunError(
             f"{path} already holds something; continue a run there with --resume, "
             "or give another --out"
@@ -123,16 +142,50 @@ def open_run(path: Path) -> RunDirectory:
     """Folder of a run that was started.
 
     Raises:
-        RunError: It is not one.
+        RunError: It is not one, or its settings, plan or splits are damaged.
     """
     run = RunDirectory(path)
     missing = [file.name for file in (run.settings, run.plan) if not file.exists()]
     if missing:
         raise RunError(
             f"{path} is not a run: {' and '.join(missing)} missing; "
-            "give the folder that foveal train wrote (--out)"
+            "give the folder that foveal train wrote (--out). A run that was stopped "
+            "before it had a plan is started again without --resume"
         )
+    for file in (run.settings, run.plan, run.splits):
+        if file.exists():
+            _require_unchanged(file)
     return run
+
+
+def write_with_checksum(path: Path, text: str) -> None:
+    """Write a file of a run that `open_run` can tell from a damaged one."""
+    line = CHECKSUM_LINE.format(_text_digest(text.encode("utf-8")))
+    atomic_write_text(path, f"{line}\n{text}")
+
+
+def _require_unchanged(path: Path) -> None:
+    """Refuse a wrong or cut checksum; a file without one may pass."""
+    content = path.read_bytes()
+    first, _, rest = content.partition(b"\n")
+    start = CHECKSUM_START.encode()
+    expected = CHECKSUM_LINE.format(_text_digest(rest)).encode()
+    is_cut = start.startswith(content)
+    if is_cut or (content.startswith(start) and first != expected):
+        raise RunError(
+            f"{path} is damaged or was changed: its content does not have the checksum "
+            "of its first line. Copy it from a backup, or, if you changed it on "
+            "purpose, delete that line"
+        )
+
+
+def _text_digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a file shows that its folder is in use."""
+    return path.name not in BEFORE_SETTINGS and not is_unfinished(path)
 
 
 def write_environment(run: RunDirectory, threads: int, device: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from foveal.errors import RunError
 
@@ -151,7 +151,7 @@ class RecordWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RecordWriter":  # noqa: PYI034 - the shape checks cannot
         return self
 
     def __exit__(

@@ -18,17 +18,21 @@ from foveal.io.files import atomic_write_bytes
 def write_weights(
     path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]
 ) -> None:
-    """Write a file that `read_weights` verifies.
+    """Write a file that `read_weights` verifies, replacing ``path`` in one step."""
+    atomic_write_bytes(path, packed_weights(tensors, texts))
+
+
+def packed_weights(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
+    """Content of a file that `read_weights` verifies.
 
     Args:
-        path: Replaced in one step.
         tensors: Any device and layout; layout is not kept.
         texts: Kept as metadata; the name ``digest`` is taken.
     """
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {**texts, "digest": _digest_of_all(held, texts)}
-    atomic_write_bytes(path, safetensors.torch.save(held, metadata))
+    return safetensors.torch.save(held, metadata)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -44,10 +48,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, struct.error) as error:
+    except (safetensors.SafetensorError, OSError, struct.error, ValueError) as error:
         raise RunError(
-            f"{path} cannot be read ({error}); it is damaged or no model file: copy or "
-            "export it again"
+            f"{path} is damaged or no file of weights ({error}); copy or export it "
+            "again"
         ) from error
     digest = texts.pop("digest", None)
     if digest is None:

@@ -20,7 +20,6 @@ class Supervised(Method):
         network: Trained and used to predict.
         losses: Name to loss of (logits, label map, annotated, structures) and its
             weight.
-        structures: Whether each structure includes each class, `(structure, class)`.
         sampler: Name of the sampler of the labelled patches.
         batch_size: Patches per step.
     """
@@ -29,7 +28,6 @@ class Supervised(Method):
         self,
         network: Network,
         losses: Mapping[str, tuple[Loss, float]],
-        structures: Tensor,
         *,
         sampler: str,
         batch_size: int,
@@ -37,9 +35,6 @@ class Supervised(Method):
         super().__init__()
         self.network = network
         self.losses = dict(losses)
-        # Not saved with the weights: the plan tells it again.
-        self.register_buffer("structures", structures, persistent=False)
-        self.structures: Tensor
         self.streams = {"labelled": Stream("labelled", sampler, batch_size)}
 
     @property
@@ -56,14 +51,14 @@ class Supervised(Method):
         batch = batches["labelled"]
         output = self.network(batch.image)
         scales = [output.logits, *output.coarse_logits]
-        label_map, annotated = batch.labels()
+        label_map, annotated, structures = batch.labels()
         shares = halving_shares(len(scales))
         return {
             name: torch.stack(
                 [
                     weight
                     * share
-                    * loss(z, labels_at(label_map, z), annotated, self.structures)
+                    * loss(z, labels_at(label_map, z), annotated, structures)
                     for share, z in zip(shares, scales, strict=True)
                 ]
             ).sum()

@@ -48,7 +48,8 @@ class FileDigests:
         """Keep the hashes for the next run."""
         with self._lock:
             if self._is_changed and self._path is not None:
-                atomic_write_text(self._path, json.dumps(self._kept, indent=0))
+                text = json.dumps(self._kept, indent=0, sort_keys=True)
+                atomic_write_text(self._path, text)
                 self._is_changed = False
 
 
@@ -75,10 +76,22 @@ def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
 
 
 def _read_kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Sound entries of a file of hashes, by the files' names."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    if not isinstance(kept, dict):
+        return {}
+    return {name: entry for name, entry in kept.items() if _is_sound(entry)}
+
+
+def _is_sound(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("state"), dict)
+        and isinstance(entry.get("digest"), str)
+    )
 
 
 def _data_file(path: Path) -> Path | None:

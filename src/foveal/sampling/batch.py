@@ -22,6 +22,9 @@ class Batch:
     """Whether the structure was contoured in the case; where not, background means
     "background or that structure"."""
 
+    structures: Bool[Tensor, "structure class"] | None
+    """Whether each structure includes each inside class; ``None`` as ``label_map``."""
+
     case_names: tuple[str, ...]
 
     corners: tuple[tuple[int, int, int], ...]
@@ -34,15 +37,19 @@ class Batch:
 
     def labels(
         self,
-    ) -> tuple[UInt8[Tensor, "patch i j k"], Bool[Tensor, "patch structure"]]:
-        """Label map and annotated structures of a labelled batch.
+    ) -> tuple[
+        UInt8[Tensor, "patch i j k"],
+        Bool[Tensor, "patch structure"],
+        Bool[Tensor, "structure class"],
+    ]:
+        """Label map, annotated structures and structures of a labelled batch.
 
         Raises:
             SamplingError: The stream has unlabelled cases.
         """
-        if self.label_map is None or self.annotated is None:
+        if self.label_map is None or self.annotated is None or self.structures is None:
             raise SamplingError(
                 f"cases {', '.join(self.case_names)}: one has no label map; "
                 "a stream of labelled patches needs labelled cases only"
             )
-        return self.label_map, self.annotated
+        return self.label_map, self.annotated, self.structures

@@ -1,0 +1,1 @@
+"""Losses, networks, samplers and methods that users add from files of their own."""
