@@ -9,6 +9,7 @@ import foveal
 from foveal import build
 from foveal.cli.main import app
 from foveal.commands import preview as command
+from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.train import cases_of
 from foveal.config import read_plan, read_settings
@@ -84,14 +85,24 @@ def test_the_patches_are_those_of_training_at_that_step(run, tmp_path, seen):
         assert np.array_equal(axial.labels, labels[::-1, ::-1, k].T)
 
 
-def test_few_cases_are_preprocessed(tmp_path, seen):
-    many = write_ball_and_box_dataset(tmp_path / "many", num_cases=12)
+def test_a_case_is_preprocessed_when_it_is_asked_for(run, tmp_path):
+    directory = RunDirectory(run)
+    settings, plan = read_settings(directory.settings)[0], read_plan(directory.plan)
+    dataset = read_dataset(settings.dataset)
     store = tmp_path / "store"
-    foveal.preview(many, tmp_path / "p.png", options=[*SMALL, f"store={store}"])
-    ((_, patches, cases, _),) = seen
-    assert (len(patches), len(cases)) == (2, 2)
-    # Two are shown; the run-time checks of the tests look at one more per draw.
-    assert 2 <= len([path for path in store.iterdir() if path.is_dir()]) <= 4
+    cases = command.CasesOnUse(
+        dataset.cases,
+        dataset,
+        plan,
+        settings.model_copy(update={"store": store}),
+        Watcher(),
+    )
+    assert len(cases) == 5
+    assert not store.exists()
+    assert cases[3].name == "case_3"
+    assert cases[3] is cases[3]
+    assert len([path for path in store.iterdir() if path.is_dir()]) == 1
+    assert [case.name for case in cases[2:4]] == ["case_2", "case_3"]
 
 
 def test_centres_and_shares_are_those_of_the_draws(run, tmp_path, seen):
