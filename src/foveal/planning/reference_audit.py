@@ -163,11 +163,12 @@ def _keep_structures(
     # Stored arrays run fastest along i.
     flat = label_map.reshape(-1, order="F")
     voxels = np.flatnonzero(flat)
-    every = np.array(present_labels(label_map))
     places = voxels // int(np.prod(grid.shape[:axis], dtype=np.int64)) % length
     if SAGITTAL_AXIS in change.reversed_axes:
         places = length - 1 - places
-    entries = np.searchsorted(every, flat[voxels])
+    foreground = flat[voxels]
+    every = np.array(present_labels(foreground))
+    entries = np.searchsorted(every, foreground)
     counts = np.bincount(entries, minlength=len(every))
     sums = np.bincount(entries, places, minlength=len(every))
     of_number = {
