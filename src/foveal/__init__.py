@@ -15,6 +15,7 @@ _PUBLIC = {
     "check": ("foveal.commands.check", "check"),
     "plan": ("foveal.commands.plan", "plan"),
     "preprocess": ("foveal.commands.preprocess", "preprocess"),
+    "preview": ("foveal.commands.preview", "preview"),
     "train": ("foveal.commands.train", "train"),
     "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),

@@ -15,6 +15,7 @@ from foveal.cli.evaluate import evaluate
 from foveal.cli.plan import plan
 from foveal.cli.predict import predict
 from foveal.cli.preprocess import preprocess
+from foveal.cli.preview import preview
 from foveal.cli.report import report
 from foveal.cli.train import train
 
@@ -48,7 +49,7 @@ def main(
 
 
 for verb in (
-    *(demo, check, plan, preprocess, train, predict),
+    *(demo, check, plan, preprocess, preview, train, predict),
     *(evaluate, compare, report),
 ):
     app.command()(verb)
