@@ -20,7 +20,7 @@ from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
 from foveal.commands.rehearsal import fitting_patch, rehearse
 from foveal.config import (
-    UNET3D,
+    DEFAULT_NETWORK,
     Plan,
     Settings,
     changed_plan,
@@ -82,7 +82,6 @@ def train(
     plan_entries: dict[str, Any] = {}
     parts = build.parts_with(plugins)
     if resume:
-        require_kept(open_run(out), parts.plugins)
         settings, _ = read_settings(open_run(out).settings)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
@@ -95,6 +94,7 @@ def train(
         _begin(create_run(out), dataset, settings, plan, plan_entries, parts, watcher)
     fabric.barrier()
     run = open_run(out)
+    require_kept(run, parts.plugins)
     planned = read_plan(run.plan)
     division = read_splits(run.splits).folds[settings.splits.fold]
     watcher.on_stage(
@@ -165,7 +165,7 @@ def _settings(
         sections=parts.sections,
         plan=plan,
     )
-    before = UNET3D if plan is None else read_plan(plan).network.name
+    before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     build.require_used(settings, network_name, parts)
     length = settings.training
