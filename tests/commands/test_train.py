@@ -164,7 +164,7 @@ def test_taken_folder_is_refused_and_left_alone(run, dataset):
     ("option", "message"),
     [
         ("training.sed=3", "training.sed: no such setting"),
-        ("trainin.seed=3", 'no table "trainin"'),
+        ("trainin.seed=3", "trainin: no such table; there are augmentation"),
         ("patches.sizes=[8,8,8]", "patches.sizes: no such setting"),
         ("patches.size=[9,8,8]", "must be divisible by"),
         ("seed", "must read table.name=value"),

@@ -19,7 +19,7 @@ from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
 from foveal.commands.rehearsal import fitting_patch, rehearse
 from foveal.config import (
-    UNET3D,
+    DEFAULT_NETWORK,
     Plan,
     Settings,
     changed_plan,
@@ -99,7 +99,6 @@ def train(
     parts = build.parts_with(plugins)
     if resume:
         settings = _settings_to_resume(out, all_folds=all_folds)
-        require_kept(RunDirectory(out), parts.plugins)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
         settings, plan_entries = resolved_settings(
@@ -133,6 +132,7 @@ def _train_run(
     """Preprocess, train and score a run from wherever it stands."""
     # Here, as the prediction of a fold before may have set another number.
     torch.set_num_threads(settings.training.threads or usable_threads())
+    require_kept(run, parts.plugins)
     planned = read_plan(run.plan)
     division = read_splits(run.splits).folds[settings.splits.fold]
     watcher.on_stage(
@@ -259,7 +259,7 @@ def resolved_settings(
     if settings.store is not None:
         # In the run's own settings file the path would be relative to that file.
         settings = settings.model_copy(update={"store": settings.store.absolute()})
-    before = UNET3D if plan is None else read_plan(plan).network.name
+    before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     build.require_used(settings, network_name, parts)
     length = settings.training
