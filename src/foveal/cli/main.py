@@ -11,6 +11,7 @@ from foveal import __version__
 from foveal.cli.check import check
 from foveal.cli.demo import demo
 from foveal.cli.evaluate import evaluate
+from foveal.cli.export import card, export
 from foveal.cli.plan import plan
 from foveal.cli.predict import predict
 from foveal.cli.preprocess import preprocess
@@ -46,5 +47,16 @@ def main(
     """Train and run segmentation networks for medical volumes."""
 
 
-for verb in (demo, check, plan, preprocess, train, predict, evaluate, report):
+for verb in (
+    demo,
+    check,
+    plan,
+    preprocess,
+    train,
+    predict,
+    evaluate,
+    report,
+    export,
+    card,
+):
     app.command()(verb)

@@ -266,7 +266,7 @@ def _score(
     )
     for outcome in outcomes:
         if outcome.status == "failed":
-            watcher.on_stage(f"not predicted: {'; '.join(outcome.reasons)}")
+            watcher.on_stage(f"{outcome.case} was not predicted: {outcome.reasons[0]}")
     evaluate(
         folder,
         _dataset_path(settings),
