@@ -87,16 +87,23 @@ def write_run(folder, *, seed=0, channels=1, values=(1, 2), plan=None, dataset=N
 def write_metrics(run, case):
     """Scores of one validation case."""
     (run / "validation").mkdir()
-    row = {"case": case, "structure": "ball", "metric": "dice", "value": 0.75}
-    summary = {
-        "structure": "ball",
-        "metric": "dice",
-        "num_cases": 1,
-        "mean": 0.75,
-        "median": 0.75,
-        "std": None,
-    }
-    record = {"format_version": 1, "rows": [row], "summary": [summary]}
+    values = {"dice": 0.75, "hd95_mm": 3.0, "assd_mm": 1.0}
+    rows = [
+        {"case": case, "structure": "ball", "metric": metric, "value": value}
+        for metric, value in values.items()
+    ]
+    summary = [
+        {
+            "structure": "ball",
+            "metric": metric,
+            "num_cases": 1,
+            "mean": value,
+            "median": value,
+            "std": None,
+        }
+        for metric, value in values.items()
+    ]
+    record = {"format_version": 1, "rows": rows, "summary": summary}
     (run / "validation" / "metrics.json").write_text(json.dumps(record))
 
 
