@@ -19,6 +19,8 @@ _PUBLIC = {
     "train": ("foveal.commands.train", "train"),
     "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),
+    "export": ("foveal.commands.export", "export"),
+    "model_card": ("foveal.commands.export", "model_card"),
     "evaluate": ("foveal.commands.evaluate", "evaluate"),
     "compare": ("foveal.commands.compare", "compare"),
     "report": ("foveal.commands.report", "report"),

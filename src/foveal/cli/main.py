@@ -12,6 +12,7 @@ from foveal.cli.check import check
 from foveal.cli.compare import compare
 from foveal.cli.demo import demo
 from foveal.cli.evaluate import evaluate
+from foveal.cli.export import card, export
 from foveal.cli.plan import plan
 from foveal.cli.predict import predict
 from foveal.cli.preprocess import preprocess
@@ -50,6 +51,6 @@ def main(
 
 for verb in (
     *(demo, check, plan, preprocess, preview, train, predict),
-    *(evaluate, compare, report),
+    *(evaluate, compare, report, export, card),
 ):
     app.command()(verb)

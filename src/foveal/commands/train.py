@@ -489,5 +489,5 @@ def _score(
     )
     for outcome in outcomes:
         if outcome.status == "failed":
-            watcher.on_stage(f"not predicted: {'; '.join(outcome.reasons)}")
+            watcher.on_stage(f"{outcome.case} was not predicted: {outcome.reasons[0]}")
     evaluate(run.path, output=run.metrics, on_progress=watcher.on_cases)
