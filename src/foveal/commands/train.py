@@ -105,6 +105,8 @@ def train(
             Path(source), steps, budget_seconds, fold, options, plan, parts
         )
     dataset = read_dataset(dataset_path(settings))
+    if dataset.left_out:
+        watcher.on_stage(dataset.left_out)
     fabric = _launched_fabric(settings)
     begins = fabric.is_global_zero and not resume
     if all_folds:
