@@ -135,12 +135,13 @@ def make_commands(out: Path) -> dict[str, Command]:
             return train(place, "--steps", "100")
         return ["train", str(few), "--out", str(place / "run"), "--resume"]
 
-    def predict(place: Path) -> list[str]:
+    def predict(place: Path, *more: str) -> list[str]:
         if not model.exists():
             run_whole(
                 train(out / "of_model", "--steps", "5", "--out", str(model)), out
             )
-        return ["predict", str(model), str(scans), str(place / "predictions")]
+        output = str(place / "predictions")
+        return ["predict", str(model), str(scans / "imagesTr"), output, *more]
 
     commands = (
         Command("preprocess", preprocess, preprocess, _preprocessing_phase),
@@ -150,7 +151,12 @@ def make_commands(out: Path) -> dict[str, Command]:
             resume,
             _training_phase,
         ),
-        Command("predict", predict, predict, _prediction_phase),
+        Command(
+            "predict",
+            predict,
+            lambda place: predict(place, "--resume"),
+            _prediction_phase,
+        ),
     )
     return {command.name: command for command in commands}
 

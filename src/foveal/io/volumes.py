@@ -1,8 +1,9 @@
 """One volume from or to one file, whatever its format."""
 
+import errno
 import itertools
 import re
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io import itk, nifti
 from foveal.io.files import atomic_path, replace_file
+from foveal.unfinished import naming, remove_abandoned, unfinished
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SLICER_ENDING = ".seg.nrrd"
@@ -138,7 +140,7 @@ def write_volume(
             own_header = header if isinstance(header, nib.Nifti1Header) else None
             nifti.write_nifti(temporary, array, grid, own_header)
         else:
-            itk.write_itk(temporary, array, grid)
+            _write_itk(temporary, array, grid)
 
 
 def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
@@ -159,14 +161,22 @@ def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
 def _write_header_and_raw(path: Path, array: NDArray[Any], grid: Grid) -> None:
     """Write an ``.mhd`` header and its raw file, which the header names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        itk.write_itk(Path(folder) / path.name, array, grid)
-        # The header last: until then it is the old one or none.
-        written = sorted(
-            Path(folder).iterdir(), key=lambda file: file.name == path.name
-        )
-        for file in written:
-            replace_file(file, path.parent / file.name)
+    remove_abandoned(path.parent)
+    with naming(path), unfinished(path, Path.mkdir) as folder:
+        try:
+            _write_itk(folder / path.name, array, grid)
+            # The header last: until then it is the old one or none.
+            for file in sorted(folder.iterdir(), key=lambda one: one.name == path.name):
+                replace_file(file, path.parent / file.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_itk(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    try:
+        itk.write_itk(path, array, grid)
+    except RuntimeError as error:  # ITK knows no other.
+        raise OSError(errno.EIO, _itk_reason(error), str(path)) from error
 
 
 def _common_number_type(array: NDArray[Any]) -> NDArray[Any]:
@@ -227,8 +237,13 @@ def _require_sound_grid(path: Path, grid: Grid) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> CaseError:
-    reason = " ".join(ITK_PLACE.sub("", str(error)).split()) or type(error).__name__
+    reason = _itk_reason(error) or type(error).__name__
     return CaseError(
         f"{path} cannot be read ({reason}); "
         "the file is damaged or cut short: copy or export it again"
     )
+
+
+def _itk_reason(error: Exception) -> str:
+    """Message of an error; ITK puts its own source lines before the reason."""
+    return " ".join(ITK_PLACE.sub("", str(error)).split())
