@@ -27,6 +27,7 @@ from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.io.volumes import case_stem, is_volume, read_volume
 from foveal.planning.splits import Fold, read_splits
+from foveal.plugins.kept import kept_plugins
 from foveal.reports import figures
 from foveal.reports.page import Curve, Overlay, Page, number, render
 from foveal.reports.scores import CaseScores, RunScores, read_scores
@@ -80,6 +81,7 @@ def report(run: Path | str, output: Path | None = None) -> Path:
             *dataset_facts(dataset, plan, fold),
             *plan_facts(plan),
             *training_facts(settings, _seconds(log)),
+            *_plugin_facts(directory),
             *_environment_facts(directory),
         ],
         warnings=[row["note"] for row in log if row["kind"] == "memory"],
@@ -247,6 +249,19 @@ def _curves(log: Sequence[LogRow], settings: Settings) -> list[Curve]:
 def _seconds(log: Sequence[LogRow]) -> float:
     """That the logged steps and validations took."""
     return sum(row.get("seconds", 0.0) + row.get("waited_seconds", 0.0) for row in log)
+
+
+def _plugin_facts(run: RunDirectory) -> Facts:
+    return [
+        (
+            "Own parts",
+            (
+                f"The plugin {plugin.path.name} adds {plugin.words}. Hash (blake2b) "
+                f"{plugin.digest}; a copy is kept in the run."
+            ),
+        )
+        for plugin in kept_plugins(run)
+    ]
 
 
 def _environment_facts(run: RunDirectory) -> Facts:

@@ -36,7 +36,7 @@ from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.planning.splits import make_splits, read_splits, splits_to_toml
-from foveal.plugins.kept import keep_plugins, require_kept
+from foveal.plugins.kept import keep_plugins, kept_plugins, require_kept
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Plugin
 
@@ -219,6 +219,10 @@ def _begin(
         )
     planned = _plan(dataset, settings, plan, plan_entries, parts, watcher)
     keep_plugins(run, parts.plugins)
+    for plugin in kept_plugins(run):
+        watcher.on_stage(
+            f"Plugin: {plugin.path.name} adds {plugin.words}; copied to {plugin.path}"
+        )
     atomic_write_text(run.splits, splits_to_toml(splits))
     atomic_write_text(run.plan, to_toml(planned))
     # Last, as with the settings the run exists.
