@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -18,14 +19,10 @@ from foveal.config import (
     Plan,
     Settings,
     options_of,
-    read_plan,
-    read_settings,
 )
-from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.loading import PatchSource, Sampler
-from foveal.engine.run_directory import RunDirectory
 from foveal.engine.schedules import learning_rate_factor
-from foveal.engine.training import UpdateRules, under
+from foveal.engine.training import UpdateRules
 from foveal.errors import PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
@@ -36,7 +33,6 @@ from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.interface import Network
 from foveal.networks.unet3d import UNet3d
 from foveal.plugins.files import read_plugins
-from foveal.plugins.kept import plugins_for_network
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Kind, Part, Plugin
 from foveal.preprocessing.intensity import IntensityRecipe
@@ -118,7 +114,11 @@ def preprocessing_recipe(plan: Plan) -> PreprocessingRecipe:
             IntensityRecipe(**channel.model_dump()) for channel in section.channels
         ),
         label_values=plan.labels.values,
+        combinations=tuple(
+            tuple(sorted(names)) for names in plan.labels.combinations[1:]
+        ),
         ignore_value=plan.labels.ignore_value,
+        resample_channels=section.resample_channels,
     )
 
 
@@ -212,6 +212,15 @@ def _of_another_kind(part: Part, made: object, base: str) -> PluginError:
     )
 
 
+def membership(plan: Plan) -> Tensor:
+    """Whether each structure includes each inside class, ``(structure, class)``."""
+    structures = plan.labels.structures.values()
+    table = torch.zeros(len(structures), plan.labels.num_classes, dtype=torch.bool)
+    for row, classes in zip(table, structures, strict=True):
+        row[list(classes)] = True
+    return table
+
+
 def optimisers(settings: Settings, trained: Method) -> dict[str, Optimizer]:
     """One optimiser per parameter group of a method."""
     options = settings.optimiser
@@ -254,11 +263,8 @@ def sampler(
     """A sampler by its name in the settings."""
     own = parts.added("sampler", name)
     if own is not None:
-        structures = {
-            structure: (number,)
-            for number, structure in enumerate(plan.labels.names, start=1)
-        }
-        made = parts.built(own, _own_options(settings, name), structures)
+        options = _own_options(settings, name)
+        made = parts.built(own, options, plan.labels.structures)
         if not callable(getattr(made, "draw", None)):
             raise PluginError(
                 f'sampler "{name}" is of type {type(made).__name__}, without '
@@ -267,21 +273,21 @@ def sampler(
         return made
     if name == "uniform":
         return UniformSampler()
-    weights = settings.sampling.class_weights
-    unknown = sorted(set(weights) - set(plan.labels.names))
+    weights = settings.sampling.structure_weights
+    structures = plan.labels.structures
+    unknown = sorted(weights.keys() - structures.keys())
     if unknown:
         raise SettingsError(
-            f"sampling.class_weights names {unknown}; "
-            f"the labels are {list(plan.labels.names)}"
+            f"sampling.structure_weights names {unknown}; "
+            f"the structures are {list(structures)}"
         )
-    # Once weights are given, a structure without one is not drawn for.
-    of_structures = [
-        weights.get(structure, 0.0) if weights else 1.0
-        for structure in plan.labels.names
-    ]
     return ClassBalancedSampler(
         foreground_fraction=settings.sampling.foreground_fraction,
-        class_weights=(0.0, *of_structures),
+        structures=tuple(structures.values()),
+        # Once weights are given, a structure without one is not drawn for.
+        weights=tuple(
+            weights.get(structure, 0.0) if weights else 1.0 for structure in structures
+        ),
     )
 
 
@@ -311,7 +317,7 @@ def patch_sources(
             patch_size=plan.patches.size,
             spacing_mm=plan.preprocessing.spacing_mm,
             batch_size=stream.batch_size,
-            num_classes=plan.labels.num_classes,
+            structures=membership(plan),
             spatial=spatial_augmentation(settings, plan),
             intensity=intensity_augmentation(settings),
             seed=settings.training.seed,
@@ -322,28 +328,30 @@ def patch_sources(
 
 
 def model(
-    run: RunDirectory, device: str = "auto", plugins: Sequence[Plugin] = ()
+    plan: Plan,
+    settings: Settings,
+    weights: Mapping[str, Tensor],
+    device: str = "auto",
+    parts: Parts = WITHOUT_PLUGINS,
 ) -> Model:
-    """The predictor of a run, with the numerics it was trained with.
-
-    Args:
-        run: Its copies of plugins are never run.
-        device: See `resolved_device`.
-        plugins: Only that of the network is needed, if the run has one of its own.
+    """A trained predictor, with the numerics it was trained with.
 
     Raises:
-        PluginError: That plugin was not given, or another one.
+        RunError: The weights are not those of the plan's network, or no numerics were
+            ever chosen.
     """
-    plan, (settings, _) = read_plan(run.plan), read_settings(run.settings)
-    needed = plugins_for_network(run, plan.network.name, plugins)
-    parts = Parts(BUILT_IN, needed)
     trained = planned_network(plan, parts)
-    tensors, _ = load_checkpoint(run.best_or_last)
-    trained.load_state_dict(under("predictor.", tensors))
+    try:
+        trained.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights are not those of the plan's network ({error}); was plan.toml "
+            "changed after training?"
+        ) from error
     return Model(
         network=trained,
         recipe=preprocessing_recipe(plan),
-        structures=plan.labels.names,
+        structures=plan.labels.structures,
         label_values=plan.labels.values,
         patch_size=plan.patches.size,
         overlap_fraction=settings.prediction.overlap_fraction,
@@ -396,11 +404,6 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
     """Changes of geometry, with what the plan says of axes and sides."""
     chosen = settings.augmentation
     mirroring = plan.mirroring
-    names = plan.labels.names
-    swapped = list(range(plan.labels.num_classes))
-    for left, right in mirroring.left_right_pairs:
-        first, second = names.index(left) + 1, names.index(right) + 1
-        swapped[first], swapped[second] = second, first
     spacing_mm = plan.preprocessing.spacing_mm
     coarsest = max(range(3), key=lambda axis: spacing_mm[axis])
     is_flat = spacing_mm[coarsest] >= ANISOTROPY * min(spacing_mm)
@@ -420,7 +423,8 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
         mirror_probability=chosen.mirror_probability,
         mirror_axes=mirroring.axes,
         sagittal_axis=mirroring.sagittal_axis,
-        swapped_classes=tuple(swapped),
+        swapped_classes=plan.swapped_classes,
+        swapped_structures=plan.swapped_structures,
     )
 
 

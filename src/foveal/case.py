@@ -1,6 +1,7 @@
 """One study to segment: the files it is made of, and what is read from them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ class ChannelFile:
 
 
 @dataclass(frozen=True)
+class StructureFile:
+    """Where one structure of a case is drawn apart from the others."""
+
+    structure: str
+    path: Path
+
+    value: int | None = None
+    """Number in the file that means the structure; ``None``: whatever is above 0.5."""
+
+    layer: int | None = None
+    """Position along the fourth axis of a 4D file; ``None`` for a 3D file."""
+
+
+@dataclass(frozen=True)
 class CaseFiles:
     """Files and facts of one case as its data set lists them; nothing is read yet."""
 
@@ -38,14 +53,41 @@ class CaseFiles:
 
     label_map: Path | None = None
 
+    structure_files: tuple[StructureFile, ...] = ()
+    """In place of a label map: one mask per structure; they may overlap."""
+
     mask: Path | None = None
     """Body or brain mask; voxels above 0.5 are inside."""
 
-    annotated_labels: tuple[int, ...] | None = None
-    """Label values, as on disk, contoured in this case; ``None``: all of them."""
+    annotated: tuple[str, ...] | None = None
+    """Structures contoured in this case; ``None``: all of them."""
 
     split: str | None = None
     """``"train"``, ``"validation"`` or ``"test"`` if the data set says so."""
+
+    domain: str | None = None
+    """Scanner, site or sequence that the case comes from, if the data set says so."""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a reference segmentation."""
+        return self.label_map is not None or bool(self.structure_files)
+
+
+@dataclass(frozen=True)
+class ExcludedCase:
+    """A case that its data set tells to leave out."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NamedFold:
+    """Cases of one fold as the data set divides them, by name."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,15 +102,38 @@ class Dataset:
     channel_names: tuple[str, ...]
 
     label_values: dict[str, int]
-    """Structure name to value on disk, background left out, in order of value."""
+    """Label name to value in label maps, background left out, in order of value. Where
+    every structure has a file of its own, the values are numbered in order of name."""
+
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Region name to the label values whose union it is. If there are any, the regions
+    are what is segmented and measured; they may overlap."""
 
     ignore_value: int | None = None
     """Label value whose voxels carry no loss and no score."""
 
+    excluded: tuple[ExcludedCase, ...] = ()
+    """Cases that the data set leaves out, and why; they are not among ``cases``."""
+
+    folds: tuple[NamedFold, ...] | None = None
+    """Division into training and validation cases, if the data set brings one."""
+
     @property
     def labelled(self) -> tuple[CaseFiles, ...]:
-        """Cases with a label map."""
-        return tuple(case for case in self.cases if case.label_map is not None)
+        """Cases with a reference segmentation."""
+        return tuple(case for case in self.cases if case.is_labelled)
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What is segmented: name to the label values whose union it is."""
+        if self.regions:
+            return self.regions
+        return {name: (value,) for name, value in self.label_values.items()}
+
+    @property
+    def has_structure_files(self) -> bool:
+        """Whether references are one mask per structure."""
+        return any(case.structure_files for case in self.cases)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +161,8 @@ class Case:
     grid: Grid
 
     label_map: NDArray[Any] | None = None
-    """``(i, j, k)`` integers with the user's values."""
+    """``(i, j, k)`` integers: the user's values; or, if every structure has a mask of
+    its own, places in ``combinations``."""
 
     mask: NDArray[np.bool_] | None = None
 
@@ -105,3 +171,31 @@ class Case:
 
     path: Path | None = None
     """File of the first channel: outputs take its format."""
+
+    combinations: tuple[frozenset[str], ...] | None = None
+    """Structures that lie over one another, by number in ``label_map``; the first is
+    empty. ``None``: the reference is a label map."""
+
+    def meaning(
+        self, structures: Mapping[str, Sequence[int]]
+    ) -> dict[int, frozenset[str]]:
+        """Structures that each number of the label map stands for, 0 included.
+
+        Args:
+            structures: Name to label values, see `Dataset.structures`; not looked at
+                where every structure has a mask of its own.
+        """
+        if self.combinations is not None:
+            return dict(enumerate(self.combinations))
+        return meaning_of_values(structures)
+
+
+def meaning_of_values(
+    structures: Mapping[str, Sequence[int]],
+) -> dict[int, frozenset[str]]:
+    """Structures that each label value belongs to; 0, background, to none."""
+    belongs: dict[int, set[str]] = {0: set()}
+    for name, values in structures.items():
+        for value in values:
+            belongs.setdefault(value, set()).add(name)
+    return {value: frozenset(names) for value, names in belongs.items()}

@@ -59,20 +59,31 @@ Model = TypeVar("Model", bound=Section)
 
 
 class LabelsConfig(Section):
-    """Structures to segment; inside they are numbered 1, 2, …, background is 0."""
+    """What is segmented: structures, each a label or a union of labels.
+
+    Inside, every voxel is of one class: background is 0, the labels are 1, 2, … in
+    order.
+    """
 
     names: tuple[str, ...] = Field(min_length=1)
-    """Structures without background, in the order of their inside numbers from 1."""
+    """Labels without background, in the order of their inside numbers from 1."""
 
     values: tuple[int, ...] = Field(min_length=1)
-    """Value of each structure in the user's label maps."""
+    """Value of each label in the user's label maps."""
 
     ignore_value: int | None = None
     """Value in the user's label maps whose voxels carry no loss and no score."""
 
+    regions: dict[str, tuple[str, ...]] = {}
+    """Structures as unions of labels, which may overlap: region to its labels. Empty:
+    every label is a structure. A region's probability is the sum of its labels'."""
+
+    separate_masks: bool = False
+    """Predictions are one mask per structure, as the references were."""
+
     @model_validator(mode="after")
     def names_match_values(self) -> Self:
-        """Refuse structures without a value of their own."""
+        """Refuse labels without a value of their own."""
         if len(self.names) != len(self.values):
             raise ValueError(
                 f"labels.names has {len(self.names)} entries, "
@@ -83,20 +94,96 @@ class LabelsConfig(Section):
             taken.append(self.ignore_value)
         if len(set(taken)) != len(taken) or len(set(self.names)) != len(self.names):
             raise ValueError(
-                "labels: every structure needs its own name and value, "
+                "labels: every label needs its own name and value, "
                 "different from 0 (background) and labels.ignore_value"
             )
         if len(self.names) > 254:
             raise ValueError(
-                f"labels.names has {len(self.names)} structures; at most 254 fit "
+                f"labels.names has {len(self.names)} labels; at most 254 fit "
                 "one byte per voxel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def regions_are_unions(self) -> Self:
+        """Refuse regions of unknown labels, and labels in no region."""
+        if not self.regions:
+            return self
+        used = {name for names in self.regions.values() for name in names}
+        unknown = sorted(used - set(self.names))
+        if unknown or any(not names for names in self.regions.values()):
+            raise ValueError(
+                f"labels.regions must be unions of {list(self.names)}; "
+                + (f"unknown: {unknown}" if unknown else "one is empty")
+            )
+        unused = sorted(set(self.names) - used)
+        if unused:
+            raise ValueError(
+                f"labels {unused} belong to none of labels.regions; add a region for "
+                "them"
             )
         return self
 
     @property
     def num_classes(self) -> int:
-        """Structures and background."""
+        """Labels and background."""
         return len(self.names) + 1
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What is measured: name to the inside classes whose union it is."""
+        if not self.regions:
+            return {name: (number,) for number, name in enumerate(self.names, start=1)}
+        return {
+            region: tuple(sorted(self.names.index(name) + 1 for name in names))
+            for region, names in self.regions.items()
+        }
+
+    @property
+    def combinations(self) -> tuple[frozenset[str], ...]:
+        """Structures that each inside class belongs to, background's none first."""
+        structures = self.structures.items()
+        return tuple(
+            frozenset(name for name, numbers in structures if number in numbers)
+            for number in range(self.num_classes)
+        )
+
+    def swapped_classes(
+        self, left_right_pairs: Sequence[tuple[str, str]]
+    ) -> tuple[int, ...]:
+        """Inside class that each becomes when pairs of structures change places.
+
+        Raises:
+            ValueError: A combination of structures has no mirror image.
+        """
+        partner = both_ways(left_right_pairs)
+        combinations = self.combinations
+        swapped = []
+        for number, names in enumerate(combinations):
+            mirrored = frozenset(partner.get(name, name) for name in names)
+            if mirrored == names:
+                swapped.append(number)
+                continue
+            if mirrored not in combinations:
+                raise ValueError(
+                    f'label "{self.names[number - 1]}" has no mirror image among the '
+                    "labels; take the sagittal axis out of mirroring.axes"
+                )
+            swapped.append(combinations.index(mirrored))
+        return tuple(swapped)
+
+    @property
+    def structure_values(self) -> dict[str, tuple[int, ...]]:
+        """Name of each structure to its values in the user's label maps."""
+        return {
+            name: tuple(self.values[number - 1] for number in numbers)
+            for name, numbers in self.structures.items()
+        }
+
+
+def both_ways(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Partner of every member of a pair."""
+    return dict(pairs) | {right: left for left, right in pairs}
 
 
 class ChannelConfig(Section):
@@ -145,6 +232,9 @@ class PreprocessingConfig(Section):
 
     channels: tuple[ChannelConfig, ...] = Field(min_length=1)
     """In the order of the data set's channels."""
+
+    resample_channels: bool = False
+    """Bring channels on another grid onto that of the first, instead of refusing."""
 
 
 DEFAULT_NETWORK = "unet3d"
@@ -253,8 +343,18 @@ class FingerprintConfig(Section):
     intensity_ranges: tuple[Range, ...]
     """Per channel, the 0.5 and 99.5 percentiles of the foreground."""
 
-    class_volumes_ml: dict[str, Range]
+    structure_volumes_ml: dict[str, Range]
     """Per structure, the smallest and largest volume where it is annotated."""
+
+    orientations: tuple[str, ...]
+    """Of the files as stored."""
+
+    extent_mm_range: tuple[Range, Range, Range]
+    """Smallest and largest extent per axis."""
+
+    image_quantiles: tuple[tuple[Range, Range, Range], ...]
+    """Per channel, over the cases the smallest and largest 5, 50 and 95 percentile of
+    the whole image."""
 
 
 class Plan(Section):
@@ -308,15 +408,36 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def pairs_are_known(self) -> Self:
-        """Refuse left/right pairs that are not among the labels."""
+        """Refuse left/right pairs that are not among the structures."""
         named = {name for pair in self.mirroring.left_right_pairs for name in pair}
-        unknown = sorted(named - set(self.labels.names))
+        unknown = sorted(named - self.labels.structures.keys())
         if unknown:
             raise ValueError(
                 f"mirroring.left_right_pairs names {unknown}; "
-                f"the labels are {list(self.labels.names)}"
+                f"the structures are {list(self.labels.structures)}"
             )
         return self
+
+    @model_validator(mode="after")
+    def sides_can_change_places(self) -> Self:
+        """Refuse mirroring left to right where a label has no mirror image."""
+        if self.mirroring.sagittal_axis in self.mirroring.axes:
+            self.labels.swapped_classes(self.mirroring.left_right_pairs)
+        return self
+
+    @property
+    def swapped_classes(self) -> tuple[int, ...]:
+        """Inside class that each becomes when left and right change places."""
+        if self.mirroring.sagittal_axis not in self.mirroring.axes:
+            return tuple(range(self.labels.num_classes))
+        return self.labels.swapped_classes(self.mirroring.left_right_pairs)
+
+    @property
+    def swapped_structures(self) -> tuple[int, ...]:
+        """Place of the structure that each becomes when left and right change."""
+        names = list(self.labels.structures)
+        partner = both_ways(self.mirroring.left_right_pairs)
+        return tuple(names.index(partner.get(name, name)) for name in names)
 
 
 # ------------------------------------------------------------------------ settings
@@ -356,7 +477,7 @@ class SamplingConfig(Section):
     foreground_fraction: Fraction = 0.5
     """For ``class_balanced``: share of patches drawn for a class, the rest anywhere."""
 
-    class_weights: dict[str, PositiveFloat] = {}
+    structure_weights: dict[str, PositiveFloat] = {}
     """For ``class_balanced``: structure to relative chance; empty: all alike."""
 
 
@@ -639,6 +760,23 @@ def read_plan(path: Path, model: type[Plan] = Plan) -> Plan:
         SettingsError: Lists every wrong entry with its full name.
     """
     return _validated(model, _read_table(path), str(path))
+
+
+def parse_plan(text: str, source: str) -> Plan:
+    """Check the text of a plan that is kept in something else than a plan file.
+
+    Args:
+        text: TOML.
+        source: Where it comes from, for messages.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{source} is not TOML: {error}") from error
+    return _validated(Plan, table, source)
 
 
 def read_settings(path: Path) -> tuple[Settings, dict[str, Any]]:

@@ -36,6 +36,7 @@ NOTHING = SpatialAugmentation(
     mirror_axes=(0, 1, 2),
     sagittal_axis=0,
     swapped_classes=(0, 2, 1, 3),
+    swapped_structures=(1, 0, 2),
 )
 EVERYTHING = replace(
     NOTHING,
@@ -47,7 +48,7 @@ EVERYTHING = replace(
     mirror_probability=0.5,
 )
 ISOTROPIC = (1.0, 1.0, 1.0)
-ALL_ANNOTATED = torch.ones(4, dtype=torch.bool)
+ALL_ANNOTATED = torch.ones(3, dtype=torch.bool)
 
 
 def seeded(seed=1):
@@ -58,11 +59,11 @@ def deformed(size, matrix=None, translation=(0.0, 0.0, 0.0), spline=None):
     """Transform without mirroring."""
     matrix = torch.eye(3) if matrix is None else matrix
     deformation = Deformation(matrix, torch.tensor(translation), spline)
-    return PatchTransform(size, deformation, (), None)
+    return PatchTransform(size, deformation, (), None, None)
 
 
-def mirrored(size, axes, new_classes=None):
-    return PatchTransform(size, None, axes, new_classes)
+def mirrored(size, axes, new_classes=None, new_structures=None):
+    return PatchTransform(size, None, axes, new_classes, new_structures)
 
 
 def read(volume, window, outside):
@@ -140,11 +141,11 @@ def test_mirroring_twice_gives_the_patch_back(image, label_map):
 
 def test_mirroring_left_and_right_swaps_classes_and_their_annotation():
     labels = torch.tensor([0, 1, 2, 3, IGNORED], dtype=torch.uint8).reshape(5, 1, 1)
-    flags = torch.tensor([True, True, False, True])
-    transform = mirrored((5, 1, 1), (0,), (0, 2, 1, 3))
+    flags = torch.tensor([True, False, True])
+    transform = mirrored((5, 1, 1), (0,), (0, 2, 1, 3), (1, 0, 2))
     _, swapped, swapped_flags = transform.apply(torch.zeros(1, 5, 1, 1), labels, flags)
     assert swapped.flatten().tolist() == [IGNORED, 3, 1, 2, 0]
-    assert swapped_flags.tolist() == [True, False, True, True]
+    assert swapped_flags.tolist() == [False, True, True]
 
 
 def test_classes_swap_only_when_the_sagittal_axis_is_mirrored():
@@ -152,6 +153,7 @@ def test_classes_swap_only_when_the_sagittal_axis_is_mirrored():
     sagittal = replace(always, mirror_axes=(0,)).draw((4, 4, 4), seeded(), ISOTROPIC)
     others = replace(always, mirror_axes=(1, 2)).draw((4, 4, 4), seeded(), ISOTROPIC)
     assert (sagittal.mirrored_axes, sagittal.new_classes) == ((0,), (0, 2, 1, 3))
+    assert (sagittal.new_structures, others.new_structures) == ((1, 0, 2), None)
     assert (others.mirrored_axes, others.new_classes) == ((1, 2), None)
 
 
@@ -362,7 +364,7 @@ def test_beyond_the_volume_images_are_0_and_label_maps_ignored():
 
 def test_mirroring_a_deformed_patch_reverses_it(image, label_map):
     plain = EVERYTHING.draw((6, 7, 8), seeded(5), ISOTROPIC)
-    plain = replace(plain, mirrored_axes=(), new_classes=None)
+    plain = replace(plain, mirrored_axes=(), new_classes=None, new_structures=None)
     both = replace(plain, mirrored_axes=(1, 2))
     patch, labels, _ = patch_of(plain, image, (3, 4, 5), label_map)
     reversed_patch, reversed_labels, _ = patch_of(both, image, (3, 4, 5), label_map)

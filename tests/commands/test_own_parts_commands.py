@@ -90,7 +90,7 @@ def made(tmp_path_factory):
     )
     assert status == 0, text
     assert "Patch: (21, 21, 21) voxels instead of" in text
-    assert 'Plugin: own.py adds network "tiny", sampler "middle"; copied to' in text
+    assert 'own.py adds network "tiny", sampler "middle"; a copy is kept' in text
     return folder
 
 

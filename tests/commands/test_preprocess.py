@@ -64,7 +64,7 @@ def dataset(tmp_path):
                 patient=f"patient {name}",
                 channels=(ChannelFile(path),),
                 label_map=labels,
-                annotated_labels=(9,) if name == "b" else None,
+                annotated=("spleen",) if name == "b" else None,
             )
         )
     return Dataset("made up", root, tuple(cases), ("MR",), {"liver": 5, "spleen": 9})
@@ -76,9 +76,9 @@ def read_cases(monkeypatch):
     names = []
     read = module.read_case
 
-    def note(files):
+    def note(files, **options):
         names.append(files.name)
-        return read(files)
+        return read(files, **options)
 
     monkeypatch.setattr(module, "read_case", note)
     return names
@@ -98,7 +98,7 @@ def test_all_cases_are_stored_in_the_order_of_the_data_set(dataset, tmp_path):
     assert [case.name for case in stored] == ["a", "b", "c"]
     assert [case.patient for case in stored] == ["patient a", "patient b", "patient c"]
     assert [bool(case.class_counts) for case in stored] == [True, True, False]
-    assert [case.annotated for case in stored] == [None, (True, False, True), None]
+    assert [case.annotated for case in stored] == [None, (False, True), None]
     assert [report[:2] for report in reports] == [(1, 3), (2, 3), (3, 3)]
     assert {report[2] for report in reports} == {"a", "b", "c"}
     image, label_map = image_and_labels(0)
@@ -202,9 +202,9 @@ def test_every_unusable_case_is_named_and_the_others_are_kept(
 
 
 def test_an_annotated_label_that_the_plan_does_not_know_is_refused(dataset, tmp_path):
-    case = replace(dataset.cases[0], annotated_labels=(5, 6))
+    case = replace(dataset.cases[0], annotated=("liver", "tail"))
 
-    with pytest.raises(CaseError, match=r"case a: annotated labels \[6\]"):
+    with pytest.raises(CaseError, match=r"case a: annotated structures \['tail'\]"):
         preprocess(replace(dataset, cases=(case,)), PLAN, store=tmp_path / "store")
 
 

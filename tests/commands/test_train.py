@@ -82,7 +82,8 @@ def test_run_holds_all_that_is_needed_to_understand_it(run):
     assert settings["training"]["steps"] == 60
     assert settings["training"]["precision"] == "float32"
     plan = tomllib.loads((run / "plan.toml").read_text())
-    assert plan["labels"] == {"names": ["ball", "box"], "values": [7, 300]}
+    assert plan["labels"]["names"] == ["ball", "box"]
+    assert plan["labels"]["values"] == [7, 300]
     splits = tomllib.loads((run / "splits.toml").read_text())
     first = splits["folds"][0]
     assert len(first["train"]) == 4
@@ -167,7 +168,10 @@ def test_taken_folder_is_refused_and_left_alone(run, dataset):
         ("patches.sizes=[8,8,8]", "patches.sizes: no such setting"),
         ("patches.size=[9,8,8]", "must be divisible by"),
         ("seed", "must read table.name=value"),
-        ("sampling.class_weights={bowl=1.0}", "sampling.class_weights names ['bowl']"),
+        (
+            "sampling.structure_weights={bowl=1.0}",
+            "sampling.structure_weights names ['bowl']",
+        ),
     ],
 )
 def test_wrong_setting_is_named(dataset, store, tmp_path, option, message):
@@ -255,7 +259,7 @@ def test_missing_channel_is_named(run, dataset, tmp_path):
     nib.save(nib.Nifti1Image(both, image.affine), tmp_path / "two.nii.gz")
     status, text = foveal("predict", run, tmp_path / "two.nii.gz", tmp_path / "out")
     assert status == 1
-    assert "2 channels" in text
+    assert "it has 2 channel(s), the plan needs 1" in text.replace("│ ", "")
 
 
 def test_prediction_never_replaces_an_input(run, dataset):

@@ -80,9 +80,7 @@ class StudentAndCritic(Method):
         is_labelled = torch.tensor([1.0] * len(logits) + [0.0] * len(other))
         told = self.critic(means.detach()).squeeze(1)
         return {
-            "segmentation": cross_entropy(
-                logits, labelled.label_map, labelled.annotated
-            ),
+            "segmentation": cross_entropy(logits, *labelled.labels()),
             "critic": nn.functional.binary_cross_entropy_with_logits(
                 told.float(), is_labelled
             ),
@@ -110,6 +108,7 @@ def spatial_augmentation():
         mirror_axes=(0,),
         sagittal_axis=0,
         swapped_classes=(0, 1),
+        swapped_structures=(0,),
     )
 
 
@@ -143,7 +142,7 @@ def sources(method, rank=0):
             patch_size=PATCH,
             spacing_mm=(1.0, 1.0, 2.0),
             batch_size=stream.batch_size,
-            num_classes=2,
+            structures=torch.tensor([[False, True]]),
             spatial=spatial_augmentation(),
             intensity=intensity_augmentation(),
             seed=5,

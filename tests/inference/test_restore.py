@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from foveal.geometry import Grid, reorientation
 from foveal.inference.restore import (
+    decided_classes,
+    decided_label_map,
     in_equal_blocks,
-    most_probable,
     resampled_rows,
+    structure_probabilities,
     uncropped_rows,
 )
 
@@ -75,7 +77,34 @@ def test_labels_return_to_their_stored_place(orientation):
     stored[1, 2, 3], stored[0, 3, 4] = 1, 2
     turned = torch.from_numpy(turn.apply(stored).copy()).long()
     rows = F.one_hot(turned, 3).movedim(-1, 0).float()
-    label_map = most_probable(blocks_of(rows, [2]), grid, orientation, (40, -7))
+    label_map = decided_label_map(
+        blocks_of(rows, [2]), grid, orientation, (40, -7), ((1,), (2,))
+    )
     assert label_map.dtype == np.int16
     expected = np.array([0, 40, -7])[stored]
     np.testing.assert_array_equal(label_map, expected)
+
+
+def test_an_organ_that_is_sure_is_not_lost_to_doubt_about_its_lesion():
+    # Background 0.4, organ alone 0.3, lesion in the organ 0.3: the organ has 0.6.
+    probabilities = torch.tensor([0.4, 0.3, 0.3]).reshape(3, 1, 1, 1)
+    organ_and_lesion = ((1, 2), (2,))
+    assert decided_classes(probabilities, organ_and_lesion).item() == 1
+    assert decided_classes(probabilities, ((1,), (2,))).item() == 0
+    np.testing.assert_allclose(
+        structure_probabilities(probabilities, organ_and_lesion).ravel(), [0.6, 0.3]
+    )
+
+
+@given(seed=st.integers(0, 1000))
+def test_a_structure_is_there_where_its_probability_is_above_one_half(seed):
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(4, 3, 4, 5, generator=random)
+    # Every combination of two structures is a class.
+    structures = ((1, 3), (2, 3))
+    probabilities = logits.softmax(dim=0)
+    decided = decided_classes(probabilities, structures)
+    of_structures = structure_probabilities(probabilities, structures)
+    for classes, probability in zip(structures, of_structures, strict=True):
+        found = torch.isin(decided, torch.tensor(classes))
+        assert torch.equal(found, probability > 0.5)

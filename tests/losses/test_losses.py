@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from foveal.case import IGNORED
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
-from foveal.losses.partial_annotation import merge_unannotated
+from foveal.losses.partial_annotation import merge_unannotated, seen_classes
 
 LOSSES = [cross_entropy, dice_loss]
 
 
 def all_annotated(patches, classes):
-    return torch.ones(patches, classes, dtype=torch.bool)
+    """Every structure of every patch, and that every class but 0 is a structure."""
+    return torch.ones(patches, classes - 1, dtype=torch.bool), one_class_each(classes)
+
+
+def one_class_each(classes):
+    return torch.eye(classes, dtype=torch.bool)[1:]
 
 
 def random_patch(seed, classes=4, patches=2):
@@ -32,7 +37,7 @@ def test_cross_entropy_of_two_voxels_by_hand():
     logits = logits.reshape(1, 2, 2, 1, 1)
     labels = torch.tensor([0, 0], dtype=torch.uint8).reshape(1, 2, 1, 1)
     expected = (math.log(4 / 3) + math.log(4)) / 2
-    loss = cross_entropy(logits, labels, all_annotated(1, 2))
+    loss = cross_entropy(logits, labels, *all_annotated(1, 2))
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -41,7 +46,7 @@ def test_dice_of_two_voxels_by_hand():
     logits = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]])
     logits = logits.reshape(1, 2, 2, 1, 1)
     labels = torch.tensor([0, 1], dtype=torch.uint8).reshape(1, 2, 1, 1)
-    loss = dice_loss(logits, labels, all_annotated(1, 2))
+    loss = dice_loss(logits, labels, *all_annotated(1, 2))
     assert loss.item() == pytest.approx(1 - 2 * 0.75 / (1 + 1), abs=1e-5)
 
 
@@ -52,9 +57,9 @@ def test_ignored_voxels_carry_nothing(loss):
     changed = logits.clone()
     changed[:, :, 0] += 5 * torch.randn_like(changed[:, :, 0])
     annotated = all_annotated(2, 4)
-    assert loss(changed, labels, annotated) == loss(logits, labels, annotated)
+    assert loss(changed, labels, *annotated) == loss(logits, labels, *annotated)
     logits.requires_grad_()
-    loss(logits, labels, annotated).backward()
+    loss(logits, labels, *annotated).backward()
     assert logits.grad[:, :, 0].abs().max() == 0
     assert logits.grad[:, :, 1:].abs().max() > 0
 
@@ -64,7 +69,7 @@ def test_nothing_known_is_no_loss_and_no_gradient(loss):
     logits, labels = random_patch(1)
     labels[:] = IGNORED
     logits.requires_grad_()
-    value = loss(logits, labels, all_annotated(2, 4))
+    value = loss(logits, labels, *all_annotated(2, 4))
     value.backward()
     assert torch.isfinite(value)
     assert logits.grad.abs().max() == 0
@@ -74,7 +79,7 @@ def test_nothing_known_is_no_loss_and_no_gradient(loss):
 def test_perfect_prediction_costs_nothing(loss):
     _, labels = random_patch(2)
     one_hot = torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1)
-    value = loss(40.0 * one_hot, labels, all_annotated(2, 4))
+    value = loss(40.0 * one_hot, labels, *all_annotated(2, 4))
     assert value.item() == pytest.approx(0, abs=1e-5)
 
 
@@ -83,24 +88,24 @@ def test_perfect_prediction_costs_nothing(loss):
 def test_loss_falls_along_its_gradient(loss, seed):
     logits, labels = random_patch(seed)
     logits.requires_grad_()
-    value = loss(logits, labels, all_annotated(2, 4))
+    value = loss(logits, labels, *all_annotated(2, 4))
     (gradient,) = torch.autograd.grad(value, logits)
     assert torch.isfinite(gradient).all()
     better = logits - 1e-2 * gradient / gradient.norm()
-    assert loss(better, labels, all_annotated(2, 4)) < value
+    assert loss(better, labels, *all_annotated(2, 4)) < value
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradient_equals_finite_differences(loss):
     logits, labels = random_patch(3, classes=3, patches=1)
     labels[0, 0, 0] = IGNORED
-    annotated = torch.tensor([[True, True, False]])
+    annotated = torch.tensor([[True, False]])
     labels[labels == 2] = 0
     logits = logits[:, :, :2, :2, :2].double().requires_grad_()
     labels = labels[:, :2, :2, :2]
     # The losses compute in float32, hence the wide step.
     assert torch.autograd.gradcheck(
-        lambda z: loss(z, labels, annotated).double(),
+        lambda z: loss(z, labels, annotated, one_class_each(3)).double(),
         logits,
         eps=1e-2,
         atol=2e-3,
@@ -109,9 +114,9 @@ def test_gradient_equals_finite_differences(loss):
 
 def test_merged_background_has_the_probability_of_both():
     logits, _ = random_patch(4)
-    annotated = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    annotated = torch.tensor([[True, False, True], [True, True, True]])
     before = logits.softmax(dim=1)
-    after = merge_unannotated(logits, annotated).softmax(dim=1)
+    after = merge_unannotated(logits, annotated, one_class_each(4)).softmax(dim=1)
     torch.testing.assert_close(after[0, 0], before[0, 0] + before[0, 2])
     torch.testing.assert_close(after[0, [1, 3]], before[0, [1, 3]])
     assert (after[0, 2] == 0).all()
@@ -122,27 +127,65 @@ def test_merged_background_has_the_probability_of_both():
 def test_predicting_a_structure_that_was_not_annotated_is_not_punished(loss):
     labels = torch.zeros(1, 3, 4, 5, dtype=torch.uint8)
     labels[0, 0] = 1
-    annotated = torch.tensor([[True, True, False]])
+    annotated = torch.tensor([[True, False]]), one_class_each(3)
     logits = torch.zeros(1, 3, 3, 4, 5)
     logits[:, 1, 0] = 30
     says_background, says_other = logits.clone(), logits.clone()
     says_background[:, 0, 1:] = 30
     says_other[:, 2, 1:] = 30
-    expected = loss(says_background, labels, annotated)
-    assert loss(says_other, labels, annotated).item() == pytest.approx(
+    expected = loss(says_background, labels, *annotated)
+    assert loss(says_other, labels, *annotated).item() == pytest.approx(
         expected.item(), abs=1e-6
     )
     # Where it was annotated, the same prediction is wrong.
     everything = all_annotated(1, 3)
-    assert loss(says_other, labels, everything) > expected + 0.1
+    assert loss(says_other, labels, *everything) > expected + 0.1
 
 
 def test_dice_of_a_class_annotated_nowhere_is_left_out():
     logits, labels = random_patch(5)
     labels[labels == 3] = 0
-    annotated = torch.tensor([[True, True, True, False]] * 2)
+    annotated = torch.tensor([[True, True, False]] * 2)
     merged = torch.cat(
         [logits[:, [0, 3]].logsumexp(dim=1, keepdim=True), logits[:, 1:3]], dim=1
     )
-    expected = dice_loss(merged, labels, all_annotated(2, 3))
-    assert dice_loss(logits, labels, annotated).item() == pytest.approx(expected.item())
+    expected = dice_loss(merged, labels, *all_annotated(2, 3))
+    value = dice_loss(logits, labels, annotated, one_class_each(4))
+    assert value.item() == pytest.approx(expected.item())
+
+
+ORGAN_AND_LESION = torch.tensor([[False, True, True], [False, False, True]])
+"""Class 1 is organ, class 2 a lesion in it: the organ is the union of both."""
+
+
+def test_dice_of_overlapping_structures_by_hand():
+    # One voxel each of organ and of lesion; probabilities bg, organ, lesion.
+    probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.3, 0.6]])
+    logits = probabilities.log().T.reshape(1, 3, 2, 1, 1)
+    labels = torch.tensor([1, 2], dtype=torch.uint8).reshape(1, 2, 1, 1)
+    organ = 2 * (0.8 + 0.9) / (0.8 + 0.9 + 2)
+    lesion = 2 * 0.6 / (0.3 + 0.6 + 1)
+    both = torch.tensor([[True, True]])
+    loss = dice_loss(logits, labels, both, ORGAN_AND_LESION)
+    assert loss.item() == pytest.approx(1 - (organ + lesion) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_lesions_annotated_a_lesion_is_organ(loss):
+    labels = torch.ones(1, 3, 4, 5, dtype=torch.uint8)
+    labels[0, 0] = 0
+    organ_only = torch.tensor([[True, False]])
+    logits = torch.zeros(1, 3, 3, 4, 5)
+    logits[:, 0, 0] = 30
+    says_organ, says_lesion = logits.clone(), logits.clone()
+    says_organ[:, 1, 1:] = 30
+    says_lesion[:, 2, 1:] = 30
+    for prediction in (says_organ, says_lesion):
+        value = loss(prediction, labels, organ_only, ORGAN_AND_LESION)
+        assert value.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_where_only_lesions_are_annotated_organ_looks_like_background():
+    annotated = torch.tensor([[False, True], [True, True], [False, False]])
+    expected = [[0, 0, 2], [0, 1, 2], [0, 0, 0]]
+    assert seen_classes(annotated, ORGAN_AND_LESION).tolist() == expected

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,8 @@ from foveal.planning.fingerprint import (
     case_fingerprint,
     fingerprint_cases,
 )
+
+STRUCTURES = {"three": (3,), "seven": (7,)}
 
 LPS_2_3_4_MM = np.diag([-2.0, -3.0, 4.0, 1.0])
 
@@ -31,21 +34,25 @@ def case_with_two_structures(affine=LPS_2_3_4_MM, mask=None) -> Case:
 
 
 def test_volumes_are_in_millilitres():
-    found = case_fingerprint(case_with_two_structures(), [3, 7])
+    found = case_fingerprint(case_with_two_structures(), STRUCTURES)
 
-    assert found.class_volumes_ml == pytest.approx({3: 0.024, 7: 0.048})
+    assert found.structure_volumes_ml == pytest.approx({"three": 0.024, "seven": 0.048})
 
 
 def test_left_is_negative_whatever_the_stored_orientation():
-    stored_to_the_left = case_fingerprint(case_with_two_structures(), [3, 7])
+    stored_to_the_left = case_fingerprint(case_with_two_structures(), STRUCTURES)
     to_the_right = np.diag([2.0, 3.0, 4.0, 1.0])
     stored_to_the_right = case_fingerprint(
-        case_with_two_structures(to_the_right), [3, 7]
+        case_with_two_structures(to_the_right), STRUCTURES
     )
 
     # Body: i from 1 to 10, midplane 5.5, width 10.
-    assert stored_to_the_right.class_offsets == pytest.approx({7: -0.35, 3: 0.35})
-    assert stored_to_the_left.class_offsets == pytest.approx({7: 0.35, 3: -0.35})
+    assert stored_to_the_right.structure_offsets == pytest.approx(
+        {"seven": -0.35, "three": 0.35}
+    )
+    assert stored_to_the_left.structure_offsets == pytest.approx(
+        {"seven": 0.35, "three": -0.35}
+    )
 
 
 def test_shape_and_spacing_are_those_of_the_reoriented_image():
@@ -53,7 +60,7 @@ def test_shape_and_spacing_are_those_of_the_reoriented_image():
     affine = np.array(
         [[0, -2.0, 0, 0], [3.0, 0, 0, 0], [0, 0, -4.0, 0], [0, 0, 0, 1.0]]
     )
-    found = case_fingerprint(case_with_two_structures(affine), [3, 7])
+    found = case_fingerprint(case_with_two_structures(affine), STRUCTURES)
 
     assert found.stored_orientation == "ALI"
     assert found.shape == (8, 12, 6)
@@ -63,48 +70,50 @@ def test_shape_and_spacing_are_those_of_the_reoriented_image():
 def test_boxes_of_non_zero_voxels_and_of_the_mask_are_measured():
     mask = np.zeros((12, 8, 6), bool)
     mask[3:7, 2, 1:4] = True
-    found = case_fingerprint(case_with_two_structures(mask=mask), [3, 7])
+    found = case_fingerprint(case_with_two_structures(mask=mask), STRUCTURES)
 
     assert found.nonzero_shape == (10, 6, 4)
     assert found.mask_shape == (4, 1, 3)
-    assert case_fingerprint(case_with_two_structures(), [3, 7]).mask_shape is None
+    assert case_fingerprint(case_with_two_structures(), STRUCTURES).mask_shape is None
 
 
 def test_an_unannotated_structure_is_neither_measured_nor_drawn_from():
     case = case_with_two_structures()
     case.image[0, 9, 2, 2] = 50.0
 
-    found = case_fingerprint(case, [3, 7], annotated_labels=[7])
+    found = case_fingerprint(case, STRUCTURES, annotated=["seven"])
 
-    assert found.class_volumes_ml == pytest.approx({7: 0.048})
-    assert set(found.class_offsets) == {7}
+    assert found.structure_volumes_ml == pytest.approx({"seven": 0.048})
+    assert set(found.structure_offsets) == {"seven"}
     np.testing.assert_array_equal(found.intensities, [[1.0, 1.0]])
 
 
 def test_an_annotated_structure_that_is_absent_has_volume_zero():
-    found = case_fingerprint(case_with_two_structures(), [3, 5, 7])
+    found = case_fingerprint(case_with_two_structures(), {**STRUCTURES, "five": (5,)})
 
-    assert found.class_volumes_ml[5] == 0.0
-    assert 5 not in found.class_offsets
+    assert found.structure_volumes_ml["five"] == 0.0
+    assert "five" not in found.structure_offsets
 
 
 def test_the_ignore_label_is_no_foreground():
-    found = case_fingerprint(case_with_two_structures(), [3], ignore_value=7)
+    found = case_fingerprint(
+        case_with_two_structures(), {"three": (3,)}, ignore_value=7
+    )
 
-    assert set(found.class_volumes_ml) == {3}
+    assert set(found.structure_volumes_ml) == {"three"}
     assert found.intensities.shape == (1, 1)
 
 
 def test_an_unlisted_label_is_refused():
     with pytest.raises(CaseError, match=r"case a: the label map holds \[7\]"):
-        case_fingerprint(case_with_two_structures(), [3])
+        case_fingerprint(case_with_two_structures(), {"three": (3,)})
 
 
 def test_an_unlabelled_case_is_refused():
     case = case_with_two_structures()
     unlabelled = Case(case.name, case.image, case.grid)
     with pytest.raises(CaseError, match="case a has no label map"):
-        case_fingerprint(unlabelled, [3])
+        case_fingerprint(unlabelled, {"three": (3,)})
 
 
 def test_the_intensities_drawn_are_bounded_and_repeatable():
@@ -113,8 +122,8 @@ def test_the_intensities_drawn_are_bounded_and_repeatable():
     grid = Grid((30, 30, 30), np.eye(4))
     case = Case("big", image, grid, np.ones((30, 30, 30), np.int32))
 
-    first = case_fingerprint(case, [1]).intensities
-    second = case_fingerprint(case, [1]).intensities
+    first = case_fingerprint(case, {"one": (1,)}).intensities
+    second = case_fingerprint(case, {"one": (1,)}).intensities
 
     assert first.shape == (2, INTENSITIES_PER_CASE)
     np.testing.assert_array_equal(first, second)
@@ -130,7 +139,7 @@ def test_whole_numbers_below_air_look_like_ct(lowest, expected):
     case = case_with_two_structures()
     case.image[0, 0, 0, 0] = lowest
 
-    assert case_fingerprint(case, [3, 7]).is_hu_like == (expected,)
+    assert case_fingerprint(case, STRUCTURES).is_hu_like == (expected,)
 
 
 def test_the_body_of_ct_is_what_is_not_air():
@@ -169,7 +178,7 @@ def test_many_threads_give_the_same_as_one_in_the_order_asked(tmp_path):
 
     found = fingerprint_cases(
         cases,
-        [1],
+        {"one": (1,)},
         ignore_value=None,
         threads=3,
         on_progress=lambda done, total, _: told.append((done, total)),
@@ -183,4 +192,21 @@ def test_a_bad_case_stops_with_its_name(tmp_path):
     cases = [written_case(tmp_path, "good", 1), written_case(tmp_path, "bad", 9)]
 
     with pytest.raises(CaseError, match=r"case bad: the label map holds \[9\]"):
-        fingerprint_cases(cases, [1], ignore_value=None, threads=2)
+        fingerprint_cases(cases, {"one": (1,)}, ignore_value=None, threads=2)
+
+
+def test_overlapping_masks_are_measured_each_by_itself():
+    case = case_with_two_structures()
+    # Two voxels are both; one is the first alone.
+    combinations = (frozenset(), frozenset({"organ", "lesion"}), frozenset({"organ"}))
+    numbers = np.select([case.label_map == 7, case.label_map == 3], [1, 2])
+    case = replace(case, label_map=numbers, combinations=combinations)
+
+    found = case_fingerprint(case, {"lesion": (1,), "organ": (2,)})
+
+    assert found.structure_volumes_ml == pytest.approx(
+        {"lesion": 0.048, "organ": 0.072}
+    )
+    assert found.combinations == set(combinations[1:])
+    # Seen from the left: two voxels at i = 2, one at 9, so the centroid is at 13 / 3.
+    assert found.structure_offsets["organ"] == pytest.approx((5.5 - 13 / 3) / 10)

@@ -1,17 +1,22 @@
 import numpy as np
 import pytest
 
+from foveal.config import LabelsConfig
 from foveal.errors import DatasetError
 from foveal.planning.fingerprint import CaseFingerprint
 from foveal.planning.memory import Budget
 from foveal.planning.plan import (
     choose_crop,
+    choose_labels,
     choose_normalisation,
     make_plan,
     target_spacing,
 )
 
 CPU = Budget("cpu", 8e9, 120e9, "made up")
+
+
+EYES = LabelsConfig(names=("eye_l", "eye_r"), values=(4, 9), ignore_value=7)
 
 
 def fingerprint(**changes) -> CaseFingerprint:
@@ -23,9 +28,12 @@ def fingerprint(**changes) -> CaseFingerprint:
         "nonzero_shape": (36, 50, 35),
         "mask_shape": None,
         "intensities": np.arange(101, dtype=np.float32)[None],
+        "image_quantiles": ((0.0, 40.0, 90.0),),
         "is_hu_like": (False,),
-        "class_volumes_ml": {4: 2.0, 9: 3.0},
-        "class_offsets": {4: -0.2, 9: 0.2},
+        "structure_volumes_ml": {"eye_l": 2.0, "eye_r": 3.0},
+        "structure_offsets": {"eye_l": -0.2, "eye_r": 0.2},
+        "combinations": frozenset({frozenset({"eye_l"}), frozenset({"eye_r"})}),
+        "is_annotated_in_full": True,
     }
     return CaseFingerprint(**{**facts, **changes})
 
@@ -35,15 +43,14 @@ def planned(cases, channel_names=("T1",)):
         cases,
         dataset_name="made up",
         channel_names=channel_names,
-        label_values={"eye_l": 4, "eye_r": 9},
-        ignore_value=7,
+        labels=EYES,
         budget=CPU,
     )
 
 
 def test_a_plan_holds_every_decision():
     nothing_drawn = np.zeros((1, 0), np.float32)
-    other = fingerprint(class_volumes_ml={4: 5.0}, intensities=nothing_drawn)
+    other = fingerprint(structure_volumes_ml={"eye_l": 5.0}, intensities=nothing_drawn)
 
     plan, reasons = planned([fingerprint(), other])
 
@@ -56,7 +63,7 @@ def test_a_plan_holds_every_decision():
     assert plan.mirroring.axes == (0,)
     assert plan.mirroring.left_right_pairs == (("eye_l", "eye_r"),)
     assert plan.fingerprint is not None
-    assert plan.fingerprint.class_volumes_ml == {
+    assert plan.fingerprint.structure_volumes_ml == {
         "eye_l": (2.0, 5.0),
         "eye_r": (3.0, 3.0),
     }
@@ -92,9 +99,9 @@ def test_the_patch_follows_the_shape_at_the_target_spacing():
 
 
 def test_a_structure_that_never_occurs_is_warned_of():
-    _, reasons = planned([fingerprint(class_offsets={4: -0.2})])
+    _, reasons = planned([fingerprint(structure_offsets={"eye_l": -0.2})])
 
-    assert "Warning: eye_r (label 9) occurs in no case and cannot be learnt" in reasons
+    assert "Warning: eye_r occurs in no case and cannot be learnt" in reasons
 
 
 def test_no_labelled_case_is_refused():
@@ -103,7 +110,7 @@ def test_no_labelled_case_is_refused():
 
 
 def test_no_foreground_at_all_is_refused():
-    empty = fingerprint(intensities=np.zeros((1, 0), np.float32), class_offsets={})
+    empty = fingerprint(intensities=np.zeros((1, 0), np.float32), structure_offsets={})
     with pytest.raises(DatasetError, match="no label map has a voxel"):
         planned([empty])
 
@@ -193,3 +200,79 @@ def test_a_constant_ct_is_scaled_case_by_case():
     )
 
     assert channel.normalisation == "robust_zscore"
+
+
+def labels_of(*cases, structures):
+    """Labels for cases that are given as sets of combinations."""
+    labels, _ = choose_labels(
+        [
+            fingerprint(
+                combinations=frozenset(map(frozenset, combinations)),
+                structure_volumes_ml=dict.fromkeys(looked_at, 1.0),
+                is_annotated_in_full=set(looked_at) == set(structures),
+            )
+            for looked_at, combinations in cases
+        ],
+        label_values={name: n for n, name in enumerate(structures, start=1)},
+        regions={},
+        ignore_value=None,
+        has_structure_files=True,
+    )
+    return labels
+
+
+def test_masks_that_do_not_overlap_are_labels():
+    labels = labels_of((("a", "b"), [["a"], ["b"]]), structures=("a", "b"))
+
+    assert labels.separate_masks
+    assert labels.names == ("a", "b")
+    assert labels.regions == {}
+
+
+def test_every_combination_of_overlapping_masks_is_a_label():
+    labels = labels_of(
+        (("lesion", "organ"), [["organ"], ["organ", "lesion"]]),
+        structures=("lesion", "organ"),
+    )
+
+    assert labels.names == ("organ", "lesion+organ")
+    assert labels.values == (2, 3)
+    assert labels.structures == {"lesion": (2,), "organ": (1, 2)}
+    assert labels.combinations == (
+        frozenset(),
+        frozenset({"organ"}),
+        frozenset({"lesion", "organ"}),
+    )
+
+
+def test_the_visible_part_of_a_known_combination_is_no_label_of_its_own():
+    seen_whole = (("lesion", "node", "organ"), [["organ"], ["organ", "lesion", "node"]])
+    organ_unknown = (("lesion", "node"), [["lesion", "node"]])
+    labels = labels_of(
+        seen_whole, organ_unknown, structures=("lesion", "node", "organ")
+    )
+
+    assert labels.names == ("organ", "lesion+node+organ")
+
+
+def test_a_combination_without_a_mirror_image_turns_mirroring_off():
+    labels = LabelsConfig(
+        names=("kidney_l", "kidney_r", "kidney_l+cyst"),
+        values=(1, 2, 3),
+        regions={
+            "kidney_l": ("kidney_l", "kidney_l+cyst"),
+            "kidney_r": ("kidney_r",),
+            "cyst": ("kidney_l+cyst",),
+        },
+    )
+    positions = {"kidney_l": -0.2, "kidney_r": 0.2, "cyst": 0.0}
+    case = fingerprint(
+        structure_offsets=positions, structure_volumes_ml=dict.fromkeys(positions, 1.0)
+    )
+
+    plan, reasons = make_plan(
+        [case], dataset_name="a", channel_names=("T1",), labels=labels, budget=CPU
+    )
+
+    assert plan.mirroring.axes == ()
+    assert any("kidney_l+cyst" in reason for reason in reasons)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveal.case import CaseFiles, ChannelFile
+from foveal.case import CaseFiles, ChannelFile, NamedFold, StructureFile
 from foveal.errors import DatasetError, SettingsError
 from foveal.planning.splits import (
     Fold,
@@ -15,13 +15,14 @@ from foveal.planning.splits import (
 )
 
 
-def case(name, patient=None, *, split=None, labelled=True):
+def case(name, patient=None, *, split=None, labelled=True, domain=None):
     return CaseFiles(
         name,
         patient or name,
         (ChannelFile(Path(f"{name}.nii.gz")),),
         Path(f"{name}_seg.nii.gz") if labelled else None,
         split=split,
+        domain=domain,
     )
 
 
@@ -106,6 +107,86 @@ def test_few_patients_make_a_fold_each_unless_folds_are_asked_for():
 def test_nobody_to_train_on_is_refused():
     with pytest.raises(DatasetError, match="no patient with a label map is left"):
         make_splits([case("a", split="test"), case("u", labelled=False)], 1, 0)
+
+
+def test_the_division_of_a_data_set_without_domains_stays_what_it_was():
+    splits = make_splits([case(f"p{n}") for n in range(12)], 3, 12345)
+
+    assert [fold.validation for fold in splits.folds] == [
+        ("p10", "p2", "p5", "p9"),
+        ("p11", "p4", "p7", "p8"),
+        ("p0", "p1", "p3", "p6"),
+    ]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "c", None]), min_size=6, max_size=40),
+    st.integers(2, 6),
+    st.integers(0, 100),
+    st.randoms(use_true_random=False),
+)
+def test_every_domain_is_spread_evenly_over_the_folds(domains, folds, seed, order):
+    cases = [case(f"p{n}", domain=domain) for n, domain in enumerate(domains)]
+    splits = make_splits(cases, folds, seed)
+
+    of = {file.patient: file.domain for file in cases}
+    for domain in set(domains):
+        counts = [
+            sum(of[name] == domain for name in fold.validation) for fold in splits.folds
+        ]
+        assert max(counts) - min(counts) <= 1
+    sizes = [len(fold.validation) for fold in splits.folds]
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == len(domains)
+    order.shuffle(cases)
+    assert make_splits(cases, folds, seed) == splits
+
+
+def test_a_patient_with_masks_per_structure_is_labelled():
+    drawn = CaseFiles(
+        "m",
+        "m",
+        (ChannelFile(Path("m.nii")),),
+        structure_files=(StructureFile("liver", Path("liver.nii")),),
+    )
+    assert make_splits([case("a"), drawn], 1, 0).folds[0].train == ("a", "m")
+
+
+def test_folds_of_the_data_set_are_used_by_patient():
+    cases = [case("a1", "a"), case("a2", "a"), case("b"), case("c")]
+    cases += [case("t", split="test"), case("u", labelled=False)]
+    given_folds = [
+        NamedFold(("a1", "a2", "b", "u"), ("c",)),
+        NamedFold(("c", "t"), ("a1", "b")),
+    ]
+
+    splits = make_splits(cases, None, 0, given=given_folds)
+
+    assert splits == Splits(
+        (Fold(("a", "b"), ("c",), ("t",)), Fold(("c",), ("a", "b"), ("t",)))
+    )
+    assert make_splits(cases, 2, 7, given=given_folds) == splits
+
+
+@pytest.mark.parametrize(
+    ("folds", "given_folds", "match"),
+    [
+        (5, [NamedFold(("a1",), ("b",))], "splits.folds is 5 but .* brings 1 folds"),
+        (None, [NamedFold(("a1", "b"), ("a2",))], "validates patient a "),
+        (None, [NamedFold(("t", "u"), ("b",))], "fold 0 .* no labelled patient"),
+    ],
+)
+def test_folds_that_contradict_the_rest_are_refused(folds, given_folds, match):
+    cases = [case("a1", "a"), case("a2", "a"), case("b")]
+    cases += [case("t", split="test"), case("u", labelled=False)]
+    with pytest.raises(DatasetError, match=match):
+        make_splits(cases, folds, 0, given=given_folds)
+
+
+def test_folds_and_a_named_validation_split_are_refused():
+    cases = [case("a"), case("b", split="validation")]
+    with pytest.raises(DatasetError, match="names 1 patients for validation"):
+        make_splits(cases, None, 0, given=[NamedFold(("a",), ("b",))])
 
 
 def test_a_written_file_reads_back(tmp_path):

@@ -4,16 +4,21 @@ import pytest
 from foveal.case import IGNORED
 from foveal.errors import CaseError
 from foveal.preprocessing.labels import (
-    annotated_classes,
+    annotated_structures,
+    classes_of_combinations,
     inside_label_map,
+    seen_classes,
     without_unannotated,
 )
 
+NOTHING, ORGAN, BOTH = frozenset(), frozenset({"organ"}), frozenset({"organ", "lesion"})
+LESION = frozenset({"lesion"})
 
-def test_values_become_consecutive_in_the_order_given():
+
+def test_values_become_the_classes_given():
     label_map = np.array([[[0, 500, -3], [42, 255, 0]]], np.int32)
 
-    result = inside_label_map(label_map, (500, 42, -3), 255)
+    result = inside_label_map(label_map, {0: 0, 500: 1, 42: 2, -3: 3}, 255)
 
     assert result.dtype == np.uint8
     assert result.tolist() == [[[0, 1, 3], [2, IGNORED, 0]]]
@@ -22,7 +27,9 @@ def test_values_become_consecutive_in_the_order_given():
 def test_255_is_a_structure_where_it_is_not_the_ignore_value():
     label_map = np.array([[[0, 255, 7]]], np.int32)
 
-    assert inside_label_map(label_map, (255,), 7).tolist() == [[[0, 1, IGNORED]]]
+    result = inside_label_map(label_map, {0: 0, 255: 1}, 7)
+
+    assert result.tolist() == [[[0, 1, IGNORED]]]
 
 
 @pytest.mark.parametrize("value", [-5, 2, 1000])
@@ -31,22 +38,55 @@ def test_an_unknown_value_is_refused_with_its_count(value):
     label_map[3, 1, 1:3] = value
 
     with pytest.raises(CaseError, match=rf"holds {value} \(2 voxels\).*\[0, 1, 3\]"):
-        inside_label_map(label_map, (1, 3), None)
+        inside_label_map(label_map, {0: 0, 1: 1, 3: 2}, None)
 
 
-def test_annotated_values_become_classes_with_background_first():
-    assert annotated_classes((30, 10), (10, 20, 30)) == (True, True, False, True)
-    assert annotated_classes((), (10, 20)) == (True, False, False)
-    assert annotated_classes(None, (10, 20)) is None
+def test_combinations_of_masks_become_their_classes():
+    found = (NOTHING, BOTH, ORGAN)
+    assert classes_of_combinations(found, (NOTHING, ORGAN, BOTH), None) == {
+        0: 0,
+        1: 2,
+        2: 1,
+    }
 
 
-def test_an_annotated_value_that_names_no_structure_is_refused():
-    with pytest.raises(CaseError, match=r"annotated labels \[40\].*foveal plan"):
-        annotated_classes((10, 40), (10, 20))
+def test_a_lesion_whose_organ_was_not_annotated_is_the_class_of_both():
+    classes = (NOTHING, ORGAN, BOTH)
+    assert classes_of_combinations((NOTHING, LESION), classes, ("lesion",)) == {
+        0: 0,
+        1: 2,
+    }
+
+
+def test_an_overlap_that_the_plan_does_not_know_is_refused():
+    with pytest.raises(CaseError, match=r"masks of lesion and organ overlap.*plan"):
+        classes_of_combinations((NOTHING, BOTH), (NOTHING, ORGAN, LESION), None)
+
+
+def test_a_structure_that_the_plan_does_not_know_is_refused():
+    with pytest.raises(CaseError, match=r"tail is none of the plan's structures"):
+        classes_of_combinations((NOTHING, frozenset({"tail"})), (NOTHING, ORGAN), None)
+
+
+def test_annotated_structures_are_in_the_order_of_the_plan():
+    assert annotated_structures(("c", "a"), ("a", "b", "c")) == (True, False, True)
+    assert annotated_structures((), ("a", "b")) == (False, False)
+    assert annotated_structures(None, ("a", "b")) is None
+
+
+def test_an_annotated_name_that_is_no_structure_is_refused():
+    with pytest.raises(CaseError, match=r"annotated structures \['d'\].*foveal plan"):
+        annotated_structures(("a", "d"), ("a", "b"))
+
+
+def test_classes_that_look_alike_are_counted_as_the_first_of_them():
+    classes = (NOTHING, ORGAN, BOTH)
+    assert seen_classes(classes, None) == (0, 1, 2)
+    assert seen_classes(classes, ("organ",)) == (0, 1, 1)
+    assert seen_classes(classes, ("lesion",)) == (0, 0, 2)
 
 
 def test_stray_voxels_of_a_structure_that_was_not_annotated_are_background():
     label_map = np.array([[[0, 1, 2, 3, IGNORED]]], np.uint8)
-    kept = without_unannotated(label_map, (True, True, False, True))
+    kept = without_unannotated(label_map, (0, 1, 0, 3))
     np.testing.assert_array_equal(kept, [[[0, 1, 0, 3, IGNORED]]])
-    assert without_unannotated(label_map, None) is label_map

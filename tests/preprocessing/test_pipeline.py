@@ -17,6 +17,7 @@ RECIPE = PreprocessingRecipe(
     crop="none",
     channels=(IntensityRecipe("MR", "none"),),
     label_values=(10, 20),
+    combinations=(("organ",), ("vessel",)),
     ignore_value=99,
 )
 
@@ -209,8 +210,9 @@ def test_the_digest_follows_everything_but_the_names_of_channels():
         replace(RECIPE, crop="nonzero"),
         replace(RECIPE, channels=(IntensityRecipe("MR", "zscore"),)),
         replace(RECIPE, label_values=(20, 10)),
+        replace(RECIPE, resample_channels=True),
         replace(RECIPE, ignore_value=None),
     ]
 
     assert renamed.digest == RECIPE.digest
-    assert len({recipe.digest for recipe in (RECIPE, *others)}) == 7
+    assert len({recipe.digest for recipe in (RECIPE, *others)}) == 8

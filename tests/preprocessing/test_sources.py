@@ -16,7 +16,7 @@ def files(tmp_path):
         channels=(ChannelFile(tmp_path / "image.nii"),),
         label_map=tmp_path / "labels.nii",
         mask=tmp_path / "mask.nii",
-        annotated_labels=(3, 1),
+        annotated=("c", "a"),
     )
 
 
@@ -42,7 +42,7 @@ def test_a_renamed_file_of_the_same_content_does_not(files, tmp_path):
         channels=(ChannelFile(tmp_path / "moved.nii"),),
         label_map=files.label_map,
         mask=files.mask,
-        annotated_labels=(1, 3),
+        annotated=("a", "c"),
     )
 
     assert content(moved, tmp_path) == before

@@ -33,8 +33,8 @@ def table_of(cases, folder, **entries):
             **({"mask": str(case.mask)} if case.mask else {}),
             **(
                 {}
-                if case.annotated_labels is None
-                else {"annotated_labels": list(case.annotated_labels)}
+                if case.annotated is None
+                else {"annotated_labels": list(case.annotated)}
             ),
         }
         for case in cases
@@ -48,7 +48,7 @@ def table_of(cases, folder, **entries):
 def headneck_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("headneck")
     dataset = foveal.read_dataset(data_folder("headneck_ct"))
-    partial = [case for case in dataset.cases if len(case.annotated_labels) < 7][:4]
+    partial = [case for case in dataset.cases if len(case.annotated) < 7][:4]
     table = table_of(
         partial,
         folder,
@@ -71,14 +71,12 @@ def test_partly_annotated_ct_trains_and_scores_only_what_was_annotated(headneck_
     assert len(losses) == 6
     assert np.isfinite(losses).all()
     annotated = {
-        case.name: set(case.annotated_labels)
-        for case in foveal.read_dataset(table).cases
+        case.name: set(case.annotated) for case in foveal.read_dataset(table).cases
     }
-    values = foveal.read_dataset(table).label_values
     rows = json.loads((run / "validation" / "metrics.json").read_text())["rows"]
     scored = {}
     for row in rows:
-        scored.setdefault(row["case"], set()).add(values[row["structure"]])
+        scored.setdefault(row["case"], set()).add(row["structure"])
     assert len(scored) == 2
     assert all(scored[name] == annotated[name] for name in scored)
 

@@ -10,6 +10,12 @@ from foveal.sampling.randomness import generator
 from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 
 
+def one_class_each(foreground_fraction, *weights):
+    """Sampler in which every class is a structure."""
+    structures = tuple((number,) for number in range(1, len(weights) + 1))
+    return ClassBalancedSampler(foreground_fraction, structures, weights)
+
+
 @dataclass
 class LabelledVolume:
     """Label map that answers as a stored case does."""
@@ -69,20 +75,20 @@ def share_with(label, case, sampler, draws=1500, size=(3, 3, 3)):
 
 
 def test_rare_class_at_the_border_is_drawn_as_often_as_common_class(rare_and_common):
-    sampler = ClassBalancedSampler(1.0, (0.0, 1.0, 1.0, 1.0))
+    sampler = one_class_each(1.0, 1.0, 1.0, 1.0)
     assert abs(share_with(1, rare_and_common, sampler) - 0.5) < 0.04
     assert abs(share_with(2, rare_and_common, sampler) - 0.5) < 0.04
 
 
 def test_class_weights_are_obeyed_and_absent_classes_skipped(rare_and_common):
-    sampler = ClassBalancedSampler(1.0, (0.0, 3.0, 1.0, 100.0))
+    sampler = one_class_each(1.0, 3.0, 1.0, 100.0)
     assert abs(share_with(1, rare_and_common, sampler) - 0.75) < 0.04
 
 
 def test_foreground_fraction_is_the_share_of_patches_drawn_for_a_class(
     rare_and_common,
 ):
-    sampler = ClassBalancedSampler(0.4, (0.0, 1.0, 0.0, 0.0))
+    sampler = one_class_each(0.4, 1.0, 0.0, 0.0)
     # By chance, 1 of the 28 ** 3 corners holds the voxel.
     assert abs(share_with(1, rare_and_common, sampler) - 0.4) < 0.04
 
@@ -93,7 +99,7 @@ def test_every_voxel_of_a_class_is_equally_likely():
     for voxel in voxels:
         label_map[voxel] = 1
     case = LabelledVolume(label_map, 2)
-    sampler = ClassBalancedSampler(1.0, (0.0, 1.0))
+    sampler = one_class_each(1.0, 1.0)
     random = torch.Generator().manual_seed(2)
     drawn = Counter(sampler.draw([case], (1, 1, 1), random).corner for _ in range(4000))
     assert set(drawn) == set(voxels)
@@ -106,7 +112,7 @@ def test_every_voxel_of_a_class_is_equally_likely():
     ids=["unlabelled", "only background"],
 )
 def test_case_without_foreground_gives_patches_from_anywhere(case):
-    sampler = ClassBalancedSampler(1.0, (0.0, 1.0, 1.0))
+    sampler = one_class_each(1.0, 1.0, 1.0)
     random = torch.Generator().manual_seed(3)
     corners = np.array(
         [sampler.draw([case], (11, 11, 11), random).corner for _ in range(2000)]
@@ -118,7 +124,7 @@ def test_case_without_foreground_gives_patches_from_anywhere(case):
 
 @pytest.mark.parametrize(
     "sampler",
-    [UniformSampler(), ClassBalancedSampler(0.5, (0.0, 1.0, 1.0, 1.0))],
+    [UniformSampler(), one_class_each(0.5, 1.0, 1.0, 1.0)],
     ids=["uniform", "class balanced"],
 )
 def test_cases_are_equally_likely_whatever_their_size(sampler, rare_and_common):
@@ -132,7 +138,7 @@ def test_cases_are_equally_likely_whatever_their_size(sampler, rare_and_common):
 
 
 def test_same_seed_and_step_give_the_same_draws_and_ranks_differ(rare_and_common):
-    sampler = ClassBalancedSampler(0.5, (0.0, 1.0, 1.0, 1.0))
+    sampler = one_class_each(0.5, 1.0, 1.0, 1.0)
     cases = [rare_and_common, UnlabelledVolume()]
 
     def draws(seed, step, rank):
@@ -145,6 +151,11 @@ def test_same_seed_and_step_give_the_same_draws_and_ranks_differ(rare_and_common
     assert draws(0, 3, 0) != draws(1, 3, 0)
 
 
-def test_weight_for_background_is_refused():
-    with pytest.raises(ValueError, match="must begin with 0"):
-        ClassBalancedSampler(0.5, (1.0, 1.0))
+def test_a_structure_of_several_classes_is_drawn_voxel_by_voxel(rare_and_common):
+    # Structure 0 is both classes, structure 1 the rare one alone.
+    sampler = ClassBalancedSampler(1.0, ((1, 2), (1,)), (1.0, 1.0))
+    # Half of the draws for structure 1, and 1 in 1001 of the others.
+    assert abs(share_with(1, rare_and_common, sampler) - 0.5) < 0.04
+    whole = ClassBalancedSampler(1.0, ((1, 2),), (1.0,))
+    assert share_with(1, rare_and_common, whole) < 0.02
+    assert share_with(2, rare_and_common, whole) > 0.98

@@ -1,7 +1,5 @@
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from foveal.store.store import (
     default_store_root,
     entry_key,
 )
+from foveal.unfinished import unfinished
 
 WHOLE = (slice(0, 5), slice(0, 6), slice(0, 7))
 
@@ -146,23 +145,63 @@ def test_an_interrupted_write_leaves_no_entry(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_writer_left_is_removed_once_it_is_old(tmp_path):
+def test_what_a_killed_writer_left_is_removed_and_what_is_written_is_kept(tmp_path):
     store = Store(tmp_path)
     write(store, "k")
-    for name, age in (("old", 7200), ("young", 60)):
-        folder = tmp_path / f".unfinished-{name}"
-        folder.mkdir()
-        (folder / "image.tiles").write_bytes(b"half")
-        changed = time.time() - age
-        os.utime(folder / "image.tiles", (changed, changed))
-        os.utime(folder, (changed, changed))
+    with unfinished(tmp_path / "killed", Path.mkdir) as killed:
+        (killed / "image.tiles").write_bytes(b"half")
+    assert killed.exists()  # As after a kill, which ends the lock alone.
 
-    store.remove_unfinished()
+    with unfinished(tmp_path / "writing", Path.mkdir) as writing:
+        (writing / "image.tiles").write_bytes(b"half")
+        store.remove_unfinished()
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".unfinished-young",
-        "k",
-    ]
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "k", writing])
+
+
+def test_a_damaged_entry_leaves_the_store_when_it_is_read(tmp_path):
+    store = Store(tmp_path)
+    write(store, "k", label_map=small_label_map())
+    path = tmp_path / "k" / "image.tiles"
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+    case = store.open("k", name="a", patient="p")
+
+    with pytest.raises(CaseError, match="case a: its preprocessed copy .* was damaged"):
+        case.read_image(WHOLE)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_that_lost_its_record_is_written_again(tmp_path):
+    store = Store(tmp_path)
+    write(store, "k")
+    (tmp_path / "k" / "entry.json").unlink()
+
+    write(store, "k", label_map=small_label_map())
+
+    assert store.open("k", name="a", patient="p").class_counts == (165, 1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]
+
+
+@given(place=st.integers(0), bit=st.integers(0, 7))
+def test_a_changed_record_never_passes(tmp_path_factory, place, bit):
+    store = Store(tmp_path_factory.mktemp("store"))
+    write(store, "k", label_map=small_label_map(), annotated=(True, True, False))
+    path = store.root / "k" / "entry.json"
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1 << bit
+    path.write_bytes(content)
+
+    try:
+        case = store.open("k", name="a", patient="p")
+    except CaseError as error:
+        assert "case a" in str(error)
+    else:  # Between words, blanks may be exchanged.
+        assert case.class_counts == (165, 1, 2)
+        assert case.grid.spacing_mm == (1.0, 2.0, 3.0)
+        assert case.annotated == (True, True, False)
 
 
 def test_the_first_of_two_writers_wins(tmp_path):
@@ -188,7 +227,7 @@ def test_an_entry_of_another_format_is_refused(tmp_path):
     entry = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(entry | {"format_version": 99}), encoding="utf-8")
 
-    with pytest.raises(CaseError, match="format 99, this version needs 1"):
+    with pytest.raises(CaseError, match="format 99, this version needs 2"):
         store.open("k", name="a", patient="p")
 
 

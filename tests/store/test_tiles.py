@@ -74,12 +74,12 @@ def test_a_file_cut_short_is_found_when_it_is_opened(tmp_path):
 
     for kept in (0, 5, len(content) // 2, len(content) - 1):
         tiled.path.write_bytes(content[:kept])
-        with pytest.raises(CaseError, match="not whole; delete the folder"):
+        with pytest.raises(CaseError, match="not whole or damaged; delete the folder"):
             TiledArray(tiled.path, (32, 32), np.dtype(np.float32), (8, 8))
 
 
 def test_a_missing_file_is_found_when_it_is_opened(tmp_path):
-    with pytest.raises(CaseError, match="missing or not whole"):
+    with pytest.raises(CaseError, match="is missing, not whole or damaged"):
         TiledArray(tmp_path / "none", (2, 2), np.dtype(np.float32), (2, 2))
 
 
@@ -105,3 +105,36 @@ def test_four_threads_read_the_same_file_at_once(tmp_path):
         thread.join()
 
     assert wrong == []
+
+
+def test_a_changed_byte_is_found_when_its_tile_is_read(tmp_path):
+    array = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    content = written(tmp_path, array, (16, 16)).path.read_bytes()
+    start_of_tables = len(content) - 8 * 5 - 4 * 4 - 4
+
+    for place in range(0, start_of_tables, 97):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        (tmp_path / "array.tiles").write_bytes(damaged)
+        tiled = TiledArray(tmp_path / "array.tiles", (32, 32), np.float32, (16, 16))
+        with pytest.raises(CaseError, match=r"array\.tiles is missing, not whole or"):
+            tiled.read((slice(0, 32), slice(0, 32)))
+
+
+def test_a_changed_byte_of_the_tables_is_found_when_the_file_is_opened(tmp_path):
+    content = written(tmp_path, counted((32, 32)), (16, 16)).path.read_bytes()
+
+    for place in range(len(content) - 8 * 5 - 4 * 4 - 4, len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 128
+        (tmp_path / "array.tiles").write_bytes(damaged)
+        with pytest.raises(CaseError, match="not whole or damaged"):
+            TiledArray(tmp_path / "array.tiles", (32, 32), np.float32, (16, 16))
+
+
+def test_a_file_deleted_meanwhile_is_named(tmp_path):
+    tiled = written(tmp_path, counted((8, 8)), (4, 4))
+    tiled.path.unlink()
+
+    with pytest.raises(CaseError, match=r"array\.tiles is missing"):
+        tiled.read((slice(0, 8), slice(0, 8)))

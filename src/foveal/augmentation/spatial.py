@@ -66,6 +66,9 @@ class SpatialAugmentation:
     """Inside class that each inside class becomes when the sagittal axis is reversed: a
     left structure becomes its right partner, others stay."""
 
+    swapped_structures: tuple[int, ...]
+    """The same for structures, by their places in the plan."""
+
     def draw(
         self,
         patch_size: Sequence[int],
@@ -91,6 +94,7 @@ class SpatialAugmentation:
             deformation=self._draw_deformation(patch_size, generator, spacing_mm),
             mirrored_axes=mirrored,
             new_classes=self.swapped_classes if swaps else None,
+            new_structures=self.swapped_structures if swaps else None,
         )
 
     def _draw_deformation(
@@ -170,6 +174,9 @@ class PatchTransform:
     new_classes: tuple[int, ...] | None
     """Inside class that each inside class becomes; ``None``: all stay."""
 
+    new_structures: tuple[int, ...] | None
+    """The same for structures."""
+
     def source_window(
         self, corner: Sequence[int], patch_size: Sequence[int]
     ) -> tuple[slice, slice, slice]:
@@ -203,11 +210,11 @@ class PatchTransform:
         self,
         image_box: Float32[Tensor, "channel _ _ _"],
         label_box: UInt8[Tensor, "_ _ _"] | None,
-        annotated: Bool[Tensor, " class"],
+        annotated: Bool[Tensor, " structure"],
     ) -> tuple[
         Float32[Tensor, "channel i j k"],
         UInt8[Tensor, "i j k"] | None,
-        Bool[Tensor, " class"],
+        Bool[Tensor, " structure"],
     ]:
         """Make the patch from what the source window holds.
 
@@ -217,10 +224,10 @@ class PatchTransform:
             image_box: The source window of the volume, 0 beyond its borders.
             label_box: Inside classes of the same window, `foveal.case.IGNORED` beyond
                 its borders; ``None`` for an unlabelled case.
-            annotated: Which inside classes were contoured in the case.
+            annotated: Which structures were contoured in the case.
 
         Returns:
-            Image and label map of the patch, and which classes are contoured in it.
+            Image and label map of the patch, and which structures are contoured in it.
         """
         image, label_map = image_box, label_box
         if self.deformation is not None:
@@ -232,10 +239,10 @@ class PatchTransform:
             image = image.flip([1 + axis for axis in self.mirrored_axes])
             if label_map is not None:
                 label_map = label_map.flip(self.mirrored_axes)
-        if self.new_classes is not None:
-            annotated = renamed_flags(annotated, self.new_classes)
-            if label_map is not None:
-                label_map = renamed_labels(label_map, self.new_classes)
+        if self.new_structures is not None:
+            annotated = renamed_flags(annotated, self.new_structures)
+        if self.new_classes is not None and label_map is not None:
+            label_map = renamed_labels(label_map, self.new_classes)
         return image, label_map, annotated
 
 
@@ -397,11 +404,11 @@ def renamed_labels(
 
 
 def renamed_flags(
-    flags: Bool[Tensor, " class"], new_classes: Sequence[int]
-) -> Bool[Tensor, " class"]:
-    """Flags per class when class ``c`` is now ``new_classes[c]``."""
+    flags: Bool[Tensor, " structure"], new_structures: Sequence[int]
+) -> Bool[Tensor, " structure"]:
+    """Flags per structure when structure ``s`` is now ``new_structures[s]``."""
     renamed = torch.empty_like(flags)
-    renamed[list(new_classes)] = flags
+    renamed[list(new_structures)] = flags
     return renamed
 
 

@@ -25,6 +25,12 @@ def plan(
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="To train on.")
     ] = "auto",
+    resample_channels: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool,
+        typer.Option(
+            "--resample-channels", help="Bring all channels onto the grid of the first."
+        ),
+    ] = False,
     as_json: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--json", help="Print the plan as JSON.")
     ] = False,
@@ -40,6 +46,7 @@ def plan(
                 threads=threads,
                 device=device,
                 output=output,
+                resample_channels=resample_channels,
                 on_progress=on_progress,
             )
         if as_json:

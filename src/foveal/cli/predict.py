@@ -1,25 +1,44 @@
 """``foveal predict``: label maps for new scans."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-from foveal.cli.screen import console, errors_for_people, progress
+from foveal.cli.screen import console, errors_for_people, print_json, progress
+
+if TYPE_CHECKING:
+    from foveal.inference.record import Outcome
+
+ROWS_SHOWN = 40
+"""Of the table; predictions.jsonl holds all."""
 
 
 def predict(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="One or more folders of runs (averaged), then a scan, a folder of "
-            "scans or a data set, then the folder for the label maps.",
-            metavar="RUN [RUN ...] INPUT OUTPUT",
+            help="One or more runs, folders of runs or model files (averaged), then a "
+            "scan, a folder of scans or a data set, then the folder for the label "
+            "maps.",
+            metavar="MODEL [MODEL ...] INPUT OUTPUT",
         ),
     ],
-    probabilities: Annotated[  # noqa: FBT002 - a flag of the command line
+    *,
+    probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Also write a volume per structure."),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on in an OUTPUT that holds predictions already."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the record of every case as JSON.")
     ] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="To compute on.")
@@ -35,27 +54,61 @@ def predict(
         int | None, typer.Option(help="CPU threads; all if unset.", min=1)
     ] = None,
 ) -> None:
-    """Segment scans with one run or the average of several."""
+    """Segment scans with one model or the average of several.
+
+    Exit status: 0 every case is predicted, 3 some failed, 1 nothing could be predicted.
+    """
     if len(paths) < 3:
-        raise typer.BadParameter("needs at least one RUN, an INPUT and an OUTPUT")
-    *runs, source, output = paths
+        raise typer.BadParameter("needs at least one MODEL, an INPUT and an OUTPUT")
+    *models, source, output = paths
     with errors_for_people():
         from foveal.commands.predict import predict as command
 
         with progress("predicting") as on_progress:
-            written = command(
-                runs,
+            outcomes = command(
+                models,
                 source,
                 output,
                 probabilities=probabilities,
+                resume=resume,
                 device=device,
                 threads=threads,
                 plugins=plugin or (),
                 on_progress=on_progress,
             )
-        console.print(
-            f"{len(written)} label map(s) written to {output}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        if as_json:
+            print_json([outcome.as_record() for outcome in outcomes])
+        else:
+            _print_summary(outcomes, output)
+        num_failed = sum(outcome.status == "failed" for outcome in outcomes)
+        if num_failed:
+            raise typer.Exit(1 if num_failed == len(outcomes) else 3)
+
+
+def _print_summary(outcomes: list["Outcome"], output: Path) -> None:
+    """What needs a person's eye, failures first, then the counts."""
+    styles = {"failed": "bold red", "suspect": "yellow"}
+    shown = [
+        outcome for status in styles for outcome in outcomes if outcome.status == status
+    ]
+    if shown:
+        table = Table("case", "", "why", show_lines=True)
+        for outcome in shown[:ROWS_SHOWN]:
+            table.add_row(
+                escape(outcome.case),
+                f"[{styles[outcome.status]}]{outcome.status}[/]",
+                escape("\n".join(outcome.reasons)),
+            )
+        console.print(table)
+        if len(shown) > ROWS_SHOWN:
+            console.print(f"and {len(shown) - ROWS_SHOWN} more: see predictions.jsonl")
+    counts = {
+        status: sum(outcome.status == status for outcome in outcomes)
+        for status in ("done", "suspect", "failed")
+    }
+    written = f"{counts['done'] + counts['suspect']} label map(s) in {output}"
+    if counts["suspect"]:
+        written += f", {counts['suspect']} of them suspect: look at these first"
+    if counts["failed"]:
+        written += f"; {counts['failed']} case(s) failed"
+    console.print(written, markup=False, highlight=False, soft_wrap=True)

@@ -17,10 +17,14 @@ from foveal.engine.budget import (
     seconds_per_step,
     validation_interval,
 )
-from foveal.engine.checkpoints import has_checkpoint, load_newest
+from foveal.engine.checkpoints import has_checkpoint, load_newest, problem_of_best
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.loop import LoopRules, Progress, Validate, run_loop
-from foveal.engine.run_directory import RunDirectory, write_environment
+from foveal.engine.run_directory import (
+    RunDirectory,
+    write_environment,
+    write_with_checksum,
+)
 from foveal.engine.training import Training
 from foveal.inference.numerics import (
     Numerics,
@@ -32,7 +36,6 @@ from foveal.inference.numerics import (
 )
 from foveal.inference.predict import patch_function
 from foveal.inference.validate import validation_dice
-from foveal.io.files import atomic_write_text
 from foveal.methods.interface import Clock, Method
 from foveal.networks.interface import Network
 from foveal.plugins.parts import Parts
@@ -102,6 +105,8 @@ def fit(
         training.restore(tensors, state)
         for problem in problems:
             watcher.on_stage(f"{problem}; going on from the checkpoint before it")
+        if fabric.is_global_zero and training.best_score is not None:
+            _keep_sound_best(training, run, watcher)
         watcher.on_stage(f"resuming at step {training.step}")
     steps, validate_every_steps = _length(
         settings, training, sources, held_out, plan, loader_threads, start
@@ -116,7 +121,7 @@ def fit(
         },
     )
     if fabric.is_global_zero:
-        atomic_write_text(run.settings, to_toml(settings))
+        write_with_checksum(run.settings, to_toml(settings))
         write_environment(run, torch.get_num_threads(), str(fabric.device))
     watcher.on_stage(
         f"training {steps} steps in {settings.training.precision}, "
@@ -136,6 +141,18 @@ def fit(
         validate=validate,
         on_progress=watcher.on_step,
     )
+
+
+def _keep_sound_best(training: Training, run: RunDirectory, watcher: Watcher) -> None:
+    """Drop a best checkpoint that cannot be read, so that another takes its place."""
+    problem = problem_of_best(run.checkpoints)
+    if problem:
+        (run.checkpoints / "best.safetensors").unlink(missing_ok=True)
+        training.best_score = None
+        watcher.on_stage(
+            f"{problem}; it is dropped, and the best of the validations still to come "
+            "is kept instead. If there is none, the last checkpoint predicts"
+        )
 
 
 def _with_numerics(
@@ -189,7 +206,8 @@ def _validator(
             patch_function(network, build.numerics(settings), fabric.device),
             cases,
             plan.patches.size,
-            plan.labels.names,
+            plan.labels.num_classes,
+            plan.labels.structures,
             overlap_fraction=settings.prediction.overlap_fraction,
             batch_size=settings.prediction.batch_size,
         )

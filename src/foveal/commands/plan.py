@@ -17,7 +17,7 @@ from foveal.planning.memory import (
     available_memory_bytes,
     training_budget,
 )
-from foveal.planning.plan import make_plan
+from foveal.planning.plan import choose_labels, make_plan
 
 GB_PER_READING_THREAD = 4
 """A CT of 512 x 512 x 600 with its label map, and room to look at it."""
@@ -40,6 +40,7 @@ def plan(
     threads: int | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     output: Path | None = None,
+    resample_channels: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Planned:
     """Look at the labelled cases of a data set and decide how to train on them.
@@ -52,6 +53,7 @@ def plan(
         threads: CPU threads for reading and, on a CPU, for training; unset: all.
         device: What the plan is for.
         output: File for the plan, TOML; unset: none is written.
+        resample_channels: Bring channels on another grid onto that of the first.
         on_progress: Told cases done, cases in all and the name of the last.
 
     Raises:
@@ -66,22 +68,30 @@ def plan(
     budget = training_budget(device, memory_gb=memory_gb, threads=threads)
     fingerprints = fingerprint_cases(
         [case for case in dataset.labelled if case.split != "test"],
-        tuple(dataset.label_values.values()),
+        dataset.structures,
         ignore_value=dataset.ignore_value,
+        resample_channels=resample_channels,
         threads=cases_at_once(threads),
         on_progress=on_progress,
+    )
+    labels, label_reasons = choose_labels(
+        fingerprints,
+        label_values=dataset.label_values,
+        regions=dataset.regions,
+        ignore_value=dataset.ignore_value,
+        has_structure_files=dataset.has_structure_files,
     )
     decided, reasons = make_plan(
         fingerprints,
         dataset_name=dataset.name,
         channel_names=dataset.channel_names,
-        label_values=dataset.label_values,
-        ignore_value=dataset.ignore_value,
+        labels=labels,
         budget=budget,
+        resample_channels=resample_channels,
     )
     if output is not None:
         write_plan(decided, output)
-    return Planned(decided, tuple(reasons))
+    return Planned(decided, (*label_reasons, *reasons))
 
 
 def write_plan(decided: Plan, path: Path) -> None:

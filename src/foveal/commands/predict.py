@@ -1,163 +1,526 @@
-"""Predict new cases with one run, or with several whose probabilities are averaged."""
+"""Predict cases, one or thousands: label maps, and a record of what became of each."""
 
+import contextlib
+import errno
+import os
+import shutil
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from foveal import build
+from foveal import __version__, build
 from foveal.case import Case, CaseFiles
+from foveal.commands.models import Paths, StoredModel, read_models
 from foveal.commands.plan import usable_threads
-from foveal.engine.run_directory import open_run
-from foveal.ensembles.members import mean_probabilities, require_agreement
-from foveal.errors import CaseError, RunError
-from foveal.geometry import reorientation
-from foveal.inference.model import Model
-from foveal.inference.restore import most_probable
+from foveal.engine.loop import is_out_of_memory
+from foveal.ensembles.members import Ensemble
+from foveal.errors import CaseError, FovealError, RunError
+from foveal.geometry import Grid, reorientation
+from foveal.inference.overlap import overlapped
+from foveal.inference.record import (
+    RECORD_FILE,
+    InputFile,
+    Outcome,
+    RecordWriter,
+    open_record,
+    read_outcomes,
+)
+from foveal.inference.restore import structure_probabilities
 from foveal.io.cases import read_case
+from foveal.io.files import replace_file
 from foveal.io.inputs import cases_to_predict
 from foveal.io.volumes import volume_ending, write_volume
-from foveal.plugins.files import read_plugins
+from foveal.planning.departures import departures, look_at
 from foveal.plugins.registration import Plugin
+from foveal.preprocessing.sources import FileDigests
 
+UNFINISHED = ".foveal-unfinished-"
+"""Start of the name of the folder, in the output folder, where predictions lie until
+they are whole."""
 
-def load_model(
-    run: Path | str,
-    *,
-    device: str = "auto",
-    plugins: Sequence[Path | str | Plugin] = (),
-) -> Model:
-    """Load the predictor of a run once, to predict many cases.
+OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a full disk or a read-only folder raises: no later case could be written."""
 
-    Args:
-        run: Folder that `foveal train` wrote.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        plugins: File of the run's network, if a plugin added it; it is run.
-
-    Raises:
-        RunError: The folder is no run, or its checkpoint is damaged.
-        PluginError: The network is a plugin's, which was not given.
-    """
-    return build.model(open_run(Path(run)), device, read_plugins(plugins))
+NAMES_SHOWN = 5
+"""Files listed in an error message."""
 
 
 def predict(
-    runs: Sequence[Path | str],
+    models: Paths,
     inputs: Path | str | Sequence[CaseFiles],
     output: Path | str,
     *,
     probabilities: bool = False,
+    resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
     plugins: Sequence[Path | str | Plugin] = (),
     on_progress: Callable[[int, int, str], None] | None = None,
-) -> list[Path]:
+) -> list[Outcome]:
     """Predict every case of an input into a folder of label maps.
 
     Label maps have the grid, the file format and, for NIfTI, the header codes of the
-    case's first channel, and the label values of the training data.
+    case's first channel, and the label values of the training data. A case that cannot
+    be predicted does not stop the others. ``predictions.jsonl`` in the folder gets a
+    line for each case as it is finished, see `foveal.inference.record`.
 
     Args:
-        runs: Folders of runs; the probabilities of several are averaged.
+        models: A run, a folder of runs, a model file, or several of these; the
+            probabilities of several are averaged.
         inputs: A volume, a folder of volumes, a data set, or cases.
-        output: Folder, made if absent; or a file's name for a single case.
+        output: Folder, made if absent; or a file's name for a single case, of which no
+            record is kept.
         probabilities: Also write one volume per structure in ``probabilities``.
+        resume: Go on in a folder that holds predictions: cases predicted from the same
+            files are skipped, failed ones are tried again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         threads: CPU threads; unset: all.
         plugins: Files of the runs' networks, if plugins added them; they are run.
         on_progress: Told cases done, cases in all and the name of the last.
 
     Returns:
-        The label maps written, in the order of the cases.
+        What became of each case, in their order.
 
     Raises:
-        RunError: A run cannot be used, or the runs do not agree.
-        CaseError: A case cannot be read, or a prediction would replace something that
-            is not one of this input's.
+        RunError: A model cannot be used, the models do not agree, the folder holds
+            predictions of others or without ``resume``, or it cannot be written to.
+        CaseError: There is no case, two have one name, or something that is not a
+            recorded prediction would be replaced.
     """
-    if not runs:
-        raise RunError("no run is given; name at least one folder of a run")
     torch.set_num_threads(threads or usable_threads())
-    given = read_plugins(plugins)
-    models = [load_model(run, device=device, plugins=given) for run in runs]
-    require_agreement(models)
-    cases: Sequence[CaseFiles]
-    if isinstance(inputs, Path | str):
-        cases = cases_to_predict(Path(inputs), len(models[0].recipe.channels))
-    else:
-        cases = inputs
-    targets = _targets(cases, Path(output))
-    for done, (files, target) in enumerate(zip(cases, targets, strict=True)):
-        if on_progress:
-            on_progress(done, len(targets), files.name)
-        _predict_case(models, read_case(files), target, probabilities=probabilities)
-        if on_progress:
-            on_progress(done + 1, len(targets), files.name)
-    return targets
+    stored = read_models(models, plugins)
+    ensemble = Ensemble(tuple(one.model(device) for one in stored))
+    cases = (
+        cases_to_predict(Path(inputs), ensemble.num_channels)
+        if isinstance(inputs, Path | str)
+        else inputs
+    )
+    place = _place(cases, Path(output))
+    asked = _Asked(
+        models=tuple(one.digest for one in stored),
+        options={"probabilities": probabilities},
+        device=build.resolved_device(device),
+    )
+    earlier = _earlier_predictions(place, asked, resume=resume)
+    structures = tuple(ensemble.structures) if probabilities else ()
+    _refuse_to_replace(cases, place, earlier, structures)
+    jobs = [
+        _Job(files, place.targets[files.name], earlier.get(files.name))
+        for files in cases
+    ]
+    outcomes = []
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        with _record(place) as record, _unfinished(place) as unfinished:
+            stages = _Stages(stored, ensemble, asked, record, unfinished)
+            for outcome in overlapped(jobs, stages.read, stages.compute, stages.write):
+                outcomes.append(outcome)
+                if on_progress:
+                    on_progress(len(outcomes), len(jobs), outcome.case)
+    except OSError as error:
+        raise RunError(
+            f"{place.folder} cannot be written to ({error.strerror or error}); what is "
+            "finished is kept. Make room or give another folder; in this one, --resume "
+            "goes on"
+        ) from error
+    return outcomes
 
 
-def _targets(cases: Sequence[CaseFiles], output: Path) -> list[Path]:
-    """One file per case, none of them an input or named twice."""
+# ------------------------------------------------------------------ before the work
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What decides the predictions, besides the inputs."""
+
+    models: tuple[str, ...]
+    options: dict[str, Any]
+    device: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where predictions go."""
+
+    folder: Path
+
+    targets: dict[str, Path]
+    """Case to its label map."""
+
+    record: Path | None
+    """``None`` for a single file, whose folder is not Foveal's."""
+
+
+def _place(cases: Sequence[CaseFiles], output: Path) -> _Place:
+    """One file per case, no two of them the same."""
     if not cases:
         raise CaseError("the input holds no case; give a volume or a folder of them")
     if len(cases) == 1 and output.suffix and not output.is_dir():
         volume_ending(output)
-        targets = [output]
-    else:
-        targets = [
-            output / f"{case.name}{volume_ending(case.channels[0].path)}"
-            for case in cases
-        ]
-    repeated = [path for path, count in Counter(targets).items() if count > 1]
+        return _Place(output.parent, {cases[0].name: output}, None)
+    if output.is_file():
+        raise RunError(f"{output} is a file; give a folder for the label maps")
+    repeated = [
+        name
+        for name, count in Counter(case.name for case in cases).items()
+        if count > 1
+    ]
     if repeated:
         raise CaseError(
-            f"several cases would be written to {repeated[0]}; rename the inputs"
+            f"{len(repeated)} names are those of several cases, for example "
+            f"{repeated[0]}, which would be written to one file; rename the inputs"
         )
+    return _Place(
+        output,
+        {
+            case.name: output / f"{case.name}{volume_ending(case.channels[0].path)}"
+            for case in cases
+        },
+        output / RECORD_FILE,
+    )
+
+
+def _earlier_predictions(
+    place: _Place, asked: _Asked, *, resume: bool
+) -> dict[str, Outcome]:
+    """What is recorded in the folder: the last of every case that did not fail."""
+    if place.record is None:
+        return {}
+    outcomes = read_outcomes(place.record)
+    if outcomes and not resume:
+        raise RunError(
+            f"{place.folder} already holds predictions, {len(outcomes)} recorded in "
+            f"{RECORD_FILE}; add --resume to go on there, or give another folder"
+        )
+    for outcome in outcomes:
+        for what, recorded, wanted in (
+            ("models", outcome.models, asked.models),
+            ("options", outcome.options, asked.options),
+        ):
+            if recorded != wanted:
+                raise RunError(
+                    f"the predictions in {place.folder} were made with other {what} "
+                    f"({_shown(recorded)}) than those given now ({_shown(wanted)}); "
+                    "resume with the same, or give another folder"
+                )
+    return {outcome.case: outcome for outcome in outcomes if outcome.status != "failed"}
+
+
+def _shown(value: tuple[str, ...] | dict[str, Any]) -> str:
+    """Digests or options, to compare by eye."""
+    if isinstance(value, tuple):
+        return " + ".join(value)
+    return ", ".join(f"{name} = {entry}" for name, entry in value.items())
+
+
+def _refuse_to_replace(
+    cases: Sequence[CaseFiles],
+    place: _Place,
+    earlier: Mapping[str, Outcome],
+    structures: Sequence[str],
+) -> None:
+    """Refuse targets that are inputs, or that nobody knows Foveal to have written."""
     inputs = {channel.path.resolve() for case in cases for channel in case.channels}
-    inputs |= {case.label_map.resolve() for case in cases if case.label_map}
-    for target in targets:
+    for case in cases:
+        inputs |= {path.resolve() for path in (case.label_map, case.mask) if path}
+    taken = []
+    for case in cases:
+        target = place.targets[case.name]
         if target.resolve() in inputs:
             raise CaseError(
                 f"{target} is an input and would be overwritten; give another output"
             )
-    return targets
-
-
-def _predict_case(
-    models: Sequence[Model], case: Case, target: Path, *, probabilities: bool
-) -> None:
-    """Write the label map and, if asked, one probability volume per structure.
-
-    The probabilities gather in a temporary file, so that memory holds one structure.
-    """
-    first = models[0]
-    rows = mean_probabilities(models, case)
-    if not probabilities:
-        label_map = most_probable(
-            rows, case.grid, first.orientation, first.label_values
+        recorded = earlier.get(case.name)
+        if recorded is None or recorded.output != target.name:
+            files = [target, *_probability_files(target, structures).values()]
+            taken += [file for file in files if file.exists()]
+    if taken:
+        names = ", ".join(file.name for file in taken[:NAMES_SHOWN])
+        raise CaseError(
+            f"{place.folder} already holds {len(taken)} files that would be "
+            f"overwritten ({names}); move them, or give another output"
         )
-        write_volume(target, label_map, case.grid, case.header)
-        return
-    turn = reorientation(case.grid, first.orientation)
-    shape = turn.apply_to_grid(case.grid).shape
+
+
+def _probability_files(target: Path, structures: Sequence[str]) -> dict[str, Path]:
+    """Structure to the file of its probabilities."""
     ending = volume_ending(target)
+    stem = target.name.removesuffix(ending)
     folder = target.parent / "probabilities"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        gathered = np.memmap(
-            file, np.float32, "w+", shape=(len(first.structures), *shape)
-        )
+    return {name: folder / f"{stem}_{name}{ending}" for name in structures}
+
+
+# ------------------------------------------------------------------------- the work
+
+
+@dataclass(eq=False)
+class _Job:
+    """One case on its way from file to file."""
+
+    files: CaseFiles
+    target: Path
+
+    earlier: Outcome | None
+    """A prediction of this case that is recorded already."""
+
+    is_finished: bool = False
+    """The earlier prediction is still there and right."""
+
+    inputs: tuple[InputFile, ...] = ()
+    case: Case | None = None
+    reasons: list[str] = field(default_factory=list)
+    prediction: "_Prediction | None" = None
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """What is written of a case."""
+
+    label_map: NDArray[np.integer]
+    grid: Grid
+    header: object
+
+    probabilities: dict[str, NDArray[np.float32]]
+    """Structure to ``(i, j, k)``, in a temporary file; empty unless asked for."""
+
+
+def _record(place: _Place) -> contextlib.AbstractContextManager[RecordWriter | None]:
+    if place.record is None:
+        return contextlib.nullcontext()
+    return open_record(place.record)
+
+
+@contextlib.contextmanager
+def _unfinished(place: _Place) -> Iterator[Path]:
+    """A folder for what is not whole yet; gone afterwards."""
+    if place.record is not None:
+        # Whoever left one was killed: the record is in no other program's hands now.
+        for left in place.folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=place.folder) as folder:
+        yield Path(folder)
+
+
+class _Stages:
+    """Read, compute, write; each keeps what is a case's own fault to the case."""
+
+    def __init__(
+        self,
+        stored: Sequence[StoredModel],
+        ensemble: Ensemble,
+        asked: _Asked,
+        record: RecordWriter | None,
+        unfinished: Path,
+    ) -> None:
+        self._stored, self._ensemble, self._asked = stored, ensemble, asked
+        self._record, self._unfinished = record, unfinished
+        self._digests = FileDigests()
+
+    def read(self, job: _Job) -> _Job:
+        """Read a case, unless its prediction is there already."""
+        start = time.perf_counter()
+        try:
+            job.inputs = self._input_files(job.files)
+            if job.earlier is not None and job.target.exists():
+                if job.earlier.is_of(job.inputs):
+                    job.is_finished = True
+                    return job
+                self._refuse_to_replace_changed(job.target, job.earlier)
+            case = read_case(
+                job.files, resample_channels=self._ensemble.resample_channels
+            )
+            job.reasons = self._departures(case)
+            job.case = case
+        except (FovealError, OSError, MemoryError) as error:
+            job.error = _words(job.files.name, error)
+        job.seconds += time.perf_counter() - start
+        return job
+
+    def compute(self, job: _Job) -> _Job:
+        """Predict a case that was read."""
+        case, job.case = job.case, None
+        if case is None:
+            return job
+        start = time.perf_counter()
+        try:
+            job.prediction = self._prediction(case)
+        except (FovealError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            job.error = _words(job.files.name, error)
+        job.seconds += time.perf_counter() - start
+        return job
+
+    def write(self, job: _Job) -> Outcome:
+        """Write a prediction and its line of the record."""
+        if job.is_finished and job.earlier is not None:
+            return job.earlier
+        start = time.perf_counter()
+        staged: dict[Path, Path] = {}
+        try:
+            if job.prediction is not None:
+                staged = self._staged(job.prediction, job.target)
+        except OSError as error:
+            if error.errno in OUTPUT_ERRORS:
+                raise
+            job.error = _words(job.files.name, error)
+        job.prediction = None
+        job.seconds += time.perf_counter() - start
+        outcome = self._outcome(job, staged)
+        if self._record is not None:
+            self._record.append(outcome)
+        for temporary, path in staged.items():
+            path.parent.mkdir(exist_ok=True)
+            replace_file(temporary, path)
+        return outcome
+
+    def _input_files(self, files: CaseFiles) -> tuple[InputFile, ...]:
+        paths = {
+            f"channel {number}": channel.path
+            for number, channel in enumerate(files.channels)
+        }
+        if files.mask is not None:
+            paths["mask"] = files.mask
+        try:
+            return tuple(
+                InputFile(role, path.name, self._digests.digest(path))
+                for role, path in paths.items()
+            )
+        except OSError as error:
+            raise CaseError(
+                f"case {files.name}: {error.filename} cannot be read "
+                f"({error.strerror}); correct the path or take the case out"
+            ) from error
+
+    def _refuse_to_replace_changed(self, target: Path, earlier: Outcome) -> None:
+        if self._digests.digest(target) != earlier.output_blake2b:
+            raise CaseError(
+                f"case {earlier.case}: its input changed, but so did the prediction "
+                f"{target.name} since it was written, perhaps corrected by hand; move "
+                "it away to predict the case again"
+            )
+
+    def _departures(self, case: Case) -> list[str]:
+        """Where a case is unlike the training cases of any of the models."""
+        if len(case.image) != self._ensemble.num_channels:
+            return []
+        seen = look_at(case)
+        found = [
+            reason
+            for one in self._stored
+            for reason in departures(
+                seen, one.plan.fingerprint, one.plan.preprocessing.channels
+            )
+        ]
+        return list(dict.fromkeys(found))
+
+    def _prediction(self, case: Case) -> _Prediction:
+        if not self._asked.options["probabilities"]:
+            return _Prediction(self._ensemble.predict(case), case.grid, case.header, {})
+        turn = reorientation(case.grid, self._ensemble.orientation)
+        structures = self._ensemble.structures
+        shape = (len(structures), *turn.apply_to_grid(case.grid).shape)
+        gathered = _array_on_disk(shape, self._unfinished)
 
         def take_rows(start: int, block: torch.Tensor) -> None:
-            gathered[:, start : start + block.shape[1]] = block[1:].numpy()
+            gathered[:, start : start + block.shape[1]] = structure_probabilities(
+                block, tuple(structures.values())
+            ).numpy()
 
-        label_map = most_probable(
-            rows, case.grid, first.orientation, first.label_values, take_rows
+        label_map = self._ensemble.predict(case, take_rows)
+        volumes = zip(structures, gathered, strict=True)
+        return _Prediction(
+            label_map,
+            case.grid,
+            case.header,
+            {structure: turn.undo(values) for structure, values in volumes},
         )
-        write_volume(target, label_map, case.grid, case.header)
-        for structure, values in zip(first.structures, gathered, strict=True):
-            name = f"{target.name.removesuffix(ending)}_{structure}{ending}"
-            write_volume(folder / name, turn.undo(values), case.grid, case.header)
+
+    def _staged(self, prediction: _Prediction, target: Path) -> dict[Path, Path]:
+        """Write the files of a case aside.
+
+        Returns:
+            Each file and where it belongs, the label map last: where that is, all is.
+        """
+        folder = Path(tempfile.mkdtemp(dir=self._unfinished))
+        write_case(folder, target, prediction)
+        written = [path for path in folder.rglob("*") if path.is_file()]
+        written.sort(key=lambda path: path == folder / target.name)
+        return {path: target.parent / path.relative_to(folder) for path in written}
+
+    def _outcome(self, job: _Job, staged: Mapping[Path, Path]) -> Outcome:
+        status: Literal["done", "suspect", "failed"] = "done"
+        output = output_blake2b = None
+        if job.error:
+            status = "failed"
+        else:
+            status = "suspect" if job.reasons else "done"
+            output = job.target.name
+            *_, label_map = staged
+            output_blake2b = FileDigests().digest(label_map)
+        return Outcome(
+            case=job.files.name,
+            status=status,
+            output=output,
+            output_blake2b=output_blake2b,
+            reasons=(job.error,) if job.error else tuple(job.reasons),
+            inputs=job.inputs,
+            models=self._asked.models,
+            options=self._asked.options,
+            device=self._asked.device,
+            foveal=__version__,
+            seconds=round(job.seconds, 3),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def write_case(folder: Path, target: Path, prediction: _Prediction) -> None:
+    """Write all files of one case.
+
+    Args:
+        folder: Stands for the folder of ``target``.
+        target: Gives the label map its name and format.
+        prediction: What to write.
+    """
+    grid, header = prediction.grid, prediction.header
+    write_volume(folder / target.name, prediction.label_map, grid, header)
+    files = _probability_files(folder / target.name, tuple(prediction.probabilities))
+    for structure, values in prediction.probabilities.items():
+        write_volume(files[structure], values, grid, header)
+
+
+def _array_on_disk(shape: tuple[int, ...], folder: Path) -> NDArray[np.float32]:
+    """Zeros in a temporary file, which is gone when the array is.
+
+    Raises:
+        OSError: The disk is too full.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            # A disk that is full would otherwise end the program when it is written to.
+            size = int(np.prod(shape)) * np.dtype(np.float32).itemsize
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def _words(case: str, error: BaseException) -> str:
+    """An error as a reason in the record, which names the case already."""
+    if isinstance(error, FovealError):
+        return str(error).removeprefix(f"case {case}: ")
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'} cannot be read or written ({error})"
+    return (
+        f"memory ran out ({error}); predict it on a machine with more memory, or with "
+        "other programs closed"
+    )

@@ -1,6 +1,7 @@
 """Bring every case of a data set to the plan's grid and scale, and keep it on disk."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from foveal.config import Plan, read_plan
 from foveal.errors import CaseError
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
-from foveal.preprocessing.labels import annotated_classes, without_unannotated
+from foveal.preprocessing.labels import annotated_structures
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
 from foveal.preprocessing.sources import FileDigests, case_content
 from foveal.store.store import Store, StoredCase, default_store_root, entry_key
@@ -21,6 +22,8 @@ DIGESTS_FILE = "file_digests.json"
 """In the store: hashes of the data sets' files."""
 
 PROBLEMS_SHOWN = 10
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def preprocess(
@@ -55,7 +58,7 @@ def preprocess(
         plan = make_plan(dataset, threads=threads).plan
     elif not isinstance(plan, Plan):
         plan = read_plan(plan)
-    recipe = preprocessing_recipe(plan)
+    recipe, structures = preprocessing_recipe(plan), tuple(plan.labels.structures)
     target = Store(store or default_store_root())
     target.remove_unfinished()
     digests = FileDigests(target.root / DIGESTS_FILE)
@@ -63,7 +66,9 @@ def preprocess(
     problems: list[str] = []
     with ThreadPoolExecutor(cases_at_once(threads)) as pool:
         futures = {
-            pool.submit(_stored_case, files, recipe, target, digests): files.name
+            pool.submit(
+                _stored_case, files, recipe, structures, target, digests
+            ): files.name
             for files in dataset.cases
         }
         try:
@@ -90,7 +95,11 @@ def preprocess(
 
 
 def _stored_case(
-    files: CaseFiles, recipe: PreprocessingRecipe, store: Store, digests: FileDigests
+    files: CaseFiles,
+    recipe: PreprocessingRecipe,
+    structures: Sequence[str],
+    store: Store,
+    digests: FileDigests,
 ) -> StoredCase:
     """The case from the store, where it is put first if it is not there."""
     try:
@@ -100,33 +109,34 @@ def _stored_case(
             f"case {files.name}: {error.filename} cannot be read ({error.strerror}); "
             "correct the path or take the case out of the data set"
         ) from error
-    key = entry_key({"recipe": recipe.digest, **content})
+    key = entry_key(
+        {"recipe": recipe.digest, "structures": list(structures), **content}
+    )
     if store.contains(key):
         try:
             return store.open(key, name=files.name, patient=files.patient)
         except CaseError:
             # Nothing is lost with a damaged entry: it is made anew from the files.
+            _LOGGER.warning(
+                "case %s: its preprocessed copy was damaged; it is made anew",
+                files.name,
+            )
             store.discard(key)
-    annotated = _annotated(files, recipe)
-    prepared = preprocess_case(read_case(files), recipe)
-    label_map = prepared.label_map
-    if label_map is not None:
-        label_map = without_unannotated(label_map, annotated)
+    case = read_case(files, resample_channels=recipe.resample_channels)
+    prepared = preprocess_case(case, recipe, annotated=files.annotated)
     store.write(
         key,
         prepared.image,
-        label_map,
+        prepared.label_map,
         prepared.grid,
         num_classes=recipe.num_classes,
-        annotated=annotated,
+        annotated=_annotated(files, structures),
     )
     return store.open(key, name=files.name, patient=files.patient)
 
 
-def _annotated(
-    files: CaseFiles, recipe: PreprocessingRecipe
-) -> tuple[bool, ...] | None:
+def _annotated(files: CaseFiles, structures: Sequence[str]) -> tuple[bool, ...] | None:
     try:
-        return annotated_classes(files.annotated_labels, recipe.label_values)
+        return annotated_structures(files.annotated, structures)
     except CaseError as error:
         raise CaseError(f"case {files.name}: {error}") from error

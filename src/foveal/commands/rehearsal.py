@@ -126,7 +126,10 @@ def _made_up_batch(plan: Plan, device: torch.device) -> Batch:
     return Batch(
         image=noise,
         label_map=(voxels % classes).reshape(1, *plan.patches.size).to(torch.uint8),
-        annotated=torch.ones(1, classes, dtype=torch.bool, device=device),
+        annotated=torch.ones(
+            1, len(plan.labels.structures), dtype=torch.bool, device=device
+        ),
+        structures=build.membership(plan).to(device),
         case_names=("made up",),
         corners=((0, 0, 0),),
     )

@@ -1,26 +1,23 @@
 """Everything a run needs to go on as if it had never stopped, in one file.
 
 A checkpoint is a safetensors file: tensors under dotted names, all else as JSON in its
-metadata, with a digest of the tensors. It is written under a temporary name, the last
-one becomes the previous one, and only then it takes its place; so whenever the run is
+metadata, with a digest of both. It is written under a temporary name, the last one
+becomes the previous one, and only then it takes its place; so whenever the run is
 killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
 """
 
-import hashlib
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from foveal.errors import RunError
-from foveal.io.files import atomic_path, atomic_write_text
+from foveal.io.files import atomic_path, atomic_write_text, flush_to_disk
+from foveal.io.weights import packed_weights, read_weights
 
 FORMAT_VERSION = 1
 
@@ -40,22 +37,18 @@ def save_checkpoint(
         state: What JSON can hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Copies: safetensors refuses tensors that share memory, as tied weights do.
-    held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {
-        "format_version": str(FORMAT_VERSION),
-        "digest": _digest(held),
-        "state": json.dumps(state),
-    }
-    path = folder / f"{name}.safetensors"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(held, metadata))
-        if name == "last" and path.exists():
-            path.replace(folder / "previous.safetensors")
+    texts = {"format_version": str(FORMAT_VERSION), "state": json.dumps(state)}
+    # First, so that a run killed in between writes it again.
     atomic_write_text(
         folder / f"{name}.json",
         json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2),
     )
+    path = folder / f"{name}.safetensors"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(packed_weights(tensors, texts))
+        flush_to_disk(temporary)
+        if name == "last" and path.exists():
+            path.replace(folder / "previous.safetensors")
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,21 +58,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         RunError: The file is missing, damaged or of another format.
     """
     if not path.exists():
-        raise RunError(f"{path} does not exist; was the run started?")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, struct.error) as error:
-        raise RunError(f"{path} is damaged ({error})") from error
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise RunError(f"{path} does not exist")
+    tensors, texts = read_weights(path)
+    version = texts.get("format_version")
+    if version != str(FORMAT_VERSION) or "state" not in texts:
         raise RunError(
-            f"{path} has format version {metadata.get('format_version')}; "
-            f"this Foveal reads {FORMAT_VERSION}"
+            f"{path} is no checkpoint that this Foveal reads: it has format version "
+            f"{version}, not {FORMAT_VERSION}"
         )
-    if metadata["digest"] != _digest(tensors):
-        raise RunError(f"{path} is damaged (its digest does not match)")
-    return tensors, json.loads(metadata["state"])
+    return tensors, json.loads(texts["state"])
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -109,6 +96,15 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         + "; ".join(problems)
         + ". Start the run again in another folder."
     )
+
+
+def problem_of_best(folder: Path) -> str:
+    """Why the best checkpoint cannot be used; empty if it can."""
+    try:
+        load_checkpoint(folder / "best.safetensors")
+    except RunError as error:
+        return str(error)
+    return ""
 
 
 def optimiser_tensors(
@@ -146,12 +142,3 @@ def restore_optimiser(
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 entries[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

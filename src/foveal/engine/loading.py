@@ -50,7 +50,9 @@ class PatchSource:
     patch_size: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     batch_size: int
-    num_classes: int
+    structures: Tensor
+    """Whether each structure includes each inside class, `(structure, class)`."""
+
     spatial: SpatialAugmentation
     intensity: IntensityAugmentation
     seed: int
@@ -82,7 +84,7 @@ class PatchSource:
         images, label_maps, annotations = [], [], []
         for patch in patches:
             image, label_map = patch.box
-            annotated = annotated_classes(patch.case, self.num_classes)
+            annotated = annotated_structures(patch.case, len(self.structures))
             image, label_map, annotated = patch.transform.apply(
                 image.to(device, non_blocking=True),
                 None if label_map is None else label_map.to(device, non_blocking=True),
@@ -98,6 +100,7 @@ class PatchSource:
             image=self.intensity.apply(torch.stack(images), draws),
             label_map=torch.stack(label_maps) if is_labelled else None,
             annotated=torch.stack(annotations).to(device) if is_labelled else None,
+            structures=self.structures.to(device) if is_labelled else None,
             case_names=tuple(patch.case.name for patch in patches),
             corners=tuple(patch.corner for patch in patches),
         )
@@ -148,10 +151,10 @@ def read_beyond_borders(
     )
 
 
-def annotated_classes(case: StoredCase, num_classes: int) -> Tensor:
-    """Which inside classes were contoured in a case, as booleans."""
+def annotated_structures(case: StoredCase, num_structures: int) -> Tensor:
+    """Which structures were contoured in a case, as booleans."""
     if case.annotated is None:
-        return torch.ones(num_classes, dtype=torch.bool)
+        return torch.ones(num_structures, dtype=torch.bool)
     return torch.tensor(case.annotated, dtype=torch.bool)
 
 

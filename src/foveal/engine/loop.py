@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from foveal.engine.checkpoints import save_checkpoint
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.log import RunLog
 from foveal.engine.training import NonFiniteLossError, Training
 from foveal.errors import TrainingError
-from foveal.io.files import atomic_write_text
+from foveal.io.files import atomic_write_bytes, atomic_write_text
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
@@ -167,7 +167,9 @@ class _Keeper:
                 self._score(self._validate)
             self._training.fabric.barrier()
         age = time.perf_counter() - self._last_checkpoint
-        if self._is_writer and (is_stop or age > rules.checkpoint_every_seconds):
+        is_due = is_stop or age > rules.checkpoint_every_seconds
+        if self._log is not None and is_due:
+            self._log.flush_to_disk()
             save_checkpoint(self._checkpoints, "last", *self._training.snapshot())
             self._last_checkpoint = time.perf_counter()
         self._on_progress(self._progress(loss, ""))
@@ -252,7 +254,7 @@ def _keep_batches(run_dir: Path, batches: Mapping[str, Batch], error: Exception)
         tensors = {"image": batch.image.cpu().contiguous()}
         if batch.label_map is not None:
             tensors["label_map"] = batch.label_map.cpu().contiguous()
-        save_file(tensors, folder / f"{stream}.safetensors")
+        atomic_write_bytes(folder / f"{stream}.safetensors", save(tensors))
         names[stream] = list(batch.case_names)
         atomic_write_text(folder / f"{stream}_cases.txt", "\n".join(batch.case_names))
     cases = "; ".join(f"{stream}: {', '.join(who)}" for stream, who in names.items())

@@ -1,19 +1,24 @@
-"""The folder of one run: one fold and one seed; what `predict` and `report` read."""
+"""The folder of one run, one fold and one seed, and folders of runs.
 
+A cross-validation is a folder of runs ``fold_0``, ``fold_1``, … that share a plan and
+a division of the patients.
+"""
+
+import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from foveal import __version__
 from foveal.errors import RunError
 from foveal.io.files import atomic_write_text
+from foveal.unfinished import is_unfinished
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class RunDirectory:
         return self.path / "validation"
 
     @property
+    def metrics(self) -> Path:
+        """What was measured in the validation cases; written last of all."""
+        return self.validation / "metrics.json"
+
+    @property
     def best_or_last(self) -> Path:
         """The checkpoint to predict with: best on validation, else the last.
 
@@ -74,8 +84,48 @@ class RunDirectory:
         )
 
 
+@dataclass(frozen=True)
+class CrossValidationDirectory:
+    """Where a cross-validation keeps what; every fold is a run with its own folder."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Settings that every fold starts from."""
+        return self.path / "cross_validation.toml"
+
+    @property
+    def plan(self) -> Path:
+        """Shared by all folds."""
+        return self.path / "plan.toml"
+
+    @property
+    def splits(self) -> Path:
+        """Shared by all folds."""
+        return self.path / "splits.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured out of fold, in every case that was validated."""
+        return self.path / "metrics.json"
+
+    def fold(self, number: int) -> RunDirectory:
+        """The run that validates on part ``number``, begun or not."""
+        return RunDirectory(self.path / f"fold_{number}")
+
+
 BEFORE_SETTINGS = {"plan.toml", "plugins", "plugins.toml", "splits.toml"}
 """What a run that was killed before it really began may have left behind."""
+
+
+CHECKSUM_START = "# checksum "
+
+CHECKSUM_LINE = (
+    CHECKSUM_START + "{} of all below; delete this line if you change something by hand"
+)
+"""First line of a run's settings, plan and splits: a file that is cut short or has a
+byte changed is mostly good TOML still, but of another run."""
 
 
 def create_run(path: Path) -> RunDirectory:
@@ -84,31 +134,115 @@ def create_run(path: Path) -> RunDirectory:
     Raises:
         RunError: The folder already holds something.
     """
-    if path.exists() and (
-        not path.is_dir() or {file.name for file in path.iterdir()} - BEFORE_SETTINGS
-    ):
+    _create_folder(path)
+    return RunDirectory(path)
+
+
+def create_cross_validation(path: Path) -> CrossValidationDirectory:
+    """Make the folder of a fresh cross-validation.
+
+    Raises:
+        RunError: The folder already holds something.
+    """
+    _create_folder(path)
+    return CrossValidationDirectory(path)
+
+
+def _create_folder(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(map(_is_of_a_run, path.iterdir()))):
         raise RunError(
             f"{path} already holds something; continue a run there with --resume, "
             "or give another --out"
         )
     path.mkdir(parents=True, exist_ok=True)
-    return RunDirectory(path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run that was started."""
+    run = RunDirectory(path)
+    return run.settings.is_file() and run.plan.is_file()
+
+
+def is_cross_validation(path: Path) -> bool:
+    """Whether a folder is a cross-validation that was started."""
+    return CrossValidationDirectory(path).settings.is_file()
+
+
+def find_runs(path: Path) -> tuple[RunDirectory, ...]:
+    """The runs that a folder stands for: itself, or those in it.
+
+    Returns:
+        In order of name, numbers by their value: ``fold_2`` before ``fold_10``.
+
+    Raises:
+        RunError: It is neither a run nor a folder of runs.
+    """
+    if is_run(path):
+        return (RunDirectory(path),)
+    folders = path.iterdir() if path.is_dir() else ()
+    runs = [RunDirectory(folder) for folder in folders if is_run(folder)]
+    if not runs:
+        raise RunError(
+            f"{path} is not a run and holds none; give the folder that foveal train "
+            "wrote (--out), or a folder of such folders"
+        )
+    return tuple(sorted(runs, key=lambda run: _in_order_of_number(run.path.name)))
+
+
+def _in_order_of_number(name: str) -> list[tuple[int, str]]:
+    """Sorts digits by their value and all else as text."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def open_run(path: Path) -> RunDirectory:
     """Folder of a run that was started.
 
     Raises:
-        RunError: It is not one.
+        RunError: It is not one, or its settings, plan or splits are damaged.
     """
     run = RunDirectory(path)
     missing = [file.name for file in (run.settings, run.plan) if not file.exists()]
     if missing:
         raise RunError(
             f"{path} is not a run: {' and '.join(missing)} missing; "
-            "give the folder that foveal train wrote (--out)"
+            "give the folder that foveal train wrote (--out). A run that was stopped "
+            "before it had a plan is started again without --resume"
         )
+    for file in (run.settings, run.plan, run.splits):
+        if file.exists():
+            _require_unchanged(file)
     return run
+
+
+def write_with_checksum(path: Path, text: str) -> None:
+    """Write a file of a run that `open_run` can tell from a damaged one."""
+    line = CHECKSUM_LINE.format(_text_digest(text.encode("utf-8")))
+    atomic_write_text(path, f"{line}\n{text}")
+
+
+def _require_unchanged(path: Path) -> None:
+    """Refuse a wrong or cut checksum; a file without one may pass."""
+    content = path.read_bytes()
+    first, _, rest = content.partition(b"\n")
+    start = CHECKSUM_START.encode()
+    expected = CHECKSUM_LINE.format(_text_digest(rest)).encode()
+    is_cut = start.startswith(content)
+    if is_cut or (content.startswith(start) and first != expected):
+        raise RunError(
+            f"{path} is damaged or was changed: its content does not have the checksum "
+            "of its first line. Copy it from a backup, or, if you changed it on "
+            "purpose, delete that line"
+        )
+
+
+def _text_digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a file shows that its folder is in use."""
+    return path.name not in BEFORE_SETTINGS and not is_unfinished(path)
 
 
 def write_environment(run: RunDirectory, threads: int, device: str) -> None:
@@ -118,8 +252,9 @@ def write_environment(run: RunDirectory, threads: int, device: str) -> None:
         "foveal": __version__,
         "commit": _commit(),
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        # Not from the modules: reading a run's folder needs none of them loaded.
+        "torch": version("torch"),
+        "numpy": version("numpy"),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

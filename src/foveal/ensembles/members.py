@@ -5,49 +5,115 @@ map. A further member adds its network and its preprocessed image to the peak of
 never a volume of probabilities.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
 from foveal.errors import RunError
 from foveal.inference.model import Model
-from foveal.inference.restore import ROWS_AT_ONCE, in_equal_blocks
+from foveal.inference.restore import (
+    ROWS_AT_ONCE,
+    TakeRows,
+    decided_label_map,
+    in_equal_blocks,
+)
 
 
-def require_agreement(models: Sequence[Model]) -> None:
-    """Refuse models that cannot be averaged.
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """One model, or several whose probabilities are averaged."""
 
-    Raises:
-        RunError: They differ in structures, label values or orientation.
-    """
-    first = models[0]
-    for other in models[1:]:
-        for what in ("structures", "label_values", "orientation"):
-            mine, theirs = getattr(first, what), getattr(other, what)
-            if mine != theirs:
-                raise RunError(
-                    f"the runs differ in {what.replace('_', ' ')}: {mine} and "
-                    f"{theirs}; only runs of the same task can be averaged"
-                )
+    models: tuple[Model, ...]
+    """At least one."""
 
+    def __post_init__(self) -> None:
+        """Refuse models that cannot be averaged.
 
-def mean_probabilities(
-    models: Sequence[Model], case: Case
-) -> Iterator[Float[Tensor, "class _ j k"]]:
-    """Class probabilities averaged over models, on the case's reoriented grid.
+        Raises:
+            RunError: There is none, or they differ in channels, structures, label
+                values or orientation.
+        """
+        if not self.models:
+            raise RunError("no model is given; name at least one run or model file")
+        for other in self.models[1:]:
+            for what in ("num_channels", "structures", "label_values", "orientation"):
+                mine, theirs = getattr(self.models[0], what), getattr(other, what)
+                if mine != theirs:
+                    raise RunError(
+                        f"the models differ in {what.replace('_', ' ')}: {mine} and "
+                        f"{theirs}; only models of the same task can be averaged"
+                    )
 
-    Args:
-        models: At least one; see `require_agreement`.
-        case: As read, in stored order.
+    @property
+    def structures(self) -> Mapping[str, tuple[int, ...]]:
+        """Name to the inside classes whose union it is."""
+        return self.models[0].structures
 
-    Yields:
-        Consecutive blocks of rows, as `Model.probabilities` does.
-    """
-    streams = [
-        in_equal_blocks(model.probabilities(case), ROWS_AT_ONCE) for model in models
-    ]
-    for blocks in zip(*streams, strict=True):
-        yield blocks[0] if len(blocks) == 1 else torch.stack(blocks).mean(dim=0)
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """Value of each label in label maps."""
+        return self.models[0].label_values
+
+    @property
+    def orientation(self) -> str:
+        """Of the rows that `probabilities` gives."""
+        return self.models[0].orientation
+
+    @property
+    def num_channels(self) -> int:
+        """That a case must have."""
+        return self.models[0].num_channels
+
+    @property
+    def resample_channels(self) -> bool:
+        """Whether a case's channels may lie on other grids than the first."""
+        return any(model.recipe.resample_channels for model in self.models)
+
+    def probabilities(self, case: Case) -> Iterator[Float[Tensor, "class _ j k"]]:
+        """Class probabilities averaged over models, on the case's reoriented grid.
+
+        Args:
+            case: As read, in stored order.
+
+        Yields:
+            Consecutive blocks of rows, as `Model.probabilities` does.
+
+        Raises:
+            CaseError: As `Model.probabilities`.
+        """
+        streams = [
+            in_equal_blocks(model.probabilities(case), ROWS_AT_ONCE)
+            for model in self.models
+        ]
+        for blocks in zip(*streams, strict=True):
+            yield blocks[0] if len(blocks) == 1 else torch.stack(blocks).mean(dim=0)
+
+    def predict(
+        self, case: Case, take_rows: TakeRows | None = None
+    ) -> NDArray[np.integer]:
+        """Label map of a case on its own grid, with the user's label values.
+
+        Args:
+            case: As `foveal.read_case` gives it.
+            take_rows: Also gets the class probabilities as they pass.
+
+        Returns:
+            ``(i, j, k)`` in stored order.
+
+        Raises:
+            CaseError: As `Model.probabilities`.
+        """
+        return decided_label_map(
+            self.probabilities(case),
+            case.grid,
+            self.orientation,
+            self.label_values,
+            tuple(self.structures.values()),
+            take_rows,
+        )

@@ -1,34 +1,31 @@
 """A trained network with all it needs to read a case as it was trained to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
-from foveal.errors import CaseError
 from foveal.inference.numerics import Numerics, apply_layout
 from foveal.inference.predict import patch_function, stream_logits
-from foveal.inference.restore import most_probable, resampled_rows, uncropped_rows
+from foveal.inference.restore import resampled_rows, uncropped_rows
 from foveal.networks.interface import Network
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The predictor of one run."""
+    """The predictor of one run; `foveal.ensembles.members` makes label maps of it."""
 
     network: Network
     recipe: PreprocessingRecipe
-    structures: tuple[str, ...]
-    """In the order of the inside labels from 1."""
+    structures: Mapping[str, tuple[int, ...]]
+    """Name to the inside classes whose union it is."""
 
     label_values: tuple[int, ...]
-    """Value of each structure in the user's label maps."""
+    """Value of each label in label maps, in the order of inside classes from 1."""
 
     patch_size: tuple[int, int, int]
     overlap_fraction: float
@@ -43,8 +40,13 @@ class Model:
 
     @property
     def num_classes(self) -> int:
-        """Structures and background."""
-        return len(self.structures) + 1
+        """Labels and background."""
+        return len(self.label_values) + 1
+
+    @property
+    def num_channels(self) -> int:
+        """That a case must have."""
+        return len(self.recipe.channels)
 
     @property
     def orientation(self) -> str:
@@ -61,15 +63,9 @@ class Model:
             Consecutive blocks of rows along the first axis of the reoriented grid.
 
         Raises:
-            CaseError: The case has another number of channels.
+            CaseError: The case has another number of channels, or cannot be brought
+                to the network's scale; see `preprocess_case`.
         """
-        wanted = len(self.recipe.channels)
-        if len(case.image) != wanted:
-            raise CaseError(
-                f"case {case.name}: {len(case.image)} channels, but the model was "
-                f"trained with {wanted} "
-                f"({', '.join(channel.name for channel in self.recipe.channels)})"
-            )
         prepared = preprocess_case(case, self.recipe)
         image = torch.from_numpy(prepared.image)
         logits = stream_logits(
@@ -87,20 +83,4 @@ class Model:
             back.window,
             back.reoriented_shape,
             self.num_classes,
-        )
-
-    def predict(self, case: Case) -> NDArray[np.integer]:
-        """Label map of a case on its own grid, with the user's label values.
-
-        Args:
-            case: As `foveal.read_case` gives it.
-
-        Returns:
-            ``(i, j, k)`` in stored order.
-
-        Raises:
-            CaseError: The case has another number of channels.
-        """
-        return most_probable(
-            self.probabilities(case), case.grid, self.orientation, self.label_values
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -135,20 +135,22 @@ def in_equal_blocks(
         yield torch.cat(held, dim=1)
 
 
-def most_probable(
+def decided_label_map(
     rows: Iterator[Float[Tensor, "class _ j k"]],
     grid: Grid,
     orientation: str,
     label_values: Sequence[int],
+    structures: Sequence[Sequence[int]],
     take_rows: TakeRows | None = None,
 ) -> NDArray[np.integer]:
-    """Label map of the most probable structures, in stored order.
+    """Label map decided from probabilities, in stored order.
 
     Args:
         rows: Probabilities on the grid brought to ``orientation``.
         grid: Of the case as stored.
         orientation: Of the rows.
-        label_values: The user's value of each structure; background is 0.
+        label_values: The user's value of each label; background is 0.
+        structures: See `decided_classes`.
         take_rows: Also gets the probabilities as they pass.
 
     Returns:
@@ -158,12 +160,44 @@ def most_probable(
     labels = np.empty(turn.apply_to_grid(grid).shape, np.uint8)
     first = 0
     for block in rows:
-        labels[first : first + block.shape[1]] = block.argmax(dim=0).numpy()
+        labels[first : first + block.shape[1]] = decided_classes(block, structures)
         if take_rows is not None:
             take_rows(first, block)
         first += block.shape[1]
     values = np.array([0, *label_values])
     return values.astype(_smallest_type(values))[turn.undo(labels)]
+
+
+def decided_classes(
+    probabilities: Float[Tensor, "class i j k"], structures: Sequence[Sequence[int]]
+) -> Int64[Tensor, "i j k"]:
+    """Inside class of every voxel.
+
+    Where every structure is one class: the most probable class. Where structures are
+    unions of classes: the class that agrees with most structures, each of which is
+    there if its probability, the sum over its classes, is above one half. So a voxel
+    that is organ or lesion, but surely one of them, is not lost to background.
+
+    Args:
+        probabilities: Of the classes, background first.
+        structures: Inside classes that each structure includes.
+    """
+    if all(len(classes) == 1 for classes in structures):
+        return probabilities.argmax(dim=0)
+    agreement = torch.zeros_like(probabilities)
+    for classes in structures:
+        members = list(classes)
+        agreement[members] += 2 * probabilities[members].sum(dim=0) - 1
+    return agreement.argmax(dim=0)
+
+
+def structure_probabilities(
+    probabilities: Float[Tensor, "class i j k"], structures: Sequence[Sequence[int]]
+) -> Float[Tensor, "structure i j k"]:
+    """Probability of every structure: the sum over the classes that it includes."""
+    return torch.stack(
+        [probabilities[list(classes)].sum(dim=0) for classes in structures]
+    )
 
 
 def _smallest_type(values: NDArray[np.integer]) -> type[np.integer]:

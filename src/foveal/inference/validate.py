@@ -1,12 +1,13 @@
 """Dice of whole validation volumes while training goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from foveal.case import IGNORED
 from foveal.inference.predict import PatchFunction, stream_logits
+from foveal.inference.restore import decided_classes
 from foveal.metrics.overlap import dice
 from foveal.store.store import StoredCase
 
@@ -15,7 +16,8 @@ def validation_dice(
     network: PatchFunction,
     cases: Sequence[StoredCase],
     patch_size: Sequence[int],
-    structures: Sequence[str],
+    num_classes: int,
+    structures: Mapping[str, Sequence[int]],
     *,
     overlap_fraction: float,
     batch_size: int,
@@ -26,7 +28,8 @@ def validation_dice(
         network: See `stream_logits`.
         cases: Labelled.
         patch_size: In voxels.
-        structures: Names in the order of their inside labels from 1.
+        num_classes: Including background.
+        structures: Name to the inside classes whose union it is, in the plan's order.
         overlap_fraction: Least part of a patch shared with the next.
         batch_size: Patches given to the network at once.
 
@@ -42,17 +45,21 @@ def validation_dice(
             network,
             image,
             patch_size,
-            len(structures) + 1,
+            num_classes,
             overlap_fraction=overlap_fraction,
             batch_size=batch_size,
         )
-        prediction = torch.cat([block.argmax(dim=0) for block in rows]).numpy()
+        members = list(structures.values())
+        prediction = torch.cat(
+            [decided_classes(block.softmax(dim=0), members) for block in rows]
+        ).numpy()
         reference = case.read_label_map(whole)
         known = reference != IGNORED
-        for label, name in enumerate(structures, start=1):
-            if case.annotated is not None and not case.annotated[label]:
+        for place, (name, classes) in enumerate(structures.items()):
+            if case.annotated is not None and not case.annotated[place]:
                 continue
-            value = dice((prediction == label) & known, reference == label)
+            found = np.isin(prediction, classes) & known
+            value = dice(found, np.isin(reference, classes))
             if not np.isnan(value):
                 scores[name].append(value)
     return {

@@ -9,15 +9,32 @@ from numpy.typing import NDArray
 
 from foveal.case import Case, CaseFiles, ChannelFile, Volume
 from foveal.errors import CaseError
-from foveal.geometry import Grid, corner_distance_voxels, same_grid
+from foveal.geometry import same_grid
+from foveal.io.itk import resample_linear
+from foveal.io.label_maps import (
+    grid_difference,
+    integer_label_map,
+    present_labels,
+    read_reference,
+    require_same_grid,
+)
 from foveal.io.volumes import case_stem, read_channels, read_grid, read_volume
 
-INTEGER_TOLERANCE = 1e-3
-"""Label values stored as scaled or floating numbers may be off by this."""
+__all__ = [
+    "case_files",
+    "integer_label_map",
+    "present_labels",
+    "read_case",
+    "require_finite",
+    "require_same_grid",
+]
 
 
 def read_case(
-    files: CaseFiles | Path | str | Sequence[Path | str], *, name: str | None = None
+    files: CaseFiles | Path | str | Sequence[Path | str],
+    *,
+    name: str | None = None,
+    resample_channels: bool = False,
 ) -> Case:
     """Read a case and check that it can be used.
 
@@ -26,21 +43,23 @@ def read_case(
             taken), or one file per channel.
         name: Of the case, in messages and outputs; by default that of ``files`` or of
             the first file.
+        resample_channels: Interpolate channels on another grid linearly at the voxels
+            of the first one; where such a channel does not reach, it gets its lowest
+            value. Otherwise they are refused.
 
     Raises:
         CaseError: A file is missing or damaged, the grids differ, an image has NaN or
-            infinite voxels, or a label map has other than integers.
+            infinite voxels, a label map has other than integers, or a mask of one
+            structure more than two values.
     """
     if not isinstance(files, CaseFiles):
         files = case_files(files)
     name = name or files.name
     try:
-        image, first = _read_image(files)
-        label_map = mask = None
-        if files.label_map is not None:
-            stored = read_volume(files.label_map)
-            require_same_grid("image", first.grid, "label map", stored.grid)
-            label_map = integer_label_map(stored.array)
+        image, first = _read_image(files, resample_channels=resample_channels)
+        label_map = combinations = mask = None
+        if files.is_labelled:
+            label_map, combinations = read_reference(files, first.grid)
         if files.mask is not None:
             stored = read_volume(files.mask)
             require_same_grid("image", first.grid, "mask", stored.grid)
@@ -52,6 +71,7 @@ def read_case(
         image=image,
         grid=first.grid,
         label_map=label_map,
+        combinations=combinations,
         mask=mask,
         header=first.header,
         path=files.channels[0].path,
@@ -79,70 +99,6 @@ def case_files(paths: Path | str | Sequence[Path | str]) -> CaseFiles:
     return CaseFiles(name=name, patient=name, channels=tuple(channels))
 
 
-def integer_label_map(array: NDArray[Any]) -> NDArray[np.int32]:
-    """Label map as int32; floating values must be integers within `INTEGER_TOLERANCE`.
-
-    Raises:
-        CaseError: A value is not an integer, or does not fit 32 bits.
-    """
-    if array.dtype.kind == "f":
-        rounded = np.rint(array)
-        with np.errstate(invalid="ignore"):  # infinity less infinity is wrong too
-            is_wrong = ~(np.abs(array - rounded) <= INTEGER_TOLERANCE)
-        if is_wrong.any():
-            raise CaseError(
-                f"label map has {int(is_wrong.sum())} voxels that are not integers, "
-                f"for example {array[is_wrong][0]:g}; store integers, "
-                "and resample label maps without interpolation"
-            )
-        array = rounded
-    limits = np.iinfo(np.int32)
-    if array.size and (array.min() < limits.min or array.max() > limits.max):
-        raise CaseError(
-            f"label map has values from {array.min():g} to {array.max():g}; "
-            "values must fit 32-bit integers"
-        )
-    return array.astype(np.int32)
-
-
-def present_labels(label_map: NDArray[np.int32]) -> tuple[int, ...]:
-    """Values that occur in a label map, background included, in ascending order."""
-    if label_map.size == 0:
-        return ()
-    lowest, highest = int(label_map.min()), int(label_map.max())
-    if highest - lowest >= 65536:
-        return tuple(int(value) for value in np.unique(label_map))
-    # Counting is many times faster than the sort inside np.unique.
-    counts = np.bincount(label_map.ravel(order="K") - lowest)
-    return tuple(int(value) + lowest for value in np.flatnonzero(counts))
-
-
-def require_same_grid(
-    first_name: str, first: Grid, second_name: str, second: Grid
-) -> None:
-    """Refuse two volumes of a case that do not lie voxel on voxel.
-
-    Raises:
-        CaseError: Says how far they are apart.
-    """
-    if same_grid(first, second):
-        return
-    if first.shape != second.shape:
-        difference = (
-            f"{first_name} is {shape_text(first.shape)} "
-            f"but {second_name} is {shape_text(second.shape)}"
-        )
-    else:
-        distance = corner_distance_voxels(first, second)
-        difference = (
-            f"{first_name} and {second_name} lie up to {distance:.2f} voxels apart"
-        )
-    raise CaseError(
-        f"{difference}; both must share one grid: "
-        f"resample the {second_name} onto the grid of the {first_name}"
-    )
-
-
 def require_finite(name: str, values: NDArray[Any]) -> None:
     """Refuse intensities that would spread through every convolution.
 
@@ -157,20 +113,37 @@ def require_finite(name: str, values: NDArray[Any]) -> None:
         )
 
 
-def shape_text(shape: Sequence[int]) -> str:
-    """Lengths as people write them, multiplication signs between."""
-    return "×".join(str(length) for length in shape)  # noqa: RUF001 - a sign, no letter
-
-
-def _read_image(files: CaseFiles) -> tuple[NDArray[np.float32], Volume]:
+def _read_image(
+    files: CaseFiles, *, resample_channels: bool
+) -> tuple[NDArray[np.float32], Volume]:
     """Channels ``(channel, i, j, k)`` and the first one's volume."""
     volumes = read_channels(files.channels)
     first = next(volumes)
     image = np.empty((len(files.channels), *first.grid.shape), dtype=np.float32)
-    image[0] = first.array
+    image[0] = _finite("channel 0", first)
     for channel, volume in enumerate(volumes, start=1):
-        require_same_grid("channel 0", first.grid, f"channel {channel}", volume.grid)
-        image[channel] = volume.array
-    for channel, values in enumerate(image):
-        require_finite(f"channel {channel}", values)
+        # Before resampling, which would spread a NaN.
+        values = _finite(f"channel {channel}", volume)
+        if same_grid(first.grid, volume.grid):
+            image[channel] = values
+        elif resample_channels:
+            image[channel] = resample_linear(
+                values, volume.grid, first.grid, outside=float(values.min())
+            )
+        else:
+            difference = grid_difference(
+                "channel 0", first.grid, f"channel {channel}", volume.grid
+            )
+            raise CaseError(
+                f"{difference}; all channels must share one grid: resample them onto "
+                "the first, or let Foveal do so with "
+                '"--set preprocessing.resample_channels=true"'
+            )
     return image, first
+
+
+def _finite(name: str, volume: Volume) -> NDArray[np.float32]:
+    """Intensities of a channel ``(i, j, k)``, checked."""
+    values = volume.array.astype(np.float32, copy=False)
+    require_finite(name, values)
+    return values

@@ -1,76 +1,97 @@
 """Data sets in any of the known layouts, read into one form.
 
 Layouts: Medical Segmentation Decathlon and nnU-Net v2 folders, two folders of images
-and labels, and CSV or TOML tables; `docs/datasets.md` shows each.
+and labels, a folder per case, and CSV or TOML tables; `docs/datasets.md` shows each.
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-from foveal.case import CaseFiles, ChannelFile, Dataset
+from foveal.case import (
+    CaseFiles,
+    ChannelFile,
+    Dataset,
+    ExcludedCase,
+    NamedFold,
+)
 from foveal.errors import CaseError, DatasetError
-from foveal.io.cases import integer_label_map, present_labels
+from foveal.io.case_folders import list_case_folders
 from foveal.io.decathlon import list_decathlon
 from foveal.io.description import FILE_NAME, read_description
-from foveal.io.folders import list_folders
-from foveal.io.listing import BACKGROUND_VALUE, ListedCase, Listing
-from foveal.io.nnunet import list_nnunet
+from foveal.io.file_names import require_different_names, require_file_name
+from foveal.io.folders import has_image_folder, list_folders
+from foveal.io.label_maps import integer_label_map, present_labels
+from foveal.io.listing import BACKGROUND_VALUE, IGNORE_NAME, Labels, ListedCase, Listing
+from foveal.io.nnunet import list_nnunet, read_folds
+from foveal.io.segments import chosen_segment, read_segments
 from foveal.io.tables import list_csv, list_toml
-from foveal.io.volumes import read_grid, read_volume
+from foveal.io.volumes import is_slicer_segmentation, read_grid, read_volume
+
+FOLDS_FILE = "splits_final.json"
+"""nnU-Net's division into folds, read where it lies beside the data set."""
 
 LARGEST_THREADS = 4
 """Label maps read at once where no labels are named; each is in memory whole."""
 
 
-def read_dataset(path: Path | str) -> Dataset:
+def read_dataset(path: Path | str, *, find_labels: bool = True) -> Dataset:
     """Read which cases, channels and labels a data set has.
 
     Volumes are opened only where the layout leaves something open: one header to count
-    the channels, and all label maps where no labels are named.
+    the channels, the headers of ``.seg.nrrd`` files, and all label maps where no labels
+    are named.
 
     Args:
         path: Of the data set's folder, its ``dataset.json``, or its CSV or TOML table.
+        find_labels: Open the label maps where no labels are named. Otherwise nothing
+            is said of labels there, and nobody need have drawn anything, as for images
+            that are only to be predicted.
 
     Raises:
         DatasetError: The layout is not known or contradicts itself.
     """
     path = Path(path)
     root = path if path.is_dir() else path.parent
-    listing = _listing(path)
-    if not listing.cases:
+    listing = _listing(path, are_labelled=find_labels)
+    listed = sorted(listing.cases, key=lambda case: case.name)
+    if not listed:
         raise DatasetError(f"{path} lists no cases; a data set needs at least one")
-    _refuse_repeated_names(path, listing.cases)
-    channel_names, channels_in_file = _channels(path, listing)
-    label_values = listing.label_values
-    if label_values is None:
-        label_values = _found_labels(listing)
-    cases = [
-        CaseFiles(
-            name=case.name,
-            patient=case.patient or case.name,
-            channels=_channel_files(case, channels_in_file),
-            label_map=case.label_map,
-            mask=case.mask,
-            annotated_labels=_annotated_values(case, label_values),
-            split=case.split,
+    _require_sound_names(path, listing.cases)
+    excluded = tuple(
+        ExcludedCase(case.name, case.exclude)
+        for case in listed
+        if case.exclude is not None
+    )
+    listed = _with_segments([case for case in listed if case.exclude is None])
+    if not listed:
+        raise DatasetError(
+            f"{path} excludes all of its {len(excluded)} cases; keep at least one"
         )
-        for case in sorted(listing.cases, key=lambda case: case.name)
-    ]
-    return Dataset(
+    channel_names, channels_in_file = _channels(path, listing.channel_names, listed)
+    labels = _labels(path, listing.labels, listed, find_labels=find_labels)
+    dataset = Dataset(
         name=listing.name,
         root=root,
-        cases=tuple(cases),
+        cases=(),
         channel_names=channel_names,
-        label_values=label_values,
-        ignore_value=listing.ignore_value,
+        label_values=labels.values or {},
+        regions=labels.regions,
+        ignore_value=labels.ignore_value,
+        excluded=excluded,
+        folds=_folds(root, listed, excluded),
     )
+    structures = None if labels.values is None else dataset.structures
+    cases = [_case_files(case, channels_in_file, structures) for case in listed]
+    return replace(dataset, cases=tuple(cases))
 
 
-def _listing(path: Path) -> Listing:
+def _listing(path: Path, *, are_labelled: bool) -> Listing:
     if path.is_dir() and not (path / FILE_NAME).is_file():
-        return list_folders(path)
+        if has_image_folder(path):
+            return list_folders(path)
+        return list_case_folders(path, are_labelled=are_labelled)
     if path.is_dir():
         path = path / FILE_NAME
     if not path.is_file():
@@ -96,27 +117,52 @@ def _listing(path: Path) -> Listing:
     )
 
 
-def _refuse_repeated_names(path: Path, cases: Iterable[ListedCase]) -> None:
-    # Outputs are files named after cases, and some disks do not tell A from a.
-    counts = Counter(case.name.lower() for case in cases)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        raise DatasetError(
-            f'{path}: the case name "{repeated[0]}" stands '
-            f"{counts[repeated[0]]} times; every case needs a name of its own"
-        )
+def _require_sound_names(path: Path, cases: Sequence[ListedCase]) -> None:
+    """Refuse names of cases that cannot name their outputs."""
+    for case in cases:
+        require_file_name(case.name, "case")
+    require_different_names(
+        path,
+        [(case.name, case.images[0] if case.images else None) for case in cases],
+        "case",
+    )
 
 
-def _channels(path: Path, listing: Listing) -> tuple[tuple[str, ...], int]:
+def _with_segments(cases: Sequence[ListedCase]) -> list[ListedCase]:
+    """The cases, with the segments of ``.seg.nrrd`` files looked up by name."""
+    with ThreadPoolExecutor(max_workers=LARGEST_THREADS) as threads:
+        return list(threads.map(_case_with_segments, cases))
+
+
+def _case_with_segments(case: ListedCase) -> ListedCase:
+    """A file that cannot be read stays as it is, and is refused when its case is."""
+    try:
+        if case.label_map is not None and is_slicer_segmentation(case.label_map):
+            segments = read_segments(case.label_map)
+            if segments:
+                return replace(case, label_map=None, structure_files=segments)
+        files = [
+            chosen_segment(file.path, file.structure)
+            if is_slicer_segmentation(file.path)
+            else file
+            for file in case.structure_files
+        ]
+    except CaseError:
+        return case
+    return replace(case, structure_files=tuple(files))
+
+
+def _channels(
+    path: Path, names: tuple[str, ...] | None, cases: Sequence[ListedCase]
+) -> tuple[tuple[str, ...], int]:
     """Channel names, and how many channels one image file holds."""
-    names = listing.channel_names
-    files = len(listing.cases[0].images)
+    files = len(cases[0].images)
     if files > 1:
         channels_in_file = 1
     elif names is not None:
         channels_in_file = len(names)
     else:
-        channels_in_file = _channels_in_first_image(listing.cases)
+        channels_in_file = _channels_in_first_image(cases)
     if names is None:
         names = tuple(str(number) for number in range(files * channels_in_file))
     if len(set(names)) != len(names):
@@ -140,6 +186,25 @@ def _channels_in_first_image(cases: Iterable[ListedCase]) -> int:
     return 1
 
 
+def _case_files(
+    case: ListedCase,
+    channels_in_file: int,
+    structures: Mapping[str, Sequence[int]] | None,
+) -> CaseFiles:
+    """Files of a case; ``structures`` is ``None`` where labels are not looked for."""
+    return CaseFiles(
+        name=case.name,
+        patient=case.patient or case.name,
+        channels=_channel_files(case, channels_in_file),
+        label_map=case.label_map,
+        structure_files=case.structure_files,
+        mask=case.mask,
+        annotated=None if structures is None else _annotated(case, structures),
+        split=case.split,
+        domain=case.domain,
+    )
+
+
 def _channel_files(case: ListedCase, channels_in_file: int) -> tuple[ChannelFile, ...]:
     if len(case.images) == 1 and channels_in_file > 1:
         return tuple(
@@ -148,14 +213,75 @@ def _channel_files(case: ListedCase, channels_in_file: int) -> tuple[ChannelFile
     return tuple(ChannelFile(image) for image in case.images)
 
 
-def _found_labels(listing: Listing) -> dict[str, int]:
+def _labels(
+    path: Path, labels: Labels, cases: Sequence[ListedCase], *, find_labels: bool
+) -> Labels:
+    """Labels as the layout names them, else as the references tell."""
+    drawn = sorted({file.structure for case in cases for file in case.structure_files})
+    label_maps = [case.label_map for case in cases if case.label_map is not None]
+    if drawn:
+        _require_sound_structures(path, labels, drawn)
+        _require_drawn_if_annotated(cases)
+        if labels.values is not None:
+            return labels
+        others = [file for file in label_maps if not is_slicer_segmentation(file)]
+        if others:
+            raise DatasetError(
+                f"{path} has masks of {drawn} and also label maps, as {others[0]}, "
+                "whose values nothing names; name them in dataset.json or a TOML table"
+            )
+        return replace(
+            labels,
+            values={structure: number for number, structure in enumerate(drawn, 1)},
+        )
+    if labels.values is not None or not find_labels:
+        return labels
+    return replace(labels, values=_found_labels(label_maps, labels.ignore_value))
+
+
+def _require_sound_structures(path: Path, labels: Labels, drawn: Sequence[str]) -> None:
+    """Refuse structures with masks of their own that the layout does not know."""
+    if labels.regions:
+        raise DatasetError(
+            f"{path} has regions, which are made of the values of label maps, and also "
+            f"masks of {list(drawn)}, which may overlap by themselves; leave the "
+            "regions out"
+        )
+    for structure in drawn:
+        if structure.lower() == IGNORE_NAME:
+            raise DatasetError(
+                f'{path}: a mask of its own cannot be "{structure}"; voxels to ignore '
+                "need a label map with a label of that name"
+            )
+        if labels.values is not None and structure not in labels.values:
+            raise DatasetError(
+                f'{path} has masks of "{structure}", which is none of its labels '
+                f"{list(labels.values)}; masks are of {list(drawn)}: rename or add it"
+            )
+        # Predictions are files named after their structures too.
+        require_file_name(structure, "structure")
+    require_different_names(
+        path, [(structure, None) for structure in drawn], "structure"
+    )
+
+
+def _require_drawn_if_annotated(cases: Iterable[ListedCase]) -> None:
+    """Refuse cases that claim to be contoured without a file that says so."""
+    for case in cases:
+        if case.annotated and case.label_map is None and not case.structure_files:
+            raise DatasetError(
+                f"case {case.name}: annotated_labels but no mask at all; give it an "
+                f"empty mask of {case.annotated[0]!r}, or take annotated_labels out"
+            )
+
+
+def _found_labels(
+    label_maps: Iterable[Path], ignore_value: int | None
+) -> dict[str, int]:
     """Every value of the label maps but background and ignore, named by its number."""
-    label_maps = [
-        case.label_map for case in listing.cases if case.label_map is not None
-    ]
     with ThreadPoolExecutor(max_workers=LARGEST_THREADS) as threads:
         found = set().union(*threads.map(_values_in, label_maps))
-    structures = sorted(found - {BACKGROUND_VALUE, listing.ignore_value})
+    structures = sorted(found - {BACKGROUND_VALUE, ignore_value})
     return {str(value): value for value in structures}
 
 
@@ -170,17 +296,36 @@ def _values_in(label_map: Path) -> tuple[int, ...]:
         return ()
 
 
-def _annotated_values(
-    case: ListedCase, label_values: dict[str, int]
-) -> tuple[int, ...] | None:
-    """Values of the structures that were contoured in a case."""
-    if case.annotated is None:
+def _annotated(
+    case: ListedCase, structures: Mapping[str, Sequence[int]]
+) -> tuple[str, ...] | None:
+    """Names of the structures that were contoured in a case, in order of name."""
+    if case.annotated is None and not case.structure_files:
         return None
-    by_text = {str(value): value for value in label_values.values()} | label_values
-    unknown = [label for label in case.annotated if str(label) not in by_text]
+    by_text = {
+        str(values[0]): name for name, values in structures.items() if len(values) == 1
+    } | {name: name for name in structures}
+    listed = case.annotated or ()
+    unknown = [label for label in listed if str(label) not in by_text]
     if unknown:
         raise DatasetError(
             f"case {case.name}: annotated_labels names {unknown[0]!r}; "
-            f"the labels are {list(label_values)}"
+            f"the structures are {list(structures)}"
         )
-    return tuple(sorted({by_text[str(label)] for label in case.annotated}))
+    named = {by_text[str(label)] for label in listed}
+    if not case.structure_files:
+        return tuple(sorted(named))
+    named |= {file.structure for file in case.structure_files}
+    return None if named == structures.keys() else tuple(sorted(named))
+
+
+def _folds(
+    root: Path, cases: Sequence[ListedCase], excluded: Sequence[ExcludedCase]
+) -> tuple[NamedFold, ...] | None:
+    """Folds that lie beside the data set."""
+    path = root / FOLDS_FILE
+    if not path.is_file():
+        return None
+    return read_folds(
+        path, {case.name for case in cases}, {case.name for case in excluded}
+    )

@@ -2,10 +2,11 @@
 
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from foveal.unfinished import naming, remove_abandoned, unfinished
 
 REPLACE_ATTEMPTS = 8
 """On Windows a virus scanner or reader may hold a file for a moment; the waits between
@@ -18,16 +19,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     It lies in the same folder (made if absent) and has the same ending, so that writers
     which choose a format by the ending work. If the block raises, it is deleted and
-    ``path`` stays as it was.
+    ``path`` stays as it was. What killed writers left in the folder is deleted too.
+
+    Raises:
+        OSError: The disk is full, or the folder may not be written; names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        yield temporary
-        _flush_to_disk(temporary)
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
+        with unfinished(path, Path.touch) as temporary:
+            try:
+                yield temporary
+                flush_to_disk(temporary)
+                replace_file(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -57,7 +64,7 @@ def replace_file(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Make sure that the content reaches the disk before the name does."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

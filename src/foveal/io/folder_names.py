@@ -1,13 +1,24 @@
 """Volumes in folders, matched by name; channels told apart by ``_0000`` suffixes."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from foveal.errors import DatasetError
-from foveal.io.volumes import case_stem, is_volume
+from foveal.io.volumes import case_stem, is_slicer_segmentation, is_volume
 
 CHANNEL_SUFFIX = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+def images_by_name(folder: Path) -> dict[str, Path]:
+    """Every volume under a folder but segmentations of 3D Slicer, as `volumes_by_name`.
+
+    Raises:
+        DatasetError: As `volumes_by_name`.
+    """
+    return _by_name(
+        folder, (path for path in _volumes(folder) if not is_slicer_segmentation(path))
+    )
 
 
 def volumes_by_name(folder: Path | None) -> dict[str, Path]:
@@ -20,19 +31,7 @@ def volumes_by_name(folder: Path | None) -> dict[str, Path]:
     Raises:
         DatasetError: Two files differ by their endings only.
     """
-    if folder is None:
-        return {}
-    named: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if not is_volume(path) or not path.is_file():
-            continue
-        name = (path.relative_to(folder).parent / case_stem(path)).as_posix()
-        if name in named:
-            raise DatasetError(
-                f'{named[name]} and {path} are both called "{name}"; keep one of them'
-            )
-        named[name] = path
-    return named
+    return {} if folder is None else _by_name(folder, _volumes(folder))
 
 
 def channels_by_case(
@@ -45,7 +44,7 @@ def channels_by_case(
 
     Args:
         images: Name to file, as from `volumes_by_name`.
-        label_names: Names of the label maps.
+        label_names: Names of the label maps, or of the folders of masks.
 
     Returns:
         Case name to its files by channel.
@@ -80,3 +79,21 @@ def complete_channels(channels: Mapping[int, Path], count: int) -> tuple[Path, .
         channels.get(index, some.with_name(f"{stem}_{index:04d}{ending}"))
         for index in range(count)
     )
+
+
+def _volumes(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if is_volume(path))
+
+
+def _by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            continue
+        name = (path.relative_to(folder).parent / case_stem(path)).as_posix()
+        if name in named:
+            raise DatasetError(
+                f'{named[name]} and {path} are both called "{name}"; keep one of them'
+            )
+        named[name] = path
+    return named

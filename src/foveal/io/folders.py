@@ -1,12 +1,19 @@
-"""Two folders, images and labels, whose files are matched by name."""
+"""Two folders, images and labels, whose files are matched by name.
+
+In place of a label map, ``labels`` may hold a folder of the case's name with one mask
+per structure.
+"""
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from foveal.case import StructureFile
 from foveal.errors import DatasetError
 from foveal.io.folder_names import (
     channels_by_case,
     complete_channels,
+    images_by_name,
     volumes_by_name,
 )
 from foveal.io.listing import ListedCase, Listing
@@ -22,20 +29,24 @@ SPLITS = {"v": "validation", "ts": "test", "te": "test"}
 """First letters of a folder's part to split; the others are for training."""
 
 
+def has_image_folder(root: Path) -> bool:
+    """Whether a folder is of this layout."""
+    return any(
+        match["kind"].lower() == "image" and path.is_dir()
+        for path in root.iterdir()
+        if (match := FOLDER_NAME.fullmatch(path.name))
+    )
+
+
 def list_folders(root: Path) -> Listing:
     """List the cases of a folder with subfolders of images, labels and maybe masks.
 
     Raises:
-        DatasetError: There is no folder of images, it holds no volumes, a file stands
-            twice, or a label map or mask has no image.
+        DatasetError: The folder of images holds no volumes, a file stands twice, or a
+            label map or mask has no image.
     """
     folders = _folders(root)
     parts = sorted({part for kind, part in folders if kind == "image"})
-    if not parts:
-        raise DatasetError(
-            f'{root} has no dataset.json and no folders "images" and "labels"; '
-            "arrange it as in docs/datasets.md, or write a CSV or TOML table"
-        )
     # Where the validation cases are given, the others must not be divided again.
     train = "train" if "validation" in parts else None
     cases = [
@@ -83,10 +94,18 @@ def _cases(
     split: str | None,
 ) -> list[ListedCase]:
     """Cases of one part of the data set."""
-    label_maps, masks = volumes_by_name(label_folder), volumes_by_name(mask_folder)
-    by_case = channels_by_case(volumes_by_name(image_folder), label_maps)
-    for files in (label_maps, masks):
-        orphans = sorted(files.keys() - by_case.keys())
+    references, masks = volumes_by_name(label_folder), volumes_by_name(mask_folder)
+    folders = {_folder_of(name) for name in references}
+    by_case = channels_by_case(
+        images_by_name(image_folder), references.keys() | folders
+    )
+    structure_files = _structure_files(references, by_case)
+    for files, kind in ((references, "label map"), (masks, "mask")):
+        orphans = sorted(
+            name
+            for name in files.keys() - by_case.keys()
+            if kind == "mask" or _folder_of(name) not in structure_files
+        )
         if orphans:
             raise DatasetError(
                 f"{files[orphans[0]]} has no image of the same name in {image_folder}; "
@@ -100,9 +119,36 @@ def _cases(
             images=complete_channels(channels, num_channels)
             if num_channels > 1
             else tuple(channels.values()),
-            label_map=label_maps.get(name),
+            label_map=references.get(name),
+            structure_files=structure_files.get(name, ()),
             mask=masks.get(name),
             split=split,
         )
         for name, channels in by_case.items()
     ]
+
+
+def _structure_files(
+    references: Mapping[str, Path], cases: Collection[str]
+) -> dict[str, tuple[StructureFile, ...]]:
+    """Case to the masks in the folder of its name."""
+    found: dict[str, tuple[StructureFile, ...]] = {}
+    for name, path in references.items():
+        case = _folder_of(name)
+        if name in cases or case not in cases:
+            continue
+        if case in references:
+            raise DatasetError(
+                f"{references[case]} and the folder {path.parent} are both labels of "
+                f'the case "{case}"; keep one of them'
+            )
+        found[case] = (
+            *found.get(case, ()),
+            StructureFile(name.rpartition("/")[2], path),
+        )
+    return found
+
+
+def _folder_of(name: str) -> str:
+    """Folders of a name, empty if there are none."""
+    return name.rpartition("/")[0]

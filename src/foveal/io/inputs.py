@@ -6,8 +6,9 @@ from foveal.case import CaseFiles, ChannelFile
 from foveal.errors import CaseError, DatasetError
 from foveal.io.cases import case_files
 from foveal.io.datasets import read_dataset
-from foveal.io.folder_names import CHANNEL_SUFFIX, complete_channels, volumes_by_name
-from foveal.io.volumes import is_volume
+from foveal.io.file_names import require_different_names, require_file_name
+from foveal.io.folder_names import CHANNEL_SUFFIX, complete_channels, images_by_name
+from foveal.io.volumes import is_slicer_segmentation, is_volume
 
 
 def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
@@ -15,7 +16,7 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
 
     A single volume is one case. A folder of volumes is one case per file, or per group
     of ``name_0000``, ``name_0001``, … where the model wants several channels. Anything
-    else is read as a data set, of which every case is taken.
+    else is read as a data set, of which every case is taken that it does not exclude.
 
     Args:
         path: As the user gave it.
@@ -23,34 +24,57 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
 
     Raises:
         CaseError: ``path`` does not exist or holds no volume.
-        DatasetError: It is a data set that cannot be understood.
+        DatasetError: It is a data set that cannot be understood, or cases have names
+            that outputs cannot have.
     """
     if not path.exists():
         raise CaseError(f"{path} does not exist; give a volume, a folder or a table")
     if path.is_file() and is_volume(path):
-        return (case_files(path),)
-    is_plain_folder = path.is_dir() and any(is_volume(file) for file in path.iterdir())
-    if not is_plain_folder:
-        try:
-            return read_dataset(path).cases
-        except DatasetError as error:
-            raise DatasetError(
-                f"{error} (an input to predict may also be one volume, or a folder "
-                "that holds volumes itself)"
-            ) from error
-    volumes = volumes_by_name(path)
+        cases: tuple[CaseFiles, ...] = (case_files(path),)
+    elif path.is_dir() and any(_is_image(file) for file in path.iterdir()):
+        cases = _cases_of_folder(path, num_channels)
+    else:
+        return _cases_of_dataset(path)
+    for case in cases:
+        require_file_name(case.name, "case")
+    require_different_names(
+        path, [(case.name, case.channels[0].path) for case in cases], "case"
+    )
+    return cases
+
+
+def _cases_of_dataset(path: Path) -> tuple[CaseFiles, ...]:
+    try:
+        return read_dataset(path, find_labels=False).cases
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error} (an input to predict may also be one volume, or a folder "
+            "that holds volumes itself)"
+        ) from error
+
+
+def _cases_of_folder(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
+    volumes = images_by_name(path)
     if num_channels == 1:
         return tuple(
             CaseFiles(_flat(name), _flat(name), (ChannelFile(file),))
             for name, file in volumes.items()
         )
     groups: dict[str, dict[int, Path]] = {}
+    alone = []
     for name, file in volumes.items():
         match = CHANNEL_SUFFIX.fullmatch(name)
         if match:
             groups.setdefault(match["case"], {})[int(match["channel"])] = file
-    if not groups:
-        return tuple(case_files(file) for file in volumes.values())
+        else:
+            alone.append(file)
+    if groups and alone:
+        raise CaseError(
+            f"{alone[0]} does not end in a channel number, as _0000, but other images "
+            f"of {path} do ({len(alone)} such files); name all of them one way"
+        )
+    if alone:
+        return tuple(_case_of_file(name, file) for name, file in volumes.items())
     return tuple(
         CaseFiles(
             _flat(name),
@@ -61,6 +85,19 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
         )
         for name, channels in groups.items()
     )
+
+
+def _is_image(path: Path) -> bool:
+    return is_volume(path) and not is_slicer_segmentation(path)
+
+
+def _case_of_file(name: str, file: Path) -> CaseFiles:
+    """A file that should hold several channels; a damaged one fails when it is read."""
+    try:
+        channels = case_files(file).channels
+    except CaseError:
+        channels = (ChannelFile(file),)
+    return CaseFiles(_flat(name), _flat(name), channels)
 
 
 def _flat(name: str) -> str:

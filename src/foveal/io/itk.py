@@ -45,14 +45,48 @@ def read_itk_grid(path: Path) -> tuple[Grid, int]:
     return _grid(path, _header(path))
 
 
+def read_itk_entries(path: Path) -> dict[str, str]:
+    """Read what a file's header says beyond its grid, name to text."""
+    header = _header(path)
+    return {name: header.GetMetaData(name) for name in header.GetMetaDataKeys()}
+
+
+def resample_linear(
+    array: NDArray[Any], grid: Grid, target: Grid, *, outside: float
+) -> NDArray[np.float32]:
+    """Interpolate a volume at the voxels of another grid.
+
+    Args:
+        array: ``(i, j, k)``, finite. It is not smoothed before, so fine detail may
+            alias where ``target`` is coarser.
+        grid: Of ``array``.
+        target: Grid of the result.
+        outside: Value where the voxels of ``array`` do not reach.
+    """
+    resampled = sitk.Resample(
+        _image(array.astype(np.float32), grid),
+        _image(np.zeros(target.shape, np.uint8), target),
+        sitk.Transform(),
+        sitk.sitkLinear,
+        outside,
+        sitk.sitkFloat32,
+    )
+    return sitk.GetArrayFromImage(resampled).T
+
+
 def write_itk(path: Path, array: NDArray[Any], grid: Grid) -> None:
     """Write a volume ``(i, j, k)``, compressed; the format follows the ending."""
+    sitk.WriteImage(_image(array, grid), str(path), useCompression=True)
+
+
+def _image(array: NDArray[Any], grid: Grid) -> sitk.Image:
+    """ITK's form of a volume ``(i, j, k)``."""
     affine = LPS_TO_RAS @ grid.affine
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / grid.spacing_mm).ravel().tolist())
-    sitk.WriteImage(image, str(path), useCompression=True)
+    return image
 
 
 def _header(path: Path) -> sitk.ImageFileReader:

@@ -1,27 +1,30 @@
 """Raw data folders in the layout of nnU-Net v2.
 
-``dataset.json`` holds "channel_names", "labels" (name to value) and "file_ending".
-Images are ``imagesTr/case_0000.ext``, one file per channel, label maps
-``labelsTr/case.ext``.
+``dataset.json`` holds "channel_names", "labels" (name to value, or to the values of a
+region) and "file_ending". Images are ``imagesTr/case_0000.ext``, one file per channel,
+label maps ``labelsTr/case.ext``. "regions_class_order" is not needed: label values on
+disk are the labels' own. ``splits_final.json`` lists the cases of each fold.
 https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
 """
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from foveal.case import NamedFold
 from foveal.errors import DatasetError
 from foveal.io.description import FILE_NAME, numbered_names
 from foveal.io.folder_names import CHANNEL_SUFFIX
 from foveal.io.listing import ListedCase, Listing, read_labels
-from foveal.io.volumes import VOLUME_ENDINGS
+from foveal.io.volumes import VOLUME_ENDINGS, case_stem
 
 
 def list_nnunet(root: Path, description: dict[str, Any]) -> Listing:
     """List the cases of an nnU-Net folder; those of ``imagesTs`` are for testing.
 
     Raises:
-        DatasetError: ``dataset.json`` lacks an entry, labels are regions, or a label
-            map has no image.
+        DatasetError: ``dataset.json`` lacks an entry, or a label map has no image.
     """
     source = root / FILE_NAME
     for entry in ("labels", "file_ending"):
@@ -37,7 +40,6 @@ def list_nnunet(root: Path, description: dict[str, Any]) -> Listing:
             f"{', '.join(VOLUME_ENDINGS)}"
         )
     channel_names = numbered_names(description["channel_names"], source)
-    labels, ignore_value = read_labels(description["labels"], source)
     cases = [
         *_cases(root, "Tr", ending, len(channel_names), split=None),
         *_cases(root, "Ts", ending, len(channel_names), split="test"),
@@ -46,9 +48,58 @@ def list_nnunet(root: Path, description: dict[str, Any]) -> Listing:
         name=str(description.get("name", root.name)),
         cases=tuple(cases),
         channel_names=channel_names,
-        label_values=labels,
-        ignore_value=ignore_value,
+        labels=read_labels(description["labels"], source),
     )
+
+
+def read_folds(
+    path: Path, cases: Collection[str], excluded: Collection[str]
+) -> tuple[NamedFold, ...]:
+    """Read which cases each fold trains on and validates on.
+
+    Args:
+        path: Of a ``splits_final.json``.
+        cases: Names of the data set's cases.
+        excluded: Names of those left out, which folds may list all the same.
+
+    Raises:
+        DatasetError: The file is no list of folds, or names an unknown case.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(entries, list) or not entries:
+        raise DatasetError(
+            f'{path} must be a list of folds, each {{"train": [...], "val": [...]}}'
+        )
+    return tuple(
+        NamedFold(
+            _fold_cases(f"{path} fold {number}", entry, "train", cases, excluded),
+            _fold_cases(f"{path} fold {number}", entry, "val", cases, excluded),
+        )
+        for number, entry in enumerate(entries)
+    )
+
+
+def _fold_cases(
+    where: str,
+    entry: object,
+    part: str,
+    cases: Collection[str],
+    excluded: Collection[str],
+) -> tuple[str, ...]:
+    """Names of the cases of one part of a fold, without the excluded ones."""
+    names = entry.get(part) if isinstance(entry, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(f'{where} must hold "{part}", a list of case names')
+    unknown = [name for name in names if name not in cases and name not in excluded]
+    if unknown:
+        raise DatasetError(
+            f'{where}: "{part}" names the case "{unknown[0]}", which the data set does '
+            f"not have ({len(unknown)} such names); correct or remove the file"
+        )
+    return tuple(name for name in names if name in cases)
 
 
 def _cases(
@@ -60,13 +111,13 @@ def _cases(
     when the case is read or checked.
     """
     images, labels = root / f"images{part}", root / f"labels{part}"
-    label_maps = {stem: labels / f"{stem}{ending}" for stem in _stems(labels, ending)}
-    matches = map(CHANNEL_SUFFIX.fullmatch, _stems(images, ending))
+    label_maps = _files_by_name(labels, ending)
+    matches = map(CHANNEL_SUFFIX.fullmatch, _files_by_name(images, ending))
     names = {match["case"] for match in matches if match}
     orphans = sorted(label_maps.keys() - names)
     if orphans:
         raise DatasetError(
-            f"{labels}: {orphans[0]}{ending} has no image "
+            f"{label_maps[orphans[0]]} has no image "
             f"{images / orphans[0]}_0000{ending}; add it or remove the label map "
             f"({len(orphans)} such label maps)"
         )
@@ -84,10 +135,13 @@ def _cases(
     ]
 
 
-def _stems(folder: Path, ending: str) -> list[str]:
-    """Names without ending; empty if there is no such folder."""
-    return [
-        path.name.removesuffix(ending)
-        for path in folder.glob(f"*{ending}")
-        if not path.name.startswith(".")
-    ]
+def _files_by_name(folder: Path, ending: str) -> dict[str, Path]:
+    """Files by name without ending; none if there is no such folder."""
+    named: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"*{ending}")):
+        if path.name.startswith("."):
+            continue
+        other = named.setdefault(case_stem(path), path)
+        if other != path:
+            raise DatasetError(f"{other} and {path} are of one case; keep one of them")
+    return named

@@ -3,20 +3,38 @@
 import csv
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from foveal.case import StructureFile
 from foveal.errors import DatasetError
-from foveal.io.listing import ListedCase, Listing, read_labels
+from foveal.io.listing import Labels, ListedCase, Listing, read_labels, with_regions
 
 SPLITS = ("train", "validation", "test")
 CASE_COLUMNS = frozenset(
-    ("case", "patient", "channels", "label_map", "mask", "split", "annotated_labels")
+    (
+        "case",
+        "patient",
+        "channels",
+        "label_map",
+        "mask",
+        "split",
+        "domain",
+        "annotated_labels",
+        "exclude",
+    )
 )
-TABLE_KEYS = frozenset(("name", "channel_names", "labels", "ignore", "cases"))
+TOML_CASE_KEYS = CASE_COLUMNS | {"structures"}
+TABLE_KEYS = frozenset(
+    ("name", "channel_names", "labels", "regions", "ignore", "cases")
+)
 
 CHANNEL_PREFIX = "channel_"
 """Of a CSV column that holds one channel, for example ``channel_flair``."""
+
+STRUCTURE_PREFIX = "structure_"
+"""Of a CSV column with the mask of one structure, for example ``structure_liver``."""
 
 LIST_SEPARATOR = ";"
 """Between several entries in one cell of a CSV table."""
@@ -38,15 +56,24 @@ def list_csv(path: Path) -> Listing:
         except (csv.Error, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} is not a CSV table: {error}") from error
     channel_columns = [name for name in columns if name.startswith(CHANNEL_PREFIX)]
-    _refuse_unknown(path, set(columns) - set(channel_columns), CASE_COLUMNS)
+    structure_columns = [name for name in columns if name.startswith(STRUCTURE_PREFIX)]
+    _refuse_unknown(
+        path, set(columns) - {*channel_columns, *structure_columns}, CASE_COLUMNS
+    )
     if len(set(columns)) != len(columns):
         raise DatasetError(f"{path}: a column stands twice in {columns}")
+    cases = tuple(
+        _case(
+            path.parent,
+            where,
+            _entries(where, row, channel_columns, structure_columns),
+        )
+        for where, row in rows
+    )
+    _refuse_empty_structures(path, structure_columns, cases)
     return Listing(
         name=path.stem,
-        cases=tuple(
-            _case(path.parent, where, _entries(where, row, channel_columns))
-            for where, row in rows
-        ),
+        cases=cases,
         channel_names=tuple(
             name.removeprefix(CHANNEL_PREFIX) for name in channel_columns
         )
@@ -66,9 +93,11 @@ def list_toml(path: Path) -> Listing:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is not a TOML file: {error}") from error
     _refuse_unknown(path, table.keys(), TABLE_KEYS)
-    labels, ignore_value = None, None
-    if "labels" in table:
-        labels, ignore_value = read_labels(table["labels"], path)
+    labels = read_labels(table["labels"], path) if "labels" in table else Labels()
+    if "regions" in table:
+        labels = with_regions(labels, table["regions"], path)
+    if "ignore" in table:
+        labels = _with_ignore_value(path, labels, table["ignore"])
     entries = table.get("cases", [])
     if not isinstance(entries, list) or not all(
         isinstance(row, dict) for row in entries
@@ -77,7 +106,7 @@ def list_toml(path: Path) -> Listing:
     cases = []
     for number, row in enumerate(entries, start=1):
         where = f"{path} case {number}"
-        _refuse_unknown(where, row.keys(), CASE_COLUMNS)
+        _refuse_unknown(where, row.keys(), TOML_CASE_KEYS)
         cases.append(_case(path.parent, where, row))
     return Listing(
         name=_text(table.get("name", path.stem), f"{path}: name"),
@@ -85,13 +114,15 @@ def list_toml(path: Path) -> Listing:
         channel_names=tuple(_list(table["channel_names"], f"{path}: channel_names"))
         if "channel_names" in table
         else None,
-        label_values=labels,
-        ignore_value=_ignore_value(path, table.get("ignore", ignore_value)),
+        labels=labels,
     )
 
 
 def _entries(
-    where: str, row: Mapping[str | None, Any], channel_columns: list[str]
+    where: str,
+    row: Mapping[str | None, Any],
+    channel_columns: list[str],
+    structure_columns: list[str],
 ) -> dict[str, Any]:
     """Entries of a CSV row in the form of a TOML case."""
     if None in row or None in row.values():
@@ -116,17 +147,23 @@ def _entries(
                 f'{where}: use "channels" or {channel_columns}, not both'
             )
         missing = [name for name in channel_columns if name not in cells]
-        if missing:
+        if missing and "exclude" not in cells:
             raise DatasetError(
-                f"{where} has no file for {missing[0]}; every case needs it"
+                f"{where} has no file for {missing[0]}; every case needs it, or a "
+                'reason in the column "exclude"'
             )
-        entries["channels"] = [cells[name] for name in channel_columns]
+        entries["channels"] = [cells.get(name, "") for name in channel_columns]
+    drawn = [name for name in structure_columns if name in cells]
+    if drawn:
+        entries["structures"] = {
+            name.removeprefix(STRUCTURE_PREFIX): cells[name] for name in drawn
+        }
     return entries
 
 
 def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
-    """One case from its entries, checked."""
-    for required in ("case", "channels"):
+    """One case from its entries, checked; an excluded one may lack its files."""
+    for required in ("case",) if "exclude" in entries else ("case", "channels"):
         if not entries.get(required):
             raise DatasetError(f'{where} has no "{required}"; every case needs it')
     split = entries.get("split")
@@ -139,20 +176,57 @@ def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
         raise DatasetError(
             f'{where}: case "{name}" names files and must not hold a folder'
         )
-    patient, label_map, mask = (
+    patient, label_map, mask, domain, exclude = (
         _text(entries[key], f"{where}: {key}") if key in entries else None
-        for key in ("patient", "label_map", "mask")
+        for key in ("patient", "label_map", "mask", "domain", "exclude")
     )
-    channels = _list(entries["channels"], f"{where}: channels")
+    structures = _structures(folder, where, entries.get("structures", {}))
+    if label_map and structures:
+        raise DatasetError(
+            f"{where} has a label_map and a mask per structure; keep one of them"
+        )
+    channels = (
+        _list(entries["channels"], f"{where}: channels") if exclude is None else []
+    )
     return ListedCase(
         name=name,
         images=tuple(folder / channel for channel in channels),
         patient=patient,
         label_map=None if label_map is None else folder / label_map,
+        structure_files=structures,
         mask=None if mask is None else folder / mask,
         annotated=_annotated(entries.get("annotated_labels"), where),
         split=split,
+        domain=domain,
+        exclude=exclude,
     )
+
+
+def _structures(folder: Path, where: str, entries: object) -> tuple[StructureFile, ...]:
+    """Masks of single structures, in order of name."""
+    if not isinstance(entries, Mapping):
+        raise DatasetError(
+            f"{where}: structures {entries!r} must be a table of names and files, as "
+            '{ liver = "liver.nii.gz" }'
+        )
+    return tuple(
+        StructureFile(
+            structure, folder / _text(entry, f"{where}: structure {structure}")
+        )
+        for structure, entry in sorted(entries.items())
+    )
+
+
+def _refuse_empty_structures(
+    path: Path, columns: Iterable[str], cases: Iterable[ListedCase]
+) -> None:
+    """Refuse a structure that no row has a mask of."""
+    drawn = {file.structure for case in cases for file in case.structure_files}
+    for column in columns:
+        if column.removeprefix(STRUCTURE_PREFIX) not in drawn:
+            raise DatasetError(
+                f"{path}: no row has a file in {column}; fill or remove the column"
+            )
 
 
 def _annotated(entry: object, where: str) -> tuple[str | int, ...] | None:
@@ -168,10 +242,15 @@ def _annotated(entry: object, where: str) -> tuple[str | int, ...] | None:
     return tuple(entry)
 
 
-def _ignore_value(path: Path, entry: object) -> int | None:
-    if entry is not None and (not isinstance(entry, int) or isinstance(entry, bool)):
+def _with_ignore_value(path: Path, labels: Labels, entry: object) -> Labels:
+    if not isinstance(entry, int) or isinstance(entry, bool):
         raise DatasetError(f"{path}: ignore {entry!r} must be a label value")
-    return entry
+    if entry in (labels.values or {}).values():
+        raise DatasetError(
+            f"{path}: ignore is {entry}, which is also the value of a label; "
+            "give ignored voxels a value of their own"
+        )
+    return replace(labels, ignore_value=entry)
 
 
 def _text(entry: object, where: str) -> str:
@@ -193,5 +272,9 @@ def _refuse_unknown(
     if unknown:
         raise DatasetError(
             f'{where}: "{unknown[0]}" is unknown; there are {", ".join(sorted(known))}'
-            + (f" and {CHANNEL_PREFIX}<name> (CSV)" if known is CASE_COLUMNS else "")
+            + (
+                f", {CHANNEL_PREFIX}<name> and {STRUCTURE_PREFIX}<name>"
+                if known is CASE_COLUMNS
+                else ""
+            )
         )

@@ -1,37 +1,66 @@
 """What a voxel says where some structures were not annotated.
 
-In a case whose reference leaves out a structure, background means "background or that
-structure". The classes left out are merged into background by adding their
-probabilities, which is the log-sum-exp of their logits.
+Without a structure that a case's reference leaves out, several classes look alike: a
+lesion in an organ looks like the organ, a structure of its own like background. Classes
+that look alike are merged by adding their probabilities, which is the log-sum-exp of
+their logits.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
 def merge_unannotated(
     logits: Float[Tensor, "patch class *space"],
-    annotated: Bool[Tensor, "patch class"],
+    annotated: Bool[Tensor, "patch structure"],
+    structures: Bool[Tensor, "structure class"],
 ) -> Float[Tensor, "patch class *space"]:
-    """Logits whose background stands for every class that was not annotated.
+    """Logits in which a class stands for all that look like it in the patch's case.
 
     Args:
         logits: Class 0 is background.
-        annotated: Whether each class was annotated in the patch's case; true for
-            class 0.
+        annotated: Whether each structure was annotated in the patch's case.
+        structures: Whether each structure includes each class; none includes class 0.
 
     Returns:
-        Logits with the same softmax for annotated classes; a class that was not
-        annotated has ``-inf``, hence probability 0.
+        Logits with the same softmax for classes that nothing was merged with; a class
+        that was merged into another has ``-inf``, hence probability 0.
     """
     if bool(annotated.all()):
         return logits
-    spread = annotated.reshape(*annotated.shape, *[1] * (logits.ndim - 2))
-    is_background = ~spread
-    is_background[:, 0] = True
-    background = logits.masked_fill(~is_background, -torch.inf).logsumexp(
-        dim=1, keepdim=True
-    )
-    others = logits.masked_fill(~spread, -torch.inf)[:, 1:]
-    return torch.cat([background, others], dim=1)
+    seen_as = seen_classes(annotated, structures)
+    own = torch.arange(logits.shape[1], device=logits.device)
+    is_gone = (seen_as != own).reshape(*seen_as.shape, *[1] * (logits.ndim - 2))
+    merged = logits.masked_fill(is_gone, -torch.inf)
+    for patch, shown in enumerate(seen_as):
+        for number, count in enumerate(torch.bincount(shown).tolist()):
+            if count > 1:
+                together = logits[patch, shown == number]
+                merged[patch, number] = together.logsumexp(dim=0)
+    return merged
+
+
+def seen_classes(
+    annotated: Bool[Tensor, "patch structure"],
+    structures: Bool[Tensor, "structure class"],
+) -> Int64[Tensor, "patch class"]:
+    """First class that looks like each class without what was not annotated.
+
+    Args:
+        annotated: Whether each structure was annotated in the patch's case.
+        structures: Whether each structure includes each class.
+    """
+    visible = structures & annotated.unsqueeze(2)
+    looks_alike = (visible.unsqueeze(3) == visible.unsqueeze(2)).all(dim=1)
+    return looks_alike.int().argmax(dim=1)
+
+
+def structure_sums(
+    values: Float[Tensor, "patch class voxel"],
+    structures: Bool[Tensor, "structure class"],
+) -> Float[Tensor, "patch structure voxel"]:
+    """Sum over the classes that each structure includes."""
+    if bool((structures.sum(dim=1) == 1).all()):
+        return values[:, structures.int().argmax(dim=1)]
+    return torch.einsum("sc,pcv->psv", structures.to(values.dtype), values)

@@ -10,7 +10,7 @@ from foveal.methods.interface import Clock, Method, Stream
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Supervised(Method):
@@ -18,7 +18,8 @@ class Supervised(Method):
 
     Args:
         network: Trained and used to predict.
-        losses: Name to loss of (logits, label map, annotated) and its weight.
+        losses: Name to loss of (logits, label map, annotated, structures) and its
+            weight.
         sampler: Name of the sampler of the labelled patches.
         batch_size: Patches per step.
     """
@@ -50,12 +51,14 @@ class Supervised(Method):
         batch = batches["labelled"]
         output = self.network(batch.image)
         scales = [output.logits, *output.coarse_logits]
-        label_map, annotated = batch.labels()
+        label_map, annotated, structures = batch.labels()
         shares = halving_shares(len(scales))
         return {
             name: torch.stack(
                 [
-                    weight * share * loss(z, labels_at(label_map, z), annotated)
+                    weight
+                    * share
+                    * loss(z, labels_at(label_map, z), annotated, structures)
                     for share, z in zip(shares, scales, strict=True)
                 ]
             ).sum()

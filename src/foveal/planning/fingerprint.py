@@ -1,7 +1,7 @@
 """What the labelled cases of a data set are like: all that a plan is made from."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -29,6 +29,14 @@ BODY_TAIL_FRACTION = 0.01
 """Share of the body's voxels cut from either end when its width is measured: a table or
 noise beside the body is no part of it."""
 
+QUANTILES = (0.05, 0.5, 0.95)
+"""Of the whole image: its dark end, middle and bright end, past single voxels."""
+
+VOXELS_LOOKED_AT = 200_000
+"""Spread evenly; quantiles of so many are right to a small part of a percent."""
+
+Quantiles = tuple[float, float, float]
+
 
 @dataclass(frozen=True, eq=False)
 class CaseFingerprint:
@@ -49,31 +57,42 @@ class CaseFingerprint:
     """Drawn from the annotated foreground, ``(channel, drawn)``; nothing is drawn where
     there is no foreground."""
 
+    image_quantiles: tuple[Quantiles, ...]
+    """Per channel, see `image_quantiles`."""
+
     is_hu_like: tuple[bool, ...]
     """Per channel: whole numbers that reach below `AIR_HU`."""
 
-    class_volumes_ml: dict[int, float]
-    """Label value to volume, for every annotated label; 0 where it is absent."""
+    structure_volumes_ml: dict[str, float]
+    """Of every annotated structure; 0 where it is absent."""
 
-    class_offsets: dict[int, float]
-    """Label value to the signed distance of its centroid from the body's midplane, in
-    body widths, negative to the patient's left; for labels that are present."""
+    structure_offsets: dict[str, float]
+    """Signed distance of the centroid of every present structure from the body's
+    midplane, in body widths, negative to the patient's left."""
+
+    combinations: frozenset[frozenset[str]]
+    """Structures that lie over one another somewhere, and those that lie alone."""
+
+    is_annotated_in_full: bool
+    """Whether every structure was contoured."""
 
 
 def fingerprint_cases(
     cases: Sequence[CaseFiles],
-    label_values: Sequence[int],
+    structures: Mapping[str, Sequence[int]],
     *,
     ignore_value: int | None,
     threads: int,
+    resample_channels: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[CaseFingerprint, ...]:
     """Read labelled cases and look at each.
 
     Args:
         cases: With label maps.
-        label_values: Of the structures, as on disk.
+        structures: Name to label values, see `Dataset.structures`.
         ignore_value: Label value that says nothing about the voxel.
+        resample_channels: See `read_case`.
         threads: Cases read at once; each is held in memory meanwhile.
         on_progress: Told cases done, cases in all and the name of the last.
 
@@ -86,9 +105,9 @@ def fingerprint_cases(
 
     def look(files: CaseFiles) -> CaseFingerprint:
         return case_fingerprint(
-            read_case(files),
-            label_values,
-            annotated_labels=files.annotated_labels,
+            read_case(files, resample_channels=resample_channels),
+            structures,
+            annotated=files.annotated,
             ignore_value=ignore_value,
         )
 
@@ -107,17 +126,17 @@ def fingerprint_cases(
 
 def case_fingerprint(
     case: Case,
-    label_values: Sequence[int],
+    structures: Mapping[str, Sequence[int]],
     *,
-    annotated_labels: Sequence[int] | None = None,
+    annotated: Sequence[str] | None = None,
     ignore_value: int | None = None,
 ) -> CaseFingerprint:
     """Measure one labelled case.
 
     Args:
         case: In stored order.
-        label_values: Of the structures, as on disk.
-        annotated_labels: Values contoured in this case; ``None``: all.
+        structures: Name to label values, see `Dataset.structures`.
+        annotated: Structures contoured in this case; ``None``: all.
         ignore_value: Label value that says nothing about the voxel.
 
     Raises:
@@ -134,16 +153,21 @@ def case_fingerprint(
 
     voxels = np.flatnonzero(label_map)
     values, value_of_voxel = np.unique(label_map.flat[voxels], return_inverse=True)
-    _refuse_unknown_labels(case.name, values, [*label_values, ignore_value])
-    annotated = tuple(label_values if annotated_labels is None else annotated_labels)
+    meaning = case.meaning(structures)
+    _refuse_unknown_labels(case.name, values, [*meaning, ignore_value])
+    looked_at = tuple(structures if annotated is None else annotated)
+    combinations = [
+        meaning.get(int(value), frozenset()) & set(looked_at) for value in values
+    ]
     left, right = body_extent(image[0], mask, is_hu_like=is_hu_like[0])
     sagittal_index = np.unravel_index(voxels, label_map.shape)[SAGITTAL_AXIS]
     counts = np.bincount(value_of_voxel, minlength=len(values))
     sums = np.bincount(value_of_voxel, sagittal_index, minlength=len(values))
-    present = {
-        int(value): n for n, value in enumerate(values) if int(value) in annotated
+    places = {
+        name: [n for n, names in enumerate(combinations) if name in names]
+        for name in looked_at
     }
-    foreground = voxels[np.isin(values, annotated)[value_of_voxel]]
+    is_foreground = np.array([bool(names) for names in combinations], dtype=bool)
     return CaseFingerprint(
         name=case.name,
         stored_orientation=case.grid.orientation,
@@ -151,20 +175,25 @@ def case_fingerprint(
         spacing_mm=grid.spacing_mm,
         nonzero_shape=_box_shape(np.any(image != 0, axis=0)),
         mask_shape=None if mask is None else _box_shape(mask),
-        intensities=_drawn_intensities(image, foreground, case.name),
+        intensities=_drawn_intensities(
+            image, voxels[is_foreground[value_of_voxel]], case.name
+        ),
+        image_quantiles=image_quantiles(case.image),
         is_hu_like=is_hu_like,
-        class_volumes_ml={
-            value: grid.voxel_volume_ml * int(counts[present[value]])
-            if value in present
-            else 0.0
-            for value in annotated
+        structure_volumes_ml={
+            name: grid.voxel_volume_ml * int(counts[found].sum())
+            for name, found in places.items()
         },
-        class_offsets={
-            value: float(
-                (sums[n] / counts[n] - (left + right) / 2) / (right - left + 1)
+        structure_offsets={
+            name: float(
+                (sums[found].sum() / counts[found].sum() - (left + right) / 2)
+                / (right - left + 1)
             )
-            for value, n in present.items()
+            for name, found in places.items()
+            if found
         },
+        combinations=frozenset(combinations) - {frozenset()},
+        is_annotated_in_full=annotated is None,
     )
 
 
@@ -194,6 +223,18 @@ def body_extent(
     first = int(np.searchsorted(share, BODY_TAIL_FRACTION, side="right"))
     last = int(np.searchsorted(share, 1 - BODY_TAIL_FRACTION))
     return first, last
+
+
+def image_quantiles(image: NDArray[np.float32]) -> tuple[Quantiles, ...]:
+    """The `QUANTILES` of each channel of an image, background and all.
+
+    Args:
+        image: ``(channel, i, j, k)``; of a large one, every so many voxels are taken.
+    """
+    apart = max(1, int((image[0].size / VOXELS_LOOKED_AT) ** (1 / 3)))
+    sample = image[:, ::apart, ::apart, ::apart].reshape(len(image), -1)
+    rows = np.quantile(sample, QUANTILES, axis=1).T.tolist()
+    return tuple((low, middle, high) for low, middle, high in rows)
 
 
 def _is_hu_like(channel: NDArray[np.float32]) -> bool:

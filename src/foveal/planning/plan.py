@@ -20,11 +20,12 @@ from foveal.config import (
     PatchesConfig,
     Plan,
     PreprocessingConfig,
+    Range,
     UNet3dConfig,
 )
 from foveal.errors import DatasetError
 from foveal.planning.fingerprint import ORIENTATION, SAGITTAL_AXIS, CaseFingerprint
-from foveal.planning.left_right import SidePositions, choose_mirroring
+from foveal.planning.left_right import Mirroring, SidePositions, choose_mirroring
 from foveal.planning.memory import Budget
 from foveal.planning.network_size import choose_network, times
 
@@ -52,9 +53,9 @@ def make_plan(
     *,
     dataset_name: str,
     channel_names: Sequence[str],
-    label_values: Mapping[str, int],
-    ignore_value: int | None,
+    labels: LabelsConfig,
     budget: Budget,
+    resample_channels: bool = False,
 ) -> tuple[Plan, list[str]]:
     """Choose grids, intensities, network, patch and batch.
 
@@ -62,9 +63,9 @@ def make_plan(
         fingerprints: Of the labelled cases, at least one.
         dataset_name: Repeated in the plan.
         channel_names: In the order of the cases' channels.
-        label_values: Structure to value on disk.
-        ignore_value: Label value without meaning.
+        labels: See `choose_labels`.
         budget: What a training step may cost.
+        resample_channels: Repeated in the plan.
 
     Returns:
         The plan and one line in plain words per decision or warning.
@@ -78,11 +79,6 @@ def make_plan(
             "no case has a label map; a plan needs some. Name the label maps in the "
             "data set"
         )
-    labels = LabelsConfig(
-        names=tuple(label_values),
-        values=tuple(label_values.values()),
-        ignore_value=ignore_value,
-    )
     spacing_mm, spacing_reason = target_spacing(
         [case.spacing_mm for case in fingerprints],
         [case.shape for case in fingerprints],
@@ -97,7 +93,10 @@ def make_plan(
         num_classes=labels.num_classes,
         budget=budget,
     )
-    mirroring = choose_mirroring(labels.names, _side_positions(fingerprints, labels))
+    mirroring = choose_mirroring(
+        tuple(labels.structures), _side_positions(fingerprints)
+    )
+    axes, mirror_reasons = _possible_mirroring(mirroring, labels)
     plan = Plan(
         dataset_name=dataset_name,
         labels=labels,
@@ -106,6 +105,7 @@ def make_plan(
             spacing_mm=spacing_mm,
             crop=crop,
             channels=channels,
+            resample_channels=resample_channels,
         ),
         patches=PatchesConfig(size=chosen.patch_size, batch_size=chosen.batch_size),
         network=UNet3dConfig(
@@ -115,7 +115,7 @@ def make_plan(
             convolutions=chosen.network.convolutions,
         ),
         mirroring=MirroringConfig(
-            axes=mirroring.axes,
+            axes=axes,
             sagittal_axis=SAGITTAL_AXIS,
             left_right_pairs=mirroring.left_right_pairs,
         ),
@@ -124,7 +124,7 @@ def make_plan(
     reasons = [
         (
             f"Data: labelled cases {len(fingerprints)}, channels "
-            f"{', '.join(channel_names)}, structures {', '.join(labels.names)}"
+            f"{', '.join(channel_names)}, structures {', '.join(labels.structures)}"
         ),
         _orientation_reason(fingerprints),
         spacing_reason,
@@ -132,6 +132,7 @@ def make_plan(
         *channel_reasons,
         *chosen.reasons,
         *mirroring.reasons,
+        *mirror_reasons,
         *_absent_structures(fingerprints, labels),
     ]
     return plan, reasons
@@ -294,15 +295,120 @@ def choose_normalisation(
 # ------------------------------------------------------------------- the structures
 
 
-def _side_positions(
-    fingerprints: Sequence[CaseFingerprint], labels: LabelsConfig
-) -> list[SidePositions]:
-    names = dict(zip(labels.values, labels.names, strict=True))
-    return [
-        SidePositions(
-            {names[value]: offset for value, offset in case.class_offsets.items()},
-            {names[value]: ml for value, ml in case.class_volumes_ml.items()},
+def choose_labels(
+    fingerprints: Sequence[CaseFingerprint],
+    *,
+    label_values: Mapping[str, int],
+    regions: Mapping[str, Sequence[int]],
+    ignore_value: int | None,
+    has_structure_files: bool,
+) -> tuple[LabelsConfig, list[str]]:
+    """Disjoint labels for what is segmented, and why.
+
+    Label maps bring their labels. Where every structure has a mask of its own, each
+    combination of structures that lies over one another somewhere becomes a label, and
+    the structures are regions of these.
+
+    Args:
+        fingerprints: Of the labelled cases.
+        label_values: Label to value on disk.
+        regions: Region to label values; see `Dataset.regions`.
+        ignore_value: Label value without meaning.
+        has_structure_files: Whether references are one mask per structure.
+    """
+    if not has_structure_files:
+        name_of = {value: name for name, value in label_values.items()}
+        return LabelsConfig(
+            names=tuple(label_values),
+            values=tuple(label_values.values()),
+            ignore_value=ignore_value,
+            regions={
+                region: tuple(name_of[value] for value in values)
+                for region, values in regions.items()
+            },
+        ), []
+    overlaps = _overlaps(fingerprints)
+    alone = {
+        next(iter(names)) for names in _combinations(fingerprints) if len(names) == 1
+    }
+    covered = frozenset[str]().union(*overlaps)
+    singles = [name for name in label_values if name in alone or name not in covered]
+    order = {name: place for place, name in enumerate(label_values)}
+    named = {
+        "+".join(sorted(names, key=order.__getitem__)): names for names in overlaps
+    }
+    first_free = max(label_values.values()) + 1
+    labels = LabelsConfig(
+        names=(*singles, *named),
+        values=(
+            *(label_values[name] for name in singles),
+            *range(first_free, first_free + len(named)),
+        ),
+        regions={
+            name: (
+                *([name] if name in singles else []),
+                *(label for label, names in named.items() if name in names),
+            )
+            for name in label_values
+        }
+        if named
+        else {},
+        separate_masks=True,
+    )
+    if not named:
+        return labels, ["Labels: one mask per structure; no two of them overlap"]
+    return labels, [
+        (
+            "Labels: one mask per structure; they overlap, so inside there is a label "
+            f"for every combination: {', '.join(labels.names)}. The probability of a "
+            "structure is the sum over its labels"
         )
+    ]
+
+
+def _overlaps(fingerprints: Sequence[CaseFingerprint]) -> list[frozenset[str]]:
+    """Combinations of two and more structures that need a label, the smaller first.
+
+    Where some structures were not annotated, a combination may be the visible part of
+    one that is known from other cases; then it needs none of its own.
+    """
+    known = {
+        names
+        for case in fingerprints
+        if case.is_annotated_in_full
+        for names in case.combinations
+    }
+    for case in fingerprints:
+        looked_at = frozenset(case.structure_volumes_ml)
+        visible = {names & looked_at for names in known}
+        known |= case.combinations - visible
+    return sorted(
+        (names for names in known if len(names) > 1),
+        key=lambda names: (len(names), sorted(names)),
+    )
+
+
+def _combinations(fingerprints: Sequence[CaseFingerprint]) -> set[frozenset[str]]:
+    return {names for case in fingerprints for names in case.combinations}
+
+
+def _possible_mirroring(
+    mirroring: Mirroring, labels: LabelsConfig
+) -> tuple[tuple[int, ...], list[str]]:
+    """Axes without the sagittal one if a combination has no mirror image, and why."""
+    if SAGITTAL_AXIS not in mirroring.axes:
+        return mirroring.axes, []
+    try:
+        labels.swapped_classes(mirroring.left_right_pairs)
+    except ValueError as error:
+        others = tuple(axis for axis in mirroring.axes if axis != SAGITTAL_AXIS)
+        return others, [f"Mirroring: off after all, as {error}"]
+    return mirroring.axes, []
+
+
+def _side_positions(fingerprints: Sequence[CaseFingerprint]) -> list[SidePositions]:
+    return [
+        SidePositions(case.structure_offsets, case.structure_volumes_ml)
         for case in fingerprints
     ]
 
@@ -310,11 +416,11 @@ def _side_positions(
 def _absent_structures(
     fingerprints: Sequence[CaseFingerprint], labels: LabelsConfig
 ) -> list[str]:
-    present = {value for case in fingerprints for value in case.class_offsets}
+    present = {name for case in fingerprints for name in case.structure_offsets}
     return [
-        f"Warning: {name} (label {value}) occurs in no case and cannot be learnt"
-        for name, value in zip(labels.names, labels.values, strict=True)
-        if value not in present
+        f"Warning: {name} occurs in no case and cannot be learnt"
+        for name in labels.structures
+        if name not in present
     ]
 
 
@@ -323,31 +429,45 @@ def _summary(
     labels: LabelsConfig,
     median_shape: tuple[float, float, float],
 ) -> FingerprintConfig:
-    spacings = np.array([case.spacing_mm for case in fingerprints])
-    i, j, k = (
-        (_rounded(float(axis.min())), _rounded(float(axis.max())))
-        for axis in spacings.T
-    )
     intensities = np.concatenate([case.intensities for case in fingerprints], axis=1)
     percentiles = np.percentile(intensities, FOREGROUND_PERCENTILES, axis=1)
     volumes: dict[str, tuple[float, float]] = {}
-    for name, value in zip(labels.names, labels.values, strict=True):
+    for name in labels.structures:
         measured = [
-            case.class_volumes_ml[value]
+            case.structure_volumes_ml[name]
             for case in fingerprints
-            if value in case.class_volumes_ml
+            if name in case.structure_volumes_ml
         ]
         if measured:
             volumes[name] = _rounded(min(measured)), _rounded(max(measured))
     return FingerprintConfig(
         num_cases=len(fingerprints),
         median_shape=median_shape,
-        spacing_mm_range=(i, j, k),
+        spacing_mm_range=_ranges([case.spacing_mm for case in fingerprints]),
         intensity_ranges=tuple(
             (_rounded(low), _rounded(high)) for low, high in percentiles.T.tolist()
         ),
-        class_volumes_ml=volumes,
+        structure_volumes_ml=volumes,
+        orientations=tuple(sorted({case.stored_orientation for case in fingerprints})),
+        extent_mm_range=_ranges(
+            [np.multiply(case.shape, case.spacing_mm).tolist() for case in fingerprints]
+        ),
+        image_quantiles=tuple(
+            _ranges(channel)
+            for channel in zip(
+                *(case.image_quantiles for case in fingerprints), strict=True
+            )
+        ),
     )
+
+
+def _ranges(triples: Sequence[Sequence[float]]) -> tuple[Range, Range, Range]:
+    """Smallest and largest of the first, second and third numbers."""
+    first, second, third = (
+        (_rounded(float(min(values))), _rounded(float(max(values))))
+        for values in zip(*triples, strict=True)
+    )
+    return first, second, third
 
 
 def _rounded(value: float) -> float:

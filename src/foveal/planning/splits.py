@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from foveal.case import CaseFiles
+from foveal.case import CaseFiles, NamedFold
 from foveal.errors import DatasetError, SettingsError
 
 FORMAT_VERSION = 1
@@ -44,26 +44,36 @@ class Splits:
     folds: tuple[Fold, ...]
 
 
-def make_splits(cases: Sequence[CaseFiles], folds: int | None, seed: int) -> Splits:
+def make_splits(
+    cases: Sequence[CaseFiles],
+    folds: int | None,
+    seed: int,
+    *,
+    given: Sequence[NamedFold] | None = None,
+) -> Splits:
     """Divide the labelled patients, keeping the splits that the data set names.
 
     Patients of a "test" split are never trained on or validated. If a "validation"
     split is named there is one fold. Otherwise the remaining patients are shuffled and
-    fold K validates on part K. Depends on the patients' names, not on their order.
+    dealt in turn, one domain after the other, and fold K validates on part K: every
+    domain is spread over the folds as evenly as its patients allow. Depends on the
+    patients' names, not on their order.
 
     Args:
         cases: Of the data set; where it names splits, a case without one is trained on.
             Unlabelled cases count for the test split only.
         folds: Parts; 1 trains on every patient and validates on none. ``None``:
-            `USUAL_FOLDS`, or one per patient if there are fewer.
+            `USUAL_FOLDS`, or one per patient if there are fewer; or as many as given.
         seed: Of the shuffling.
+        given: Folds that the data set brings, by names of its cases; they are used as
+            they are.
 
     Raises:
-        DatasetError: A patient is in two splits, nobody is left to train on, or there
-            are fewer patients than folds.
+        DatasetError: A patient is in two splits, nobody is left to train on, there
+            are fewer patients than folds, or the folds given contradict the rest.
     """
     named = _named_splits(cases)
-    labelled = {case.patient for case in cases if case.label_map is not None}
+    labelled = {case.patient for case in cases if case.is_labelled}
     test = tuple(sorted(name for name, split in named.items() if split == "test"))
     validation = tuple(sorted(name for name in labelled if named[name] == "validation"))
     train = sorted(labelled.difference(test, validation))
@@ -73,6 +83,13 @@ def make_splits(cases: Sequence[CaseFiles], folds: int | None, seed: int) -> Spl
             f"test, {len(validation)} for validation); add labelled cases or change "
             "the splits that the data set names"
         )
+    if given is not None:
+        if validation:
+            raise DatasetError(
+                f"the data set brings {len(given)} folds and names {len(validation)} "
+                "patients for validation; keep one of the two"
+            )
+        return _given_splits(cases, folds, given, labelled.difference(test), test)
     if folds is None:
         folds = min(USUAL_FOLDS, len(train))
     if validation or folds == 1:
@@ -84,16 +101,62 @@ def make_splits(cases: Sequence[CaseFiles], folds: int | None, seed: int) -> Spl
             + (" (1: no validation)" if len(train) > 1 else "")
         )
     shuffled = np.random.default_rng(seed).permutation(train).tolist()
+    # A stable sort: within a domain the patients stay shuffled.
+    dealt = sorted(shuffled, key=_domains(cases).__getitem__)
     return Splits(
         tuple(
             Fold(
-                tuple(sorted(set(train).difference(shuffled[fold::folds]))),
-                tuple(sorted(shuffled[fold::folds])),
+                tuple(sorted(set(train).difference(dealt[fold::folds]))),
+                tuple(sorted(dealt[fold::folds])),
                 test,
             )
             for fold in range(folds)
         )
     )
+
+
+def _given_splits(
+    cases: Sequence[CaseFiles],
+    folds: int | None,
+    given: Sequence[NamedFold],
+    labelled: set[str],
+    test: tuple[str, ...],
+) -> Splits:
+    """The data set's own folds, by patient."""
+    if folds is not None and folds != len(given):
+        raise DatasetError(
+            f"splits.folds is {folds} but the data set brings {len(given)} folds; "
+            "leave splits.folds unset, or remove splits_final.json to have the "
+            "patients divided anew"
+        )
+    patients = {case.name: case.patient for case in cases}
+    made = []
+    for number, fold in enumerate(given):
+        train, validation = (
+            {patients[name] for name in names} & labelled
+            for names in (fold.train, fold.validation)
+        )
+        both = sorted(train & validation)
+        if both:
+            raise DatasetError(
+                f"fold {number} of the data set trains on and validates patient "
+                f"{both[0]} ({len(both)} such patients); splits are by patient"
+            )
+        if not train:
+            raise DatasetError(
+                f"fold {number} of the data set has no labelled patient to train on"
+            )
+        made.append(Fold(tuple(sorted(train)), tuple(sorted(validation)), test))
+    return Splits(tuple(made))
+
+
+def _domains(cases: Sequence[CaseFiles]) -> dict[str, list[str]]:
+    """Patient to the domains of the patient's labelled cases, in order of name."""
+    found: dict[str, set[str]] = {}
+    for case in cases:
+        if case.is_labelled:
+            found.setdefault(case.patient, set()).add(case.domain or "")
+    return {patient: sorted(domains) for patient, domains in found.items()}
 
 
 def _named_splits(cases: Sequence[CaseFiles]) -> dict[str, str]:

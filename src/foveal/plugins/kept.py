@@ -28,7 +28,7 @@ class KeptPlugin:
 
     @property
     def words(self) -> str:
-        """What it adds, such as ``loss "focal", method "steady"``."""
+        """What it adds, as `Plugin.words`."""
         return ", ".join(
             f'{kind} "{name}"' for kind in KINDS for name in self.parts[kind]
         )

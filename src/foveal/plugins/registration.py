@@ -19,7 +19,7 @@ Kind = Literal["loss", "network", "sampler", "method"]
 KINDS: tuple[Kind, ...] = ("loss", "network", "sampler", "method")
 
 _CALLED_WITH: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "loss": (("logits", "label_map", "annotated"), ()),
+    "loss": (("logits", "label_map", "annotated", "structures"), ()),
     "network": (("in_channels", "num_classes"), ()),
     "sampler": (("structures",), ()),
     "method": (("network", "losses"), ("sampler", "batch_size")),
@@ -59,6 +59,11 @@ class Plugin:
         """Hash of the content."""
         return content_digest(self.content)
 
+    @property
+    def words(self) -> str:
+        """What it adds, such as ``loss "focal", method "steady"``."""
+        return ", ".join(f'{part.kind} "{part.name}"' for part in self.parts)
+
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Parts of a kind."""
         return tuple(part.name for part in self.parts if part.kind == kind)
@@ -80,8 +85,8 @@ class OwnParts:
 
         Args:
             name: In settings.
-            loss: ``loss(logits, label_map, annotated, **options)``, a scalar; see
-                `foveal.losses.cross_entropy`.
+            loss: ``loss(logits, label_map, annotated, structures, **options)``, a
+                scalar; see `foveal.losses.cross_entropy`.
             section: Options, in the table ``plugins.NAME``.
         """
         self._add("loss", name, loss, section)

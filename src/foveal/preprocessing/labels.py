@@ -1,6 +1,6 @@
-"""From the user's label values to consecutive inside labels of one byte."""
+"""From the user's label values and masks to inside classes of one byte."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +11,20 @@ from foveal.errors import CaseError
 
 def inside_label_map(
     label_map: NDArray[np.integer],
-    label_values: Sequence[int],
+    class_of: Mapping[int, int],
     ignore_value: int | None,
 ) -> NDArray[np.uint8]:
-    """Number the labels of a map 0 for background, then 1, 2, … in order.
+    """Number the voxels of a label map by their inside class.
 
     Args:
-        label_map: ``(i, j, k)`` with the user's values, 0 background.
-        label_values: Value of each structure, in the order of inside labels from 1.
+        label_map: ``(i, j, k)`` with the user's values, or numbers of combinations.
+        class_of: Inside class of every value that may occur, 0 included.
         ignore_value: Value that becomes `IGNORED`, if any.
 
     Raises:
         CaseError: The map holds another value.
     """
-    inside_of = {0: 0} | {value: n for n, value in enumerate(label_values, start=1)}
+    inside_of = dict(class_of)
     if ignore_value is not None:
         inside_of[ignore_value] = IGNORED
     values = np.array(sorted(inside_of), np.int64)
@@ -33,65 +33,107 @@ def inside_label_map(
     for plane, numbered in zip(label_map, result, strict=True):
         places = np.searchsorted(values, plane).clip(max=len(values) - 1)
         if not np.array_equal(values[places], plane):
-            raise _unknown_label(label_map, label_values, ignore_value)
+            raise _unknown_label(label_map, values.tolist())
         numbered[...] = numbers[places]
     return result
 
 
-def annotated_classes(
-    annotated_labels: Sequence[int] | None, label_values: Sequence[int]
-) -> tuple[bool, ...] | None:
-    """Which inside classes were contoured in a case, background first.
+def classes_of_combinations(
+    found: Sequence[frozenset[str]],
+    combinations: Sequence[frozenset[str]],
+    annotated: Sequence[str] | None,
+) -> dict[int, int]:
+    """Inside class of every combination of structures that masks form in a case.
 
     Args:
-        annotated_labels: The user's values; ``None``: all.
-        label_values: Value of each structure, in the order of inside labels from 1.
+        found: Combinations of the case, by number.
+        combinations: Structures of every inside class, background's none first.
+        annotated: Structures contoured in the case; ``None``: all.
+
+    Raises:
+        CaseError: A combination is none of the classes'.
+    """
+    known = frozenset().union(*combinations) if annotated is None else set(annotated)
+    visible = [names & known for names in combinations]
+    class_of = {}
+    for number, names in enumerate(found):
+        if annotated is not None:
+            names &= known
+        if names not in visible:
+            raise CaseError(
+                f"the masks of {' and '.join(sorted(names))} overlap, for which the "
+                'plan has no class; correct the masks, or run "foveal plan" again'
+                if len(names) > 1
+                else f"{next(iter(names))} is none of the plan's structures; name it "
+                'in the data set and run "foveal plan" again'
+            )
+        class_of[number] = visible.index(names)
+    return class_of
+
+
+def annotated_structures(
+    annotated: Sequence[str] | None, structures: Sequence[str]
+) -> tuple[bool, ...] | None:
+    """Which structures were contoured in a case, in the order of the plan.
+
+    Args:
+        annotated: Names; ``None``: all.
+        structures: Names in the order of the plan.
 
     Returns:
         ``None`` if all were.
 
     Raises:
-        CaseError: A value names no structure.
+        CaseError: A name is no structure.
     """
-    if annotated_labels is None:
+    if annotated is None:
         return None
-    unknown = sorted(set(annotated_labels) - {0, *label_values})
+    unknown = sorted(set(annotated) - set(structures))
     if unknown:
         raise CaseError(
-            f"annotated labels {unknown} are not among the plan's labels "
-            f'{list(label_values)}; correct the data set or run "foveal plan" again'
+            f"annotated structures {unknown} are not among the plan's "
+            f'{list(structures)}; correct the data set or run "foveal plan" again'
         )
-    return True, *(value in annotated_labels for value in label_values)
+    return tuple(name in annotated for name in structures)
+
+
+def seen_classes(
+    combinations: Sequence[frozenset[str]], annotated: Sequence[str] | None
+) -> tuple[int, ...]:
+    """Class as which each inside class shows where some structures are not annotated.
+
+    Without its structures that were not annotated, a class looks like others: all that
+    look alike are counted as the first of them, background where nothing is left.
+
+    Args:
+        combinations: Structures of every inside class, background's none first.
+        annotated: Structures contoured in the case; ``None``: all.
+    """
+    if annotated is None:
+        return tuple(range(len(combinations)))
+    visible = [names & set(annotated) for names in combinations]
+    return tuple(visible.index(names) for names in visible)
 
 
 def without_unannotated(
-    label_map: NDArray[np.uint8], annotated: Sequence[bool] | None
+    label_map: NDArray[np.uint8], seen_as: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """Label map in which structures that the case does not claim are background.
+    """Label map that claims nothing of structures that were not annotated.
 
     Where a structure was not annotated, background means "background or that
     structure", so its stray voxels lose nothing by it, and no loss meets a class that
-    is merged into background.
+    is merged into another.
 
     Args:
-        label_map: Inside labels ``(i, j, k)``.
-        annotated: See `annotated_classes`; ``None``: all.
+        label_map: Inside classes ``(i, j, k)``.
+        seen_as: See `seen_classes`.
     """
-    if annotated is None:
-        return label_map
     becomes = np.arange(256, dtype=np.uint8)
-    for label, is_annotated in enumerate(annotated):
-        if not is_annotated:
-            becomes[label] = 0
+    becomes[: len(seen_as)] = seen_as
     return becomes[label_map]
 
 
-def _unknown_label(
-    label_map: NDArray[np.integer],
-    label_values: Sequence[int],
-    ignore_value: int | None,
-) -> CaseError:
-    known = [0, *label_values, *([] if ignore_value is None else [ignore_value])]
+def _unknown_label(label_map: NDArray[np.integer], known: Sequence[int]) -> CaseError:
     values, counts = np.unique(label_map, return_counts=True)
     found = [
         f"{value} ({count} voxels)"

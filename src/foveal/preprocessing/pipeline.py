@@ -6,6 +6,7 @@ numbers of one byte.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -28,7 +29,12 @@ from foveal.preprocessing.crop import (
     whole_window,
 )
 from foveal.preprocessing.intensity import IntensityRecipe, normalise
-from foveal.preprocessing.labels import inside_label_map
+from foveal.preprocessing.labels import (
+    classes_of_combinations,
+    inside_label_map,
+    seen_classes,
+    without_unannotated,
+)
 from foveal.preprocessing.resample import (
     resample_channel,
     resample_label_map,
@@ -53,15 +59,26 @@ class PreprocessingRecipe:
     channels: tuple[IntensityRecipe, ...]
 
     label_values: tuple[int, ...]
-    """Value of each structure, in the order of inside labels from 1."""
+    """Value of each label, in the order of inside classes from 1."""
+
+    combinations: tuple[tuple[str, ...], ...]
+    """Structures of each label, in the same order."""
 
     ignore_value: int | None = None
     """Label value whose voxels become `IGNORED`."""
 
+    resample_channels: bool = False
+    """Whether channels on another grid are brought onto that of the first."""
+
     @property
     def num_classes(self) -> int:
-        """Structures and background."""
+        """Labels and background."""
         return len(self.label_values) + 1
+
+    @property
+    def class_combinations(self) -> tuple[frozenset[str], ...]:
+        """Structures of every inside class, background's none first."""
+        return (frozenset(), *(frozenset(names) for names in self.combinations))
 
     @property
     def digest(self) -> str:
@@ -115,23 +132,36 @@ class PreprocessedCase:
     restoration: Restoration
 
 
-def preprocess_case(case: Case, recipe: PreprocessingRecipe) -> PreprocessedCase:
+def preprocess_case(
+    case: Case,
+    recipe: PreprocessingRecipe,
+    *,
+    annotated: Sequence[str] | None = None,
+) -> PreprocessedCase:
     """Bring a case to the grid and scale of a recipe.
 
     Statistics of the case are taken under its mask; without one, from the voxels that
     are not zero in some channel if the recipe crops to them, else from all.
+
+    Args:
+        case: As read.
+        recipe: What to do.
+        annotated: Structures contoured in the case; ``None``: all. The label map says
+            nothing of the others, see `seen_classes`.
 
     Raises:
         CaseError: The case lacks channels or the mask that the recipe needs, holds an
             unknown label, is empty, or has intensities that cannot be normalised.
     """
     try:
-        return _preprocess(case, recipe)
+        return _preprocess(case, recipe, annotated)
     except CaseError as error:
         raise CaseError(f"case {case.name}: {error}") from error
 
 
-def _preprocess(case: Case, recipe: PreprocessingRecipe) -> PreprocessedCase:
+def _preprocess(
+    case: Case, recipe: PreprocessingRecipe, annotated: Sequence[str] | None
+) -> PreprocessedCase:
     if len(case.image) != len(recipe.channels):
         names = ", ".join(channel.name for channel in recipe.channels)
         raise CaseError(
@@ -150,7 +180,9 @@ def _preprocess(case: Case, recipe: PreprocessingRecipe) -> PreprocessedCase:
     shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
     return PreprocessedCase(
         image=_preprocessed_image(image[:, *window], inside, recipe.channels, shape),
-        label_map=_preprocessed_label_map(case, recipe, change, window, shape),
+        label_map=_preprocessed_label_map(
+            case, recipe, annotated, change, window, shape
+        ),
         grid=grid if shape == grid.shape else resampled_grid(grid, shape),
         restoration=Restoration(case.grid, change, window, shape),
     )
@@ -201,13 +233,22 @@ def _preprocessed_image(
 def _preprocessed_label_map(
     case: Case,
     recipe: PreprocessingRecipe,
+    annotated: Sequence[str] | None,
     change: Reorientation,
     window: Window,
     shape: tuple[int, int, int],
 ) -> NDArray[np.uint8] | None:
     if case.label_map is None:
         return None
-    numbered = inside_label_map(
-        change.apply(case.label_map), recipe.label_values, recipe.ignore_value
-    )
+    combinations = recipe.class_combinations
+    if case.combinations is None:
+        class_of = {0: 0} | {
+            value: number for number, value in enumerate(recipe.label_values, start=1)
+        }
+        ignore_value = recipe.ignore_value
+    else:
+        class_of = classes_of_combinations(case.combinations, combinations, annotated)
+        ignore_value = None
+    numbered = inside_label_map(change.apply(case.label_map), class_of, ignore_value)
+    numbered = without_unannotated(numbered, seen_classes(combinations, annotated))
     return resample_label_map(np.ascontiguousarray(numbered[window]), shape)

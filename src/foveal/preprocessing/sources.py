@@ -16,15 +16,16 @@ DATA_FILE = "ElementDataFile"
 class FileDigests:
     """Hashes of files; a file that did not change since is not read again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         """Start from what an earlier run kept.
 
         Args:
             path: Of the kept hashes (JSON); a damaged or absent file counts as empty.
+                ``None``: they are not kept.
         """
         self._path = path
         self._lock = threading.Lock()
-        self._kept: dict[str, dict[str, Any]] = _read_kept(path)
+        self._kept: dict[str, dict[str, Any]] = {} if path is None else _read_kept(path)
         self._is_changed = False
 
     def digest(self, path: Path) -> str:
@@ -46,8 +47,9 @@ class FileDigests:
     def save(self) -> None:
         """Keep the hashes for the next run."""
         with self._lock:
-            if self._is_changed:
-                atomic_write_text(self._path, json.dumps(self._kept, indent=0))
+            if self._is_changed and self._path is not None:
+                text = json.dumps(self._kept, indent=0, sort_keys=True)
+                atomic_write_text(self._path, text)
                 self._is_changed = False
 
 
@@ -64,18 +66,32 @@ def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
         "label_map": None
         if files.label_map is None
         else digests.digest(files.label_map),
+        "structure_files": [
+            [part.structure, digests.digest(part.path), part.value, part.layer]
+            for part in files.structure_files
+        ],
         "mask": None if files.mask is None else digests.digest(files.mask),
-        "annotated_labels": None
-        if files.annotated_labels is None
-        else sorted(files.annotated_labels),
+        "annotated": None if files.annotated is None else sorted(files.annotated),
     }
 
 
 def _read_kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Sound entries of a file of hashes, by the files' names."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    if not isinstance(kept, dict):
+        return {}
+    return {name: entry for name, entry in kept.items() if _is_sound(entry)}
+
+
+def _is_sound(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("state"), dict)
+        and isinstance(entry.get("digest"), str)
+    )
 
 
 def _data_file(path: Path) -> Path | None:

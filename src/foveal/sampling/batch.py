@@ -15,12 +15,15 @@ class Batch:
     image: Float[Tensor, "patch channel i j k"]
 
     label_map: UInt8[Tensor, "patch i j k"] | None
-    """Consecutive inside labels, 0 background, `foveal.case.IGNORED` where nothing is
+    """Inside classes, 0 background, `foveal.case.IGNORED` where nothing is
     known; ``None`` on streams of unlabelled cases."""
 
-    annotated: Bool[Tensor, "patch class"] | None
-    """Whether the class was contoured in the case. Class 0 is always annotated; in
-    voxels labelled 0, background means "background or a class not annotated"."""
+    annotated: Bool[Tensor, "patch structure"] | None
+    """Whether the structure was contoured in the case; where not, background means
+    "background or that structure"."""
+
+    structures: Bool[Tensor, "structure class"] | None
+    """Whether each structure includes each inside class; ``None`` as ``label_map``."""
 
     case_names: tuple[str, ...]
 
@@ -34,15 +37,19 @@ class Batch:
 
     def labels(
         self,
-    ) -> tuple[UInt8[Tensor, "patch i j k"], Bool[Tensor, "patch class"]]:
-        """Label map and annotated classes of a labelled batch.
+    ) -> tuple[
+        UInt8[Tensor, "patch i j k"],
+        Bool[Tensor, "patch structure"],
+        Bool[Tensor, "structure class"],
+    ]:
+        """Label map, annotated structures and structures of a labelled batch.
 
         Raises:
             SamplingError: The stream has unlabelled cases.
         """
-        if self.label_map is None or self.annotated is None:
+        if self.label_map is None or self.annotated is None or self.structures is None:
             raise SamplingError(
                 f"cases {', '.join(self.case_names)}: one has no label map; "
                 "a stream of labelled patches needs labelled cases only"
             )
-        return self.label_map, self.annotated
+        return self.label_map, self.annotated, self.structures

@@ -62,25 +62,20 @@ class UniformSampler:
 
 @dataclass(frozen=True)
 class ClassBalancedSampler:
-    """A share of the patches is drawn for a class, so that rare ones are seen.
+    """A share of the patches is drawn for a structure, so that rare ones are seen.
 
-    The class is drawn first, then one of its voxels, so a small lesion is seen as often
-    as a large organ of the same weight, wherever it lies.
+    The structure is drawn first, then one of its voxels, so a small lesion is seen as
+    often as a large organ of the same weight, wherever it lies.
     """
 
     foreground_fraction: float
-    """Share of the patches drawn for a class; the others lie anywhere."""
+    """Share of the patches drawn for a structure; the others lie anywhere."""
 
-    class_weights: tuple[float, ...]
-    """Relative chance per inside class. The background's is 0: it has no voxel list,
-    and every patch shows it."""
+    structures: tuple[tuple[int, ...], ...]
+    """Inside classes that each structure includes; background is in none."""
 
-    def __post_init__(self) -> None:
-        if self.class_weights[0] != 0:
-            raise ValueError(
-                f"class_weights {self.class_weights} must begin with 0, "
-                "the background's weight"
-            )
+    weights: tuple[float, ...]
+    """Relative chance per structure."""
 
     def draw(
         self,
@@ -90,8 +85,9 @@ class ClassBalancedSampler:
     ) -> Draw:
         """Draw a case, every one equally likely, and a patch of it.
 
-        Classes without a voxel in the case are skipped and the other weights rescaled.
-        A case that has no voxel of any weighted class gives a patch from anywhere.
+        Structures without a voxel in the case are skipped and the other weights
+        rescaled. A case that has no voxel of any weighted structure gives a patch from
+        anywhere.
 
         Args:
             cases: At least one.
@@ -100,24 +96,40 @@ class ClassBalancedSampler:
         """
         case_index = _drawn_index(len(cases), generator)
         case = cases[case_index]
-        is_for_a_class = (
+        is_for_a_structure = (
             float(torch.rand((), generator=generator)) < self.foreground_fraction
         )
-        weights = torch.tensor(self._weights_present(case))
-        if not is_for_a_class or not weights.any():
+        counts = self._voxels_present(case)
+        chances = torch.tensor(
+            [
+                weight if count else 0.0
+                for weight, count in zip(self.weights, counts, strict=True)
+            ]
+        )
+        if not is_for_a_structure or not chances.any():
             corner = uniform_corner(patch_size, case.shape, generator)
             return Draw(case_index, corner)
-        class_index = int(torch.multinomial(weights, 1, generator=generator))
-        n = _drawn_index(case.class_counts[class_index], generator)
-        voxel = case.class_voxel(class_index, n)
+        structure = int(torch.multinomial(chances, 1, generator=generator))
+        n = _drawn_index(counts[structure], generator)
+        voxel = self._voxel(case, structure, n)
         return Draw(case_index, corner_around(voxel, patch_size, case.shape))
 
-    def _weights_present(self, case: SampledCase) -> list[float]:
-        """Weight per class, 0 for those without a voxel; empty if unlabelled."""
+    def _voxels_present(self, case: SampledCase) -> list[int]:
+        """Voxels of every structure in a case; none if it is unlabelled."""
         if not case.class_counts:
-            return []
-        pairs = zip(self.class_weights, case.class_counts, strict=True)
-        return [weight if count else 0.0 for weight, count in pairs]
+            return [0] * len(self.structures)
+        return [
+            sum(case.class_counts[number] for number in classes)
+            for classes in self.structures
+        ]
+
+    def _voxel(self, case: SampledCase, structure: int, n: int) -> tuple[int, int, int]:
+        """Voxel ``n`` of a structure, counted through its classes."""
+        for number in self.structures[structure]:
+            if n < case.class_counts[number]:
+                return case.class_voxel(number, n)
+            n -= case.class_counts[number]
+        raise IndexError(f"structure {structure} has fewer voxels than asked for")
 
 
 def _drawn_index(length: int, generator: torch.Generator) -> int:

@@ -11,8 +11,9 @@ import os
 import shutil
 import sys
 import time
-import uuid
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from foveal.case import IGNORED
 from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.store.tiles import TiledArray, write_tiles
+from foveal.unfinished import naming, remove_abandoned, unfinished
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 TILE_LENGTH = 32
 """Voxels per axis of a tile. Larger tiles are decompressed for little of their content,
@@ -34,12 +36,6 @@ smaller ones cost more calls; see ``docs/preprocessing.md``."""
 
 VOXELS_PER_TILE = 16384
 """Of the voxel lists, where single entries are read."""
-
-UNFINISHED = ".unfinished-"
-"""Begins the name of an entry that is being written."""
-
-UNFINISHED_SECONDS = 3600.0
-"""An unfinished entry that did not change for so long has no writer any more."""
 
 RENAME_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 """On Windows a virus scanner may hold a file of a finished entry for a moment."""
@@ -75,7 +71,7 @@ class StoredCase:
     num_channels: int
 
     annotated: tuple[bool, ...] | None
-    """Per inside class, background first, whether it was contoured; ``None``: all."""
+    """Per structure of the plan, whether it was contoured; ``None``: all."""
 
     class_counts: tuple[int, ...]
     """Voxels per inside class, background first; empty if unlabelled."""
@@ -102,25 +98,29 @@ class StoredCase:
 
         Returns:
             ``(channel, i, j, k)``.
+
+        Raises:
+            CaseError: The entry is damaged, and no longer in the store.
         """
-        return self.image.read((slice(0, self.num_channels), *window))
+        return self._read(self.image, (slice(0, self.num_channels), *window))
 
     def read_label_map(self, window: Sequence[slice]) -> NDArray[np.uint8]:
         """Read the inside labels of a window, see `read_image`.
 
         Raises:
-            CaseError: The case is unlabelled.
+            CaseError: The case is unlabelled, or the entry is damaged.
         """
         if self.label_map is None:
             raise CaseError(
                 f"case {self.name} has no label map; add one to train on it"
             )
-        return self.label_map.read(window)
+        return self._read(self.label_map, window)
 
     def class_voxel(self, class_index: int, n: int) -> tuple[int, int, int]:
         """Voxel ``n`` of a foreground class, in the order of the array.
 
         Raises:
+            CaseError: The entry is damaged, and no longer in the store.
             IndexError: The class has no such voxel, or is the background.
         """
         counts = self.class_counts
@@ -134,9 +134,25 @@ class StoredCase:
                 f"voxels per class: {counts}"
             )
         place = sum(counts[1:class_index]) + n
-        (voxel,) = self.class_voxels.read((slice(place, place + 1),))
+        (voxel,) = self._read(self.class_voxels, (slice(place, place + 1),))
         i, j, k = np.unravel_index(int(voxel), self.shape)
         return int(i), int(j), int(k)
+
+    def _read(self, tiles: TiledArray, window: Sequence[slice]) -> NDArray[Any]:
+        """Read; a damaged entry leaves the store, so that it is made anew."""
+        try:
+            return tiles.read(window)
+        except CaseError as error:
+            folder = tiles.path.parent
+            try:
+                Store(folder.parent).discard(folder.name)
+            except OSError:
+                raise error from None  # It says to delete the entry by hand.
+            raise CaseError(
+                f"case {self.name}: its preprocessed copy {tiles.path} was damaged on "
+                "disk and has been deleted; give the same command again (foveal train "
+                "with --resume) to have it made anew, and check the disk"
+            ) from error
 
 
 class Store:
@@ -157,18 +173,7 @@ class Store:
             CaseError: The entry is missing, damaged or of another format.
         """
         folder = self.root / key
-        try:
-            entry = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CaseError(
-                f"case {name}: the store has no sound entry {folder}; "
-                'delete it and run "foveal preprocess" again'
-            ) from error
-        if entry["format_version"] != FORMAT_VERSION:
-            raise CaseError(
-                f"case {name}: {folder} has format {entry['format_version']}, this "
-                f'version needs {FORMAT_VERSION}; run "foveal preprocess" again'
-            )
+        entry = _read_entry(folder, name)
         i, j, k = entry["shape"]
         counts = tuple(entry["class_counts"])
         annotated = entry["annotated"]
@@ -205,47 +210,46 @@ class Store:
             label_map: Inside labels ``(i, j, k)``; ``None`` if unlabelled.
             grid: Of both.
             num_classes: Including background.
-            annotated: Per inside class whether it was contoured; ``None``: all.
+            annotated: Per structure whether it was contoured; ``None``: all.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        folder = self.root / f"{UNFINISHED}{key}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
-        try:
-            counts: list[int] = []
-            _write_image(folder, image)
-            if label_map is not None:
-                counts, voxels = class_voxels(label_map, num_classes)
-                _write_labels(folder, label_map, voxels)
-            entry = {
-                "format_version": FORMAT_VERSION,
-                "shape": list(grid.shape),
-                "affine": grid.affine.tolist(),
-                "num_channels": len(image),
-                "annotated": None if annotated is None else list(annotated),
-                "class_counts": counts,
-            }
-            text = json.dumps(entry, indent=2)
-            (folder / "entry.json").write_text(text, encoding="utf-8")
-            self._publish(folder, key)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with naming(self.root / key):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with unfinished(self.root / key, Path.mkdir) as folder:
+                try:
+                    counts: list[int] = []
+                    _write_image(folder, image)
+                    if label_map is not None:
+                        counts, voxels = class_voxels(label_map, num_classes)
+                        _write_labels(folder, label_map, voxels)
+                    entry = {
+                        "format_version": FORMAT_VERSION,
+                        "shape": list(grid.shape),
+                        "affine": grid.affine.tolist(),
+                        "num_channels": len(image),
+                        "annotated": None if annotated is None else list(annotated),
+                        "class_counts": counts,
+                    }
+                    entry["checksum"] = _checksum(entry)
+                    text = json.dumps(entry, indent=2)
+                    (folder / "entry.json").write_text(text, encoding="utf-8")
+                    self._publish(folder, key)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def discard(self, key: str) -> None:
-        """Delete an entry that cannot be opened."""
-        shutil.rmtree(self.root / key, ignore_errors=True)
+        """Delete an entry that is damaged, in one step for those who look on.
+
+        Raises:
+            OSError: The store may not be written.
+        """
+        with unfinished(self.root / key, Path.mkdir) as folder:
+            with suppress(FileNotFoundError):
+                (self.root / key).rename(folder / key)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def remove_unfinished(self) -> None:
         """Delete what killed writers left behind."""
-        now = time.time()
-        for folder in self.root.glob(f"{UNFINISHED}*"):
-            try:
-                changed = max(
-                    path.stat().st_mtime for path in [folder, *folder.iterdir()]
-                )
-            except FileNotFoundError:
-                continue  # Finished at this moment.
-            if now - changed > UNFINISHED_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+        remove_abandoned(self.root)
 
     def _publish(self, folder: Path, key: str) -> None:
         """Give a written entry its name."""
@@ -255,6 +259,8 @@ class Store:
         for wait in (*RENAME_WAITS_SECONDS, None):
             if self.contains(key):
                 return
+            if (self.root / key).exists() and not self.contains(key):
+                self.discard(key)
             try:
                 folder.rename(self.root / key)
             except OSError:
@@ -263,6 +269,37 @@ class Store:
                 time.sleep(wait)
             else:
                 return
+
+
+def _read_entry(folder: Path, name: str) -> dict[str, Any]:
+    """The record of an entry, verified."""
+    try:
+        entry = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        version = entry["format_version"]
+        is_sound = version != FORMAT_VERSION or entry["checksum"] == _checksum(entry)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unsound(folder, name) from error
+    if not is_sound:
+        raise _unsound(folder, name)
+    if version != FORMAT_VERSION:
+        raise CaseError(
+            f"case {name}: {folder} has format {version}, this version needs "
+            f'{FORMAT_VERSION}; run "foveal preprocess" again'
+        )
+    return entry
+
+
+def _unsound(folder: Path, name: str) -> CaseError:
+    return CaseError(
+        f"case {name}: the store has no sound entry {folder}; "
+        'delete it and run "foveal preprocess" again'
+    )
+
+
+def _checksum(entry: Mapping[str, Any]) -> int:
+    """Of all but itself."""
+    rest = {name: value for name, value in entry.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def class_voxels(

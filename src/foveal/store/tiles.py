@@ -1,8 +1,9 @@
 """Arrays on disk in compressed tiles: a window is read without the rest.
 
 The file is the tiles one after the other, each compressed by blosc2, the last axis
-fastest, then the byte offset of every tile and of the end (little-endian uint64). Tiles
-at the far borders are as short as the array.
+fastest, then the byte offset of every tile and of the end (little-endian uint64), the
+CRC-32 of every tile and that of these two tables (little-endian uint32). Tiles at the
+far borders are as short as the array.
 
 Slicing a `blosc2.NDArray` would do the same but keeps Python's lock while it reads and
 decompresses, so loader threads would wait for one another; here both run without it.
@@ -10,6 +11,7 @@ decompresses, so loader threads would wait for one another; here both run withou
 
 import itertools
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +25,7 @@ from foveal.errors import CaseError
 blosc2.set_releasegil(True)
 
 OFFSET = np.dtype("<u8")
+CHECKSUM = np.dtype("<u4")
 
 
 def write_tiles(
@@ -43,6 +46,7 @@ def write_tiles(
         level: From 1, fast, to 9, small.
     """
     offsets = [0]
+    checksums = []
     with path.open("wb") as file:
         for window in _tile_windows(array.shape, tile_shape):
             tile = np.ascontiguousarray(array[window])
@@ -56,7 +60,10 @@ def write_tiles(
             )
             file.write(compressed)
             offsets.append(offsets[-1] + len(compressed))
-        file.write(np.array(offsets, OFFSET).tobytes())
+            checksums.append(zlib.crc32(compressed))
+        tables = np.array(offsets, OFFSET).tobytes()
+        tables += np.array(checksums, CHECKSUM).tobytes()
+        file.write(tables + np.array(zlib.crc32(tables), CHECKSUM).tobytes())
 
 
 class _Span(NamedTuple):
@@ -100,7 +107,9 @@ class TiledArray:
         self.dtype = dtype
         self._tile_shape = tuple(tile_shape)
         self._tiles_along = _tiles_along(shape, tile_shape)
-        self._offsets = self._read_offsets()
+        self._offsets, self._checksums = self._read_tables()
+        # Once is enough, and costs a long run nothing.
+        self._is_checked = bytearray(len(self._checksums))
 
     def read(self, window: Sequence[slice]) -> NDArray[Any]:
         """Read a part of the array; only the tiles that it touches are opened.
@@ -109,6 +118,7 @@ class TiledArray:
             window: One slice per axis with start and stop, inside the array.
 
         Raises:
+            CaseError: The file was damaged or deleted since.
             ValueError: The window reaches beyond the array.
         """
         self._require_inside(window)
@@ -122,18 +132,31 @@ class TiledArray:
             )
         ]
         scratch = np.empty(math.prod(self._tile_shape), self.dtype)
-        with self.path.open("rb", buffering=0) as file:
-            for leading in itertools.product(*spans[:-1]):
-                row = self._read_row(file, leading, spans[-1])
-                for last, compressed in zip(spans[-1], row, strict=True):
-                    position = (*leading, last)
-                    shape = [span.length for span in position]
-                    tile = scratch[: math.prod(shape)]
-                    blosc2.decompress2(compressed, dst=tile, nthreads=1)
-                    wanted = tuple(span.wanted for span in position)
-                    place = tuple(span.place for span in position)
-                    result[place] = tile.reshape(shape)[wanted]
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                for leading in itertools.product(*spans[:-1]):
+                    self._fill_row(result, scratch, file, leading, spans[-1])
+        except FileNotFoundError as error:
+            raise self._damaged() from error
         return result
+
+    def _fill_row(
+        self,
+        result: NDArray[Any],
+        scratch: NDArray[Any],
+        file: BinaryIO,
+        leading: Sequence[_Span],
+        along_last: Sequence[_Span],
+    ) -> None:
+        row = self._read_row(file, leading, along_last)
+        for last, compressed in zip(along_last, row, strict=True):
+            position = (*leading, last)
+            shape = [span.length for span in position]
+            tile = scratch[: math.prod(shape)]
+            blosc2.decompress2(compressed, dst=tile, nthreads=1)
+            wanted = tuple(span.wanted for span in position)
+            place = tuple(span.place for span in position)
+            result[place] = tile.reshape(shape)[wanted]
 
     def _read_row(
         self, file: BinaryIO, leading: Sequence[_Span], last: Sequence[_Span]
@@ -142,28 +165,42 @@ class TiledArray:
         first = 0
         for span, tiles in zip((*leading, last[0]), self._tiles_along, strict=True):
             first = first * tiles + span.tile
-        bounds = self._offsets[first : first + len(last) + 1]
+        bounds = self._offsets[first : first + len(last) + 1].tolist()
         file.seek(bounds[0])
         content = memoryview(file.read(bounds[-1] - bounds[0]))
-        for start, stop in itertools.pairwise(bounds):
-            yield content[start - bounds[0] : stop - bounds[0]]
+        if len(content) < bounds[-1] - bounds[0]:
+            raise self._damaged()
+        for number, (start, stop) in enumerate(itertools.pairwise(bounds), first):
+            tile = content[start - bounds[0] : stop - bounds[0]]
+            if not self._is_checked[number]:
+                # blosc2 does not notice a changed byte.
+                if zlib.crc32(tile) != self._checksums[number]:
+                    raise self._damaged()
+                self._is_checked[number] = True
+            yield tile
 
-    def _read_offsets(self) -> list[int]:
-        num_bytes = OFFSET.itemsize * (math.prod(self._tiles_along) + 1)
+    def _read_tables(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+        """Offsets and checksums of the tiles."""
+        count = math.prod(self._tiles_along)
+        offset_bytes = OFFSET.itemsize * (count + 1)
+        num_bytes = offset_bytes + CHECKSUM.itemsize * count
         try:
             size = self.path.stat().st_size
             with self.path.open("rb") as file:
-                file.seek(max(size - num_bytes, 0))
-                offsets = np.frombuffer(file.read(num_bytes), OFFSET).tolist()
-        except (OSError, ValueError) as error:
+                file.seek(max(size - num_bytes - CHECKSUM.itemsize, 0))
+                tables, last = file.read(num_bytes), file.read()
+        except OSError as error:
             raise self._damaged() from error
-        if not offsets or offsets[0] != 0 or offsets[-1] + num_bytes != size:
+        if last != np.array(zlib.crc32(tables), CHECKSUM).tobytes():
             raise self._damaged()
-        return offsets
+        offsets = np.frombuffer(tables[:offset_bytes], OFFSET)
+        if offsets[-1] + num_bytes + CHECKSUM.itemsize != size:
+            raise self._damaged()
+        return offsets, np.frombuffer(tables[offset_bytes:], CHECKSUM)
 
     def _damaged(self) -> CaseError:
         return CaseError(
-            f"{self.path} is missing or not whole; delete the folder "
+            f"{self.path} is missing, not whole or damaged; delete the folder "
             f'{self.path.parent} and run "foveal preprocess" again'
         )
 

@@ -1,0 +1,156 @@
+"""From paths to models: the one place that knows runs, folders of runs and files."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from foveal import build
+from foveal.config import (
+    Plan,
+    Settings,
+    changed_settings,
+    parse_plan,
+    read_plan,
+    read_settings,
+)
+from foveal.engine.checkpoints import load_checkpoint
+from foveal.engine.run_directory import RunDirectory, find_runs, open_run
+from foveal.engine.training import under
+from foveal.ensembles.members import Ensemble
+from foveal.ensembles.model_file import read_model_file
+from foveal.errors import RunError
+from foveal.inference.model import Model
+from foveal.io.weights import tensors_digest
+from foveal.plugins.files import read_plugins
+from foveal.plugins.kept import plugins_for_network
+from foveal.plugins.parts import Parts
+from foveal.plugins.registration import Plugin
+
+Paths = Path | str | Sequence[Path | str]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """One trained network with all that its predictions depend on."""
+
+    plan: Plan
+
+    settings: Settings
+    """Only those of prediction, and training's precision and layout, count."""
+
+    weights: Mapping[str, Tensor]
+
+    plugins: tuple[Plugin, ...] = ()
+    """Of the network, if it is not built in."""
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """The settings that decide a prediction."""
+        numerics = build.numerics(self.settings)
+        return {
+            "prediction": self.settings.prediction.model_dump(mode="json"),
+            "training": numerics._asdict(),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Differs if predictions may differ; the data set's name does not matter."""
+        content = [
+            self.plan.model_dump(mode="json", exclude={"dataset_name"}),
+            self.prediction_settings,
+            tensors_digest(self.weights),
+        ]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def model(self, device: str = "auto") -> Model:
+        """Ready to predict."""
+        parts = Parts(build.BUILT_IN, self.plugins)
+        return build.model(self.plan, self.settings, self.weights, device, parts)
+
+
+def load_model(
+    model: Paths,
+    *,
+    device: str = "auto",
+    plugins: Sequence[Path | str | Plugin] = (),
+) -> Ensemble:
+    """Load what was trained once, to predict many cases.
+
+    Args:
+        model: A run, a folder of runs, a model file that `foveal.export` wrote, or
+            several of these; the probabilities of several are averaged.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        plugins: Files of the models' networks, if plugins added them; they are run.
+
+    Raises:
+        RunError: It is none of these, is damaged, or the models do not agree.
+        PluginError: A network is a plugin's, which was not given.
+    """
+    stored = read_models(model, plugins)
+    return Ensemble(tuple(one.model(device) for one in stored))
+
+
+def read_models(
+    paths: Paths, plugins: Sequence[Path | str | Plugin] = ()
+) -> tuple[StoredModel, ...]:
+    """Read every model that paths stand for, in this order.
+
+    Raises:
+        RunError: A path is no run, folder of runs or model file, or is damaged.
+        PluginError: A network is a plugin's, which was not given.
+    """
+    given = read_plugins(plugins)
+    listed = [paths] if isinstance(paths, Path | str) else paths
+    return tuple(stored for path in listed for stored in _models_at(Path(path), given))
+
+
+def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> StoredModel:
+    """The best predictor of a run.
+
+    Args:
+        run: Its copies of plugins are never run.
+        plugins: Only that of the network is needed, if the run has one of its own.
+
+    Raises:
+        RunError: The run has no checkpoint yet, or it is damaged.
+        PluginError: That plugin was not given, or another one.
+    """
+    run = open_run(run.path)
+    settings, _ = read_settings(run.settings)
+    plan = read_plan(run.plan)
+    needed = plugins_for_network(run, plan.network.name, plugins)
+    path = run.best_or_last
+    try:
+        tensors, _ = load_checkpoint(path)
+    except RunError as error:
+        # Never other weights unasked: the scores of the run are of the best ones.
+        raise RunError(
+            f"{error}; copy the run again from where it was trained, or delete this "
+            "file to predict with the next of best, last and previous"
+        ) from error
+    return StoredModel(plan, settings, under("predictor.", tensors), needed)
+
+
+def _models_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
+    if not path.exists():
+        raise RunError(
+            f"{path} does not exist; give a run (the folder that foveal train wrote), "
+            "a folder of runs, or a model file that foveal export wrote"
+        )
+    if path.is_dir():
+        return [stored_model_of(run, plugins) for run in find_runs(path)]
+    members, _ = read_model_file(path)
+    return [
+        StoredModel(
+            parse_plan(member.plan, f"the plan in {path}"),
+            changed_settings(Settings(), member.settings),
+            member.weights,
+        )
+        for member in members
+    ]
