@@ -32,6 +32,12 @@ def check(
         Path | None,
         typer.Option(help="Where preprocessed cases would go; see foveal preprocess."),
     ] = None,
+    resample_channels: Annotated[
+        bool,
+        typer.Option(
+            "--resample-channels", help="Bring all channels onto the grid of the first."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was found as JSON.")
     ] = False,
@@ -41,7 +47,13 @@ def check(
         from foveal.commands import check as command
 
         with progress("reading the cases") as on_progress:
-            audit = command.check(dataset, on_progress, store=store, picture=picture)
+            audit = command.check(
+                dataset,
+                on_progress,
+                store=store,
+                picture=picture,
+                resample_channels=resample_channels,
+            )
         if as_json:
             print_json(audit.as_table())
         else:

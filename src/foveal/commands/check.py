@@ -34,6 +34,7 @@ def check(
     *,
     store: Path | None = None,
     picture: Path | None = None,
+    resample_channels: bool = False,
 ) -> Audit:
     """Read every file of a data set and list what is wrong or odd.
 
@@ -43,19 +44,24 @@ def check(
         store: Folder where preprocessed cases would be kept, to compare its free space
             with what they need; unset: one of the user's cache.
         picture: PNG for the `MOST_PANELS` oddest cases; not written if none is odd.
+        resample_channels: Channels on other grids than the first are no error, as
+            training is going to bring them there.
 
     Raises:
         DatasetError: The layout is not known or contradicts itself.
     """
     if not isinstance(dataset, Dataset):
         dataset = read_dataset(dataset)
-    found = audit(dataset, on_progress, store=store)
+    found = audit(
+        dataset, on_progress, store=store, resample_channels=resample_channels
+    )
     if picture is not None and found.case_findings:
-        atomic_write_bytes(picture, _picture(found))
+        content = _picture(found, resample_channels=resample_channels)
+        atomic_write_bytes(picture, content)
     return found
 
 
-def _picture(found: Audit) -> bytes:
+def _picture(found: Audit, *, resample_channels: bool) -> bytes:
     # Drawing is not loaded by those who only want to read.
     from foveal.reports.odd_cases import Panel, odd_cases_picture
     from foveal.reports.slices import fullest_slice
@@ -66,7 +72,7 @@ def _picture(found: Audit) -> bytes:
     panels = []
     for name in _oddest(found.case_findings):
         findings = found.case_findings[name]
-        case = _readable(files[name])
+        case = _readable(files[name], resample_channels=resample_channels)
         shown, display_range = None, (0.0, 1.0)
         if case is not None:
             structure = next((one.structure for one in findings if one.structure), None)
@@ -97,14 +103,14 @@ def _oddest(case_findings: Mapping[str, tuple[Finding, ...]]) -> list[str]:
     return in_turn[:MOST_PANELS]
 
 
-def _readable(files: CaseFiles) -> Case | None:
+def _readable(files: CaseFiles, *, resample_channels: bool) -> Case | None:
     """The case, without its label map if that is at fault; ``None`` if all is."""
     for attempt in (
         files,
         replace(files, label_map=None, structure_files=(), mask=None),
     ):
         try:
-            return read_case(attempt)
+            return read_case(attempt, resample_channels=resample_channels)
         except CaseError:
             continue
     return None

@@ -89,6 +89,7 @@ def audit(
     on_progress: Callable[[int, int, str], None] | None = None,
     *,
     store: Path | None = None,
+    resample_channels: bool = False,
 ) -> Audit:
     """Read every file of a data set and list what is wrong or odd.
 
@@ -99,8 +100,9 @@ def audit(
         on_progress: Told cases done, cases in all and the name of the last.
         store: Where preprocessed cases would be kept, of which only the free space is
             looked at; unset: `default_store_root`.
+        resample_channels: See `foveal.read_case`.
     """
-    summaries = _summaries(dataset, on_progress)
+    summaries = _summaries(dataset, on_progress, resample_channels=resample_channels)
     in_all = list(summaries.values())
     compare_spacings(in_all)
     compare_orientations(in_all)
@@ -129,13 +131,19 @@ def audit(
 
 
 def _summaries(
-    dataset: Dataset, on_progress: Callable[[int, int, str], None] | None
+    dataset: Dataset,
+    on_progress: Callable[[int, int, str], None] | None,
+    *,
+    resample_channels: bool,
 ) -> dict[str, CaseSummary]:
     """What each case is like, in the data set's order."""
     threads = min(LARGEST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=threads) as pool:
         futures = {
-            pool.submit(audit_case, case, dataset): case.name for case in dataset.cases
+            pool.submit(
+                audit_case, case, dataset, resample_channels=resample_channels
+            ): case.name
+            for case in dataset.cases
         }
         try:
             for done, future in enumerate(as_completed(futures), start=1):

@@ -35,10 +35,12 @@ USUAL_PERCENTILES = (5, 50, 95)
 DIGEST_BYTES = 16
 
 
-def audit_case(case: CaseFiles, dataset: Dataset) -> CaseSummary:
+def audit_case(
+    case: CaseFiles, dataset: Dataset, *, resample_channels: bool
+) -> CaseSummary:
     """Read every file of a case and check it by itself."""
     summary = CaseSummary(case)
-    _check_channels(summary, dataset.channel_names)
+    _check_channels(summary, dataset.channel_names, resample_channels=resample_channels)
     label_map = check_reference(summary, dataset) if case.is_labelled else None
     if case.mask is not None:
         _check_mask(summary, case.mask, label_map, dataset.ignore_value)
@@ -48,7 +50,9 @@ def audit_case(case: CaseFiles, dataset: Dataset) -> CaseSummary:
 # ------------------------------------------------------------------------- the image
 
 
-def _check_channels(summary: CaseSummary, channel_names: Sequence[str]) -> None:
+def _check_channels(
+    summary: CaseSummary, channel_names: Sequence[str], *, resample_channels: bool
+) -> None:
     channels = summary.case.channels
     if len(channels) != len(channel_names):
         summary.error(
@@ -69,7 +73,12 @@ def _check_channels(summary: CaseSummary, channel_names: Sequence[str]) -> None:
             summary.refused("unreadable image", error)
             continue
         for number, volume in zip(in_this_file, volumes, strict=True):
-            is_sound = _check_channel(summary, f"channel {number}", volume)
+            is_sound = _check_channel(
+                summary,
+                f"channel {number}",
+                volume,
+                resample_channels=resample_channels,
+            )
             constants[number] = _constant(volume.array)
             if is_sound and constants[number] is None:
                 summary.channels[number] = _channel_summary(volume.array)
@@ -78,16 +87,19 @@ def _check_channels(summary: CaseSummary, channel_names: Sequence[str]) -> None:
     _check_constants(summary, constants)
 
 
-def _check_channel(summary: CaseSummary, name: str, volume: Volume) -> bool:
+def _check_channel(
+    summary: CaseSummary, name: str, volume: Volume, *, resample_channels: bool
+) -> bool:
     """Whether the intensities can be looked at further."""
     summary.grid = summary.grid or volume.grid
-    if not same_grid(summary.grid, volume.grid):
+    if not resample_channels and not same_grid(summary.grid, volume.grid):
         summary.error(
             "channels on different grids",
             grid_difference("the first channel", summary.grid, name, volume.grid),
             "the case cannot be used as it is",
-            "resample the channels onto the first, or let Foveal do so with "
-            '"--set preprocessing.resample_channels=true"',
+            "resample the channels onto the first, or let Foveal do so: "
+            "--resample-channels here and in foveal plan, "
+            "--set preprocessing.resample_channels=true in foveal train",
         )
         return False
     try:
