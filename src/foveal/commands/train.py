@@ -97,6 +97,10 @@ def train(
     plan_entries: dict[str, Any] = {}
     all_folds = fold == "all" or (resume and is_cross_validation(out))
     parts = build.parts_with(plugins)
+    for plugin in parts.plugins:
+        watcher.on_stage(
+            f"Plugin: {plugin.path} adds {plugin.words}; a copy is kept in the run"
+        )
     if resume:
         settings = _settings_to_resume(out, all_folds=all_folds)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
