@@ -38,5 +38,9 @@ class RunError(FovealError):
     """A run directory is missing, taken, damaged or of another kind."""
 
 
+class EvaluationError(FovealError):
+    """Measured values are missing, damaged or cannot be put together or compared."""
+
+
 class TrainingError(FovealError):
     """Training cannot go on, for example because the loss is not finite."""

@@ -159,7 +159,7 @@ def test_value_that_only_predictions_have_is_noted(tmp_path):
     evaluation = evaluate(predictions, references)
     assert structures_of(evaluation, "a") == ["1"]
     assert evaluation.notes == (
-        "Value 9 of the predictions was not measured: it is in no structure.",
+        "Not measured, as in no structure: 9 of the predictions.",
     )
 
 

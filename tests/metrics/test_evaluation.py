@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from foveal.errors import EvaluationError
 from foveal.geometry import Grid
 from foveal.metrics.evaluation import (
     DEFINITIONS,
     Evaluation,
     Row,
+    joined,
     measure,
+    read_evaluation,
     summarise,
 )
 
@@ -117,3 +120,70 @@ def test_table_fits_a_terminal_and_shows_means_and_counted_cases():
 def test_every_metric_is_documented():
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
     assert [metric for metric in DEFINITIONS if f"`{metric}`" not in text] == []
+
+
+# ------------------------------------------------------------------ read and joined
+
+
+def test_written_evaluation_is_read_as_it_was(tmp_path):
+    evaluation = evaluation_of_dice(a=0.25, b=0.75)
+    path = tmp_path / "metrics.json"
+    path.write_text(evaluation.to_json(), encoding="utf-8")
+    assert read_evaluation(path) == evaluation
+
+
+def test_null_is_read_as_undefined(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text(evaluation_of_dice(a=NAN, b=0.5).to_json(), encoding="utf-8")
+    read = read_evaluation(path)
+    assert math.isnan(read.rows[0].value)
+    assert read.mean("liver", "dice") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"rows": [', r"damaged .*foveal evaluate"),
+        ('{"format_version": 1}', "damaged or no metrics.json"),
+        ("[]", "damaged or no metrics.json"),
+    ],
+)
+def test_damaged_file_names_the_remedy(tmp_path, text, message):
+    path = tmp_path / "metrics.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(EvaluationError, match=message):
+        read_evaluation(path)
+
+
+def test_other_version_and_absent_file_are_refused(tmp_path):
+    path = tmp_path / "metrics.json"
+    record = json.loads(evaluation_of_dice(a=0.5).to_json())
+    path.write_text(json.dumps(record | {"format_version": 2}), encoding="utf-8")
+    with pytest.raises(EvaluationError, match="format version 2"):
+        read_evaluation(path)
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_evaluation(tmp_path / "nowhere.json")
+
+
+def test_joined_evaluations_are_in_order_of_case_and_summarised_anew():
+    parts = {
+        "fold_0": evaluation_of_dice(b=0.2, d=0.4),
+        "fold_1": evaluation_of_dice(a=0.6, c=0.8),
+    }
+    whole = joined(parts)
+    assert whole.cases == ("a", "b", "c", "d")
+    assert whole.mean("liver", "dice") == pytest.approx(0.5)
+    assert whole == evaluation_of_dice(a=0.6, b=0.2, c=0.8, d=0.4)
+
+
+def test_case_of_two_folds_is_refused_and_both_are_named():
+    parts = {"x": evaluation_of_dice(a=0.2), "y": evaluation_of_dice(a=0.4)}
+    with pytest.raises(EvaluationError, match="case a was measured in x and in y"):
+        joined(parts)
+
+
+def test_evaluations_of_unlike_structures_are_not_joined():
+    rows = (Row("z", "spleen", "dice", 0.5),)
+    other = Evaluation(rows, summarise(rows, ["spleen"]))
+    with pytest.raises(EvaluationError, match="only runs of one task go together"):
+        joined({"x": evaluation_of_dice(a=0.2), "y": other})

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from foveal.errors import RunError
-from foveal.reports.scores import read_scores
+from foveal.metrics.evaluation import read_evaluation
+from foveal.reports.scores import ordered_scores
 
 
 def metrics(**dice):
@@ -35,7 +35,7 @@ def test_worst_case_comes_first_and_undefined_ones_last(tmp_path):
         empty={"a": None, "b": None},
         bad={"a": 0.9, "b": 0.1},
     )
-    scores = read_scores(written(tmp_path, record))
+    scores = ordered_scores(read_evaluation(written(tmp_path, record)))
     assert [case.name for case in scores.cases] == ["bad", "good", "empty"]
     assert [case.worst_structure for case in scores.cases] == ["b", "b", None]
     assert scores.cases[0].mean_dice == pytest.approx(0.5)
@@ -44,7 +44,7 @@ def test_worst_case_comes_first_and_undefined_ones_last(tmp_path):
 
 def test_a_dice_of_zero_is_worse_than_any_other(tmp_path):
     record = metrics(zero={"a": 0.0}, low={"a": 0.1})
-    scores = read_scores(written(tmp_path, record))
+    scores = ordered_scores(read_evaluation(written(tmp_path, record)))
     assert [case.name for case in scores.cases] == ["zero", "low"]
     assert scores.cases[0].worst_structure == "a"
 
@@ -53,21 +53,16 @@ def test_means_leave_out_what_is_not_defined_or_not_annotated(tmp_path):
     record = metrics(
         first={"a": 0.5, "b": None}, second={"a": 0.7}, third={"a": None, "b": 0.2}
     )
-    scores = read_scores(written(tmp_path, record))
+    scores = ordered_scores(read_evaluation(written(tmp_path, record)))
     assert scores.mean("a", "dice") == pytest.approx(0.6)
     assert scores.mean("b", "dice") == pytest.approx(0.2)
     assert scores.mean_dice == pytest.approx(0.4)
     assert scores.values("b", "dice") == [0.2]
 
 
-def test_damaged_file_names_the_remedy(tmp_path):
-    path = tmp_path / "metrics.json"
-    path.write_text('{"rows": [', encoding="utf-8")
-    with pytest.raises(RunError, match=r"damaged .*foveal evaluate"):
-        read_scores(path)
-
-
-def test_other_version_is_refused(tmp_path):
-    record = metrics(case={"a": 0.5}) | {"format_version": 2}
-    with pytest.raises(RunError, match="format version 2"):
-        read_scores(written(tmp_path, record))
+def test_interval_holds_the_mean_and_needs_two_cases(tmp_path):
+    record = metrics(first={"a": 0.5, "b": None}, second={"a": 0.7, "b": 0.1})
+    scores = ordered_scores(read_evaluation(written(tmp_path, record)))
+    # The mean of two draws of {0.5, 0.7} is either of them with a chance of a quarter.
+    assert scores.interval("a", "dice") == pytest.approx((0.5, 0.7))
+    assert scores.interval("b", "dice") is None

@@ -9,11 +9,14 @@ import typer
 
 from foveal import __version__
 from foveal.cli.check import check
+from foveal.cli.compare import compare
 from foveal.cli.demo import demo
 from foveal.cli.evaluate import evaluate
+from foveal.cli.export import card, export
 from foveal.cli.plan import plan
 from foveal.cli.predict import predict
 from foveal.cli.preprocess import preprocess
+from foveal.cli.preview import preview
 from foveal.cli.report import report
 from foveal.cli.train import train
 
@@ -46,5 +49,8 @@ def main(
     """Train and run segmentation networks for medical volumes."""
 
 
-for verb in (demo, check, plan, preprocess, train, predict, evaluate, report):
+for verb in (
+    *(demo, check, plan, preprocess, preview, train, predict),
+    *(evaluate, compare, report, export, card),
+):
     app.command()(verb)

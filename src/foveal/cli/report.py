@@ -1,4 +1,4 @@
-"""``foveal report``: one HTML file that shows how a run went."""
+"""``foveal report``: one HTML file that shows how a run, or all folds, went."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +10,16 @@ from foveal.cli.screen import console, errors_for_people
 
 def report(
     run: Annotated[
-        Path, typer.Argument(help="Folder that foveal train wrote.", metavar="RUN")
+        Path,
+        typer.Argument(
+            help="Folder that foveal train wrote, or a folder of runs.",
+            metavar="RUN|RUNS",
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="HTML file; report.html in the run if unset."
+            "--output", "-o", help="HTML file; report.html in the folder if unset."
         ),
     ] = None,
 ) -> None:

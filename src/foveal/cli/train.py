@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -28,7 +28,11 @@ def train(
         int | None, typer.Option(help="Or the number of updates.", min=1)
     ] = None,
     fold: Annotated[
-        int | None, typer.Option(help="Part to validate on, from 0.", min=0)
+        str | None,
+        typer.Option(
+            help="Part to validate on, from 0; or all: one run for each.",
+            metavar="K|all",
+        ),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="Plan file; made from the data if unset.")
@@ -48,7 +52,7 @@ def train(
         bool, typer.Option("--resume", help="Continue the run in --out.")
     ] = False,
 ) -> None:
-    """Train one fold with one seed, validate, and keep everything in one folder."""
+    """Train one fold, or all of them, validate, and keep everything in one folder."""
     with errors_for_people():
         from foveal.commands.train import train as command
         from foveal.commands.train import validation_scores
@@ -59,7 +63,7 @@ def train(
                 out,
                 steps=steps,
                 budget_seconds=None if budget is None else seconds(budget),
-                fold=fold,
+                fold=None if fold is None else fold_number(fold),
                 plan=plan,
                 options=options or (),
                 plugins=plugin or (),
@@ -68,7 +72,9 @@ def train(
             )
         scores = validation_scores(run)
         if scores:
-            console.print("Validation Dice (the best checkpoint was chosen by these):")
+            console.print(
+                "Validation Dice (the best checkpoints were chosen by these):"
+            )
         for structure, dice in scores.items():
             console.print(f"  {escape(structure)}: {dice:.4f}", highlight=False)
         console.print(
@@ -78,6 +84,18 @@ def train(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def fold_number(text: str) -> int | Literal["all"]:
+    """Number of a fold, or ``all``."""
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise typer.BadParameter(
+            f'"{text}" is no fold; write its number, from 0, or all',
+            param_hint="--fold",
+        )
+    return int(text)
 
 
 def seconds(duration: str) -> float:

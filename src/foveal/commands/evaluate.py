@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foveal.case import Dataset
+from foveal.commands.evaluation_pairs import Matched, Pair, find_pairs
+from foveal.commands.out_of_fold import listed
 from foveal.errors import CaseError, DatasetError, SettingsError
-from foveal.geometry import Grid
-from foveal.io.cases import integer_label_map, present_labels, require_same_grid
-from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.io.volumes import VOLUME_ENDINGS, case_stem, is_volume, read_volume
+from foveal.io.label_maps import require_same_grid
+from foveal.io.segmentations import (
+    Masks,
+    Parts,
+    Segmentation,
+    read_listed_segmentation,
+    read_segmentation,
+)
 from foveal.metrics.evaluation import Evaluation, Row, measure, summarise
 
 RESULT_ENDINGS = (".json", ".csv")
@@ -23,35 +29,21 @@ RESULT_ENDINGS = (".json", ".csv")
 MAX_THREADS = 4
 """Cases in memory at once; a whole-body CT with all that is made of it takes 3 GB."""
 
-NAMES_SHOWN = 5
-"""Cases listed in an error message."""
-
 OnProgress = Callable[[int, int, str], None]
+
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A prediction and the reference to measure it against."""
+class _Structure:
+    """Something to measure, and what it is called on both sides."""
 
-    case: str
-    prediction: Path
-    reference: Path
+    reference: Parts
+    prediction_values: Parts
+    """If the prediction is a label map."""
 
-    annotated_labels: tuple[int, ...] | None = None
-    """Label values contoured in the reference; ``None``: all of them."""
-
-
-@dataclass(frozen=True)
-class _Matched:
-    """Every pair, and what the data set of the references says about labels."""
-
-    pairs: tuple[_Pair, ...]
-
-    label_values: dict[str, int] | None = None
-    """Structure name to value; ``None``: the references are no data set."""
-
-    ignore_value: int | None = None
+    prediction_masks: Parts
+    """If the prediction is a folder of masks."""
 
 
 @dataclass(frozen=True)
@@ -60,64 +52,84 @@ class _Measured:
 
     rows: tuple[Row, ...]
 
-    unscored: frozenset[int]
-    """Values of the prediction that belong to no structure."""
+    unscored: frozenset[int | str]
+    """Parts of the prediction that belong to no structure."""
 
 
 def evaluate(
     predictions: Path | str,
-    references: Path | str,
+    references: Path | str | None = None,
     *,
     regions: Mapping[str, Sequence[int]] | None = None,
-    labels: Mapping[str, int] | None = None,
+    labels: Mapping[str, int | str] | None = None,
+    prediction_labels: Mapping[str, Sequence[int | str]] | None = None,
     output: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Measure predicted label maps against reference label maps.
+    """Measure predicted segmentations against reference segmentations.
 
-    Two folders are matched by case, which is the file name without its ending, and must
-    hold the same cases. If the references are a data set, its label names, ignore value
-    and annotated labels apply, and its cases without a prediction are left out.
+    Predictions may come from any program: a folder of label maps, or a folder per case
+    with one mask per structure. Both sides are matched by case, which is the file name
+    without its ending or the name of the case's folder, and must hold the same cases.
+    If the references are a data set, its label names, ignore value and annotated labels
+    apply, and its cases without a prediction are left out.
+
+    A run, or a folder of runs such as a cross-validation, stands for its validation
+    predictions: every case as the run predicted it that had left it out.
 
     Args:
-        predictions: Folder of label maps, or one label map.
-        references: Folder of label maps, one label map, or a data set: a folder or
-            table as in `foveal.read_dataset`.
+        predictions: As above; or one label map.
+        references: Likewise; or a data set: a folder or table as in
+            `foveal.read_dataset`. Unset, for runs only: the data set of the runs.
         regions: Name to label values whose union is measured as one structure, besides
             the labels. Left out of a case where one of the values was not annotated.
-        labels: Structure name to label value; unset: those of the data set, or else
-            every value found in the references, named by its number.
+        labels: Structure name to its value, or name of mask, in the references; unset:
+            those of the data set, or else everything found in the references, named by
+            its number or file.
+        prediction_labels: Structure name to the values, or names of masks, whose union
+            it is in the predictions, where they are others than in the references.
         output: File for the result, JSON or CSV by its ending; unset: none is written.
         on_progress: Told cases done, cases in all and the name of the last.
 
     Raises:
         DatasetError: There is nothing to measure, or the cases do not match.
         CaseError: A file cannot be read, prediction and reference lie on different
-            grids, or a reference has a value that its data set does not name.
+            grids, a mask is missing, or a reference has a value that its data set does
+            not name.
+        EvaluationError: Several runs predicted the same case.
         SettingsError: A region is empty, holds background or has the name of a label;
-            or ``output`` ends in something else.
+            a structure of ``prediction_labels`` is not measured; or ``output`` ends in
+            something else.
     """
     if output is not None:
         _require_result_ending(output)
-    matched = _match(Path(predictions), Path(references))
-    label_values = matched.label_values if labels is None else labels
-    if label_values is None:
-        label_values = _found_labels(matched.pairs, on_progress)
-    structures = _structures(label_values, regions or {})
+    matched = find_pairs(
+        Path(predictions), None if references is None else Path(references)
+    )
+    parts, labels = _parts_of_references(labels, matched, on_progress)
+    if prediction_labels is None:
+        known = matched.prediction_labels
+        prediction_labels = {name: known[name] for name in parts if name in known}
+    structures = _structures(parts, labels, regions or {}, prediction_labels)
     if not structures:
         raise DatasetError(
             f"no reference in {references} has a labelled voxel, so there is no "
             "structure to measure; give a data set that names its labels"
         )
 
-    def measure_pair(pair: _Pair) -> _Measured:
-        return _measure_case(pair, structures, matched)
+    def measure_pair(pair: Pair) -> _Measured:
+        try:
+            return _measure_case(pair, structures, matched)
+        except CaseError as error:
+            raise CaseError(f"case {pair.case}: {error}") from error
 
     measured = _for_each(measure_pair, matched.pairs, on_progress)
     rows = tuple(row for case in measured for row in case.rows)
-    unscored = frozenset[int]().union(*(case.unscored for case in measured))
+    unscored = frozenset[int | str]().union(*(case.unscored for case in measured))
     notes = (
-        *_notes_on_regions(regions or {}, label_values),
+        *matched.notes,
+        *_notes_on_regions(regions or {}, labels),
+        *_notes_on_unmeasured(structures, rows),
         *_notes_on_unscored(unscored),
     )
     evaluation = Evaluation(rows, summarise(rows, structures), notes)
@@ -128,217 +140,155 @@ def evaluate(
     return evaluation
 
 
-def _match(predictions: Path, references: Path) -> _Matched:
-    """Find what belongs together; see `evaluate` for the three forms."""
-    for path in (predictions, references):
-        if not path.exists():
-            raise DatasetError(f"{path} does not exist; correct the path")
-    if references.is_file() and is_volume(references):
-        return _match_files(predictions, references)
-    if references.is_dir() and any(is_volume(path) for path in references.iterdir()):
-        return _match_folders(predictions, references)
-    return _match_dataset(predictions, references)
+def _parts_of_references(
+    given: Mapping[str, int | str] | None,
+    matched: Matched,
+    on_progress: OnProgress | None,
+) -> tuple[dict[str, Parts], Mapping[str, int | str]]:
+    """What each structure is the union of, and the labels that regions may unite."""
+    if given is not None:
+        return {name: (part,) for name, part in given.items()}, given
+    if matched.dataset is not None:
+        return {**matched.dataset.structures}, {**matched.dataset.label_values}
+
+    def parts_of_reference(pair: Pair) -> frozenset[int | str]:
+        try:
+            return _read_reference(pair, matched).others(())
+        except CaseError as error:
+            raise CaseError(f"case {pair.case}: {error}") from error
+
+    each = _for_each(parts_of_reference, matched.pairs, on_progress)
+    found = sorted(set[int | str]().union(*each), key=_values_first)
+    return {str(part): (part,) for part in found}, {str(part): part for part in found}
 
 
-def _match_files(prediction: Path, reference: Path) -> _Matched:
-    """Pair two files, whatever their names."""
-    if prediction.is_dir():
-        raise DatasetError(
-            f"predictions {prediction} is a folder but references {reference} is one "
-            "file; give two folders, two files, or a data set as references"
-        )
-    return _Matched((_Pair(case_stem(prediction), prediction, reference),))
-
-
-def _match_folders(predictions: Path, references: Path) -> _Matched:
-    """Pair the files of two folders by case; both must hold the same cases."""
-    predicted, expected = _label_maps(predictions), _label_maps(references)
-    without_reference = sorted(predicted.keys() - expected.keys())
-    without_prediction = sorted(expected.keys() - predicted.keys())
-    if without_reference:
-        raise DatasetError(
-            f"no reference in {references} for {_listed(without_reference)}"
-            + f"; no prediction for {_listed(without_prediction)}"
-            * bool(without_prediction)
-            + "; a prediction must have the same name as its reference"
-        )
-    if without_prediction:
-        raise DatasetError(
-            f"every prediction has a reference, but there is no prediction in "
-            f"{predictions} for {_listed(without_prediction)}; predict these cases, or "
-            "to measure only some, give a data set or a folder of theirs as references"
-        )
-    return _Matched(
-        tuple(
-            _Pair(case, predicted[case], expected[case]) for case in sorted(predicted)
-        )
-    )
-
-
-def _match_dataset(predictions: Path, references: Path) -> _Matched:
-    """Find the reference of each prediction in a data set."""
-    predicted, dataset = _label_maps(predictions), read_dataset(references)
-    by_name = {case.name: case for case in dataset.cases}
-    pairs = []
-    without_reference = []
-    for case in sorted(predicted):
-        if case not in by_name or (reference := by_name[case].label_map) is None:
-            without_reference.append(case)
-            continue
-        names = by_name[case].annotated
-        annotated = None if names is None else _values_of(names, dataset.structures)
-        pairs.append(_Pair(case, predicted[case], reference, annotated))
-    if without_reference:
-        raise DatasetError(
-            f"data set {references} has no labelled case for the predictions "
-            f"{_listed(without_reference)}; a prediction must have the name of its case"
-        )
-    return _Matched(tuple(pairs), dataset.label_values, dataset.ignore_value)
-
-
-def _values_of(
-    names: Sequence[str], structures: Mapping[str, Sequence[int]]
-) -> tuple[int, ...]:
-    """Label values of some structures."""
-    return tuple(value for name in names for value in structures[name])
-
-
-def _label_maps(path: Path) -> dict[str, Path]:
-    """Case to file of a folder, or of a single file."""
-    if path.is_file():
-        return {case_stem(path): path}
-    by_case: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
-        if not is_volume(file):
-            continue
-        case = case_stem(file)
-        if case in by_case:
-            raise DatasetError(
-                f"{by_case[case]} and {file} both belong to case {case}; remove one"
-            )
-        by_case[case] = file
-    if not by_case:
-        raise DatasetError(
-            f"{path} holds no label maps; files must end in {', '.join(VOLUME_ENDINGS)}"
-        )
-    return by_case
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _found_labels(
-    pairs: Sequence[_Pair], on_progress: OnProgress | None
-) -> dict[str, int]:
-    """Every value of the references but background, named by its number."""
-
-    def values_of_reference(pair: _Pair) -> frozenset[int]:
-        return _values_in(_read_label_map(pair.case, pair.reference)[0])
-
-    found = set[int]().union(*_for_each(values_of_reference, pairs, on_progress))
-    return {str(value): value for value in sorted(found)}
+def _values_first(part: int | str) -> tuple[int, str]:
+    return (part, "") if isinstance(part, int) else (0, part)
 
 
 def _structures(
-    labels: Mapping[str, int], regions: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[int, ...]]:
-    """Name to values of everything that is measured: labels, then regions."""
-    structures: dict[str, tuple[int, ...]] = {
-        name: (value,) for name, value in labels.items()
-    }
+    parts: Mapping[str, Parts],
+    labels: Mapping[str, int | str],
+    regions: Mapping[str, Sequence[int]],
+    prediction_labels: Mapping[str, Sequence[int | str]],
+) -> dict[str, _Structure]:
+    """Everything that is measured, by name; regions last."""
     for name, values in regions.items():
         if not values or 0 in values:
             raise SettingsError(
                 f"region {name} = {list(values)} must hold label values other than 0, "
                 "which is background"
             )
-        if name in structures:
+        if name in parts:
             raise SettingsError(
                 f"region {name} has the name of a label; give it a name of its own"
             )
-        structures[name] = tuple(values)
+    measured = [*parts, *regions]
+    unknown = sorted(set(prediction_labels) - set(measured))
+    if unknown:
+        raise SettingsError(
+            f"the labels of the predictions name {listed(unknown)}, but what is "
+            f"measured is {listed(measured)}; correct the name"
+        )
+    name_of = {part: name for name, part in labels.items()}
+    structures = {}
+    for name, own in parts.items():
+        there = tuple(prediction_labels.get(name, own))
+        masks = tuple(prediction_labels.get(name, (name,)))
+        structures[name] = _Structure(own, there, masks)
+    for name, values in regions.items():
+        # A region is the union of what its labels are, unless it is named itself.
+        united = [(name_of.get(value, str(value)), value) for value in values]
+        there = _union(
+            prediction_labels.get(label, (value,)) for label, value in united
+        )
+        masks = _union(prediction_labels.get(label, (label,)) for label, _ in united)
+        structures[name] = _Structure(
+            tuple(values),
+            tuple(prediction_labels.get(name, there)),
+            tuple(prediction_labels.get(name, masks)),
+        )
     return structures
 
 
+def _union(parts: Iterable[Sequence[int | str]]) -> Parts:
+    return tuple(dict.fromkeys(part for some in parts for part in some))
+
+
 def _measure_case(
-    pair: _Pair, structures: Mapping[str, Sequence[int]], matched: _Matched
+    pair: Pair, structures: Mapping[str, _Structure], matched: Matched
 ) -> _Measured:
     """Measure every structure that was annotated in a case."""
-    prediction, prediction_grid = _read_label_map(pair.case, pair.prediction)
-    reference, grid = _read_label_map(pair.case, pair.reference)
+    prediction = read_segmentation(pair.prediction)
+    reference = _read_reference(pair, matched)
     try:
-        require_same_grid("reference", grid, "prediction", prediction_grid)
+        require_same_grid("reference", reference.grid, "prediction", prediction.grid)
     except CaseError as error:
-        raise CaseError(f"case {pair.case}: {error}") from error
-    num_ignored = 0
-    if matched.ignore_value is not None:
-        ignored = reference == matched.ignore_value
-        num_ignored = int(np.count_nonzero(ignored))
-        prediction[ignored] = 0
-        reference[ignored] = 0
-    _require_known_labels(pair.case, reference, matched)
-    annotated = pair.annotated_labels
+        raise CaseError(f"{error}, by nearest neighbour") from error
+    ignored = None
+    if matched.dataset is not None:
+        _require_known_labels(reference, matched.dataset)
+        if matched.dataset.ignore_value is not None:
+            ignored = reference.mask((matched.dataset.ignore_value,))
+    drawn = _drawn(pair, reference, matched)
+    as_masks = isinstance(prediction, Masks)
     rows = []
-    for structure, values in structures.items():
-        if annotated is not None and not set(values) <= set(annotated):
+    scored = set[int | str]()
+    for name, structure in structures.items():
+        parts = structure.prediction_masks if as_masks else structure.prediction_values
+        scored.update(parts)
+        if drawn is not None and not set(map(str, structure.reference)) <= drawn:
             continue
+        masks = prediction.mask(parts), reference.mask(structure.reference)
+        if ignored is not None:
+            masks = masks[0] & ~ignored, masks[1]
         metrics = measure(
-            _mask(prediction, values),
-            _mask(reference, values),
-            grid,
-            num_ignored=num_ignored,
+            *masks,
+            reference.grid,
+            num_ignored=0 if ignored is None else int(np.count_nonzero(ignored)),
         )
         rows += [
-            Row(pair.case, structure, name, value) for name, value in metrics.items()
+            Row(pair.case, name, metric, value) for metric, value in metrics.items()
         ]
-    scored = set[int]().union(*structures.values())
-    return _Measured(tuple(rows), _values_in(prediction) - scored)
+    return _Measured(tuple(rows), prediction.others(scored))
 
 
-def _require_known_labels(
-    case: str, reference: NDArray[np.int32], matched: _Matched
-) -> None:
+def _read_reference(pair: Pair, matched: Matched) -> Segmentation:
+    if isinstance(pair.reference, Path):
+        return read_segmentation(pair.reference)
+    label_values = matched.dataset.label_values if matched.dataset else {}
+    return read_listed_segmentation(pair.reference, label_values)
+
+
+def _drawn(pair: Pair, reference: Segmentation, matched: Matched) -> set[str] | None:
+    """Parts that a reference has, as text; ``None``: all of them.
+
+    Of a folder of masks those that have a file: an empty mask says that the structure
+    is not there, a missing one that nobody drew it.
+    """
+    if isinstance(reference, Masks):
+        return set(reference.files)
+    if isinstance(pair.reference, Path) or pair.reference.annotated is None:
+        return None
+    structures = matched.dataset.structures if matched.dataset else {}
+    return {str(part) for name in pair.reference.annotated for part in structures[name]}
+
+
+def _require_known_labels(reference: Segmentation, dataset: Dataset) -> None:
     """Refuse values that the data set of the references does not name."""
-    if matched.label_values is None:
-        return
-    known = set(matched.label_values.values())
-    unknown = sorted(_values_in(reference) - known)
+    known = {*dataset.label_values.values(), dataset.ignore_value}
+    known |= {value for values in dataset.structures.values() for value in values}
+    unknown = sorted(reference.others(part for part in known if part is not None))
     if unknown:
         raise CaseError(
-            f"case {case}: reference has the values {unknown}, but the labels of its "
-            f"data set are {matched.label_values}; name them there or correct the file"
+            f"reference has the values {unknown}, but the labels of its data set are "
+            f"{dataset.label_values}; name them there or correct the file"
         )
-
-
-def _read_label_map(case: str, path: Path) -> tuple[NDArray[np.int32], Grid]:
-    """Label map in an array of its own, which may be written to, and its grid."""
-    try:
-        volume = read_volume(path)
-        return integer_label_map(volume.array), volume.grid
-    except CaseError as error:
-        raise CaseError(f"case {case}: {error}") from error
-
-
-def _values_in(label_map: NDArray[np.int32]) -> frozenset[int]:
-    """Values that occur, background left out."""
-    # The foreground is small, so picking it first saves counting all voxels.
-    return frozenset(present_labels(label_map[label_map != 0]))
-
-
-def _mask(label_map: NDArray[np.int32], values: Sequence[int]) -> NDArray[np.bool_]:
-    """Where a label map has one of the values."""
-    mask: NDArray[np.bool_] = label_map == values[0]
-    for value in values[1:]:
-        mask |= label_map == value
-    return mask
 
 
 def _for_each(
-    function: Callable[[_Pair], _Result],
-    pairs: Sequence[_Pair],
+    function: Callable[[Pair], _Result],
+    pairs: Sequence[Pair],
     on_progress: OnProgress | None,
 ) -> list[_Result]:
     """Results in the order of ``pairs``, made in threads; the first error ends it."""
@@ -357,7 +307,7 @@ def _for_each(
 
 
 def _notes_on_regions(
-    regions: Mapping[str, Sequence[int]], labels: Mapping[str, int]
+    regions: Mapping[str, Sequence[int]], labels: Mapping[str, int | str]
 ) -> list[str]:
     return [
         f"Region {name}: value {value} is no label of the references."
@@ -366,11 +316,20 @@ def _notes_on_regions(
     ]
 
 
-def _notes_on_unscored(values: Iterable[int]) -> list[str]:
+def _notes_on_unmeasured(structures: Iterable[str], rows: Iterable[Row]) -> list[str]:
+    absent = set(structures) - {row.structure for row in rows}
     return [
-        f"Value {value} of the predictions was not measured: it is in no structure."
-        for value in sorted(values)
+        f"Structure {name} was measured in no case: no reference has it drawn."
+        for name in structures
+        if name in absent
     ]
+
+
+def _notes_on_unscored(parts: Iterable[int | str]) -> list[str]:
+    if not parts:
+        return []
+    names = listed([str(part) for part in sorted(parts, key=_values_first)])
+    return [f"Not measured, as in no structure: {names} of the predictions."]
 
 
 def _require_result_ending(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Show how a run went: one HTML file, worst case first."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,35 @@ from numpy.typing import NDArray
 
 from foveal import __version__
 from foveal.case import Case, CaseFiles, Dataset
+from foveal.commands.out_of_fold import (
+    division,
+    find_out_of_fold,
+    measured_out_of_fold,
+    validation_predictions,
+)
 from foveal.commands.run_words import (
     Facts,
     dataset_facts,
     duration,
+    patients_of_fold,
+    patients_of_folds,
     plan_facts,
     training_facts,
 )
 from foveal.config import Plan, Settings, read_plan, read_settings
 from foveal.engine.log import read_log
-from foveal.engine.run_directory import RunDirectory, open_run
+from foveal.engine.run_directory import RunDirectory, find_runs, is_run
 from foveal.errors import CaseError, DatasetError
 from foveal.geometry import same_grid
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.io.volumes import case_stem, is_volume, read_volume
+from foveal.io.volumes import read_volume
+from foveal.metrics.evaluation import Evaluation
 from foveal.planning.splits import Fold, read_splits
 from foveal.reports import figures
 from foveal.reports.page import Curve, Overlay, Page, number, render
-from foveal.reports.scores import CaseScores, RunScores, read_scores
+from foveal.reports.scores import CaseScores, FoldScores, RunScores, ordered_scores
 from foveal.reports.views import worst_view
 
 NUM_OVERLAYS = 6
@@ -38,57 +48,157 @@ NUM_OVERLAYS = 6
 SOFT_TISSUE_HU = (-160.0, 240.0)
 """Window in which a CT is shown."""
 
+FOOTER = f"Made by Foveal {__version__}. This file needs no network."
+
 LogRow = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What one run left behind."""
+
+    directory: RunDirectory
+    settings: Settings
+    log: tuple[LogRow, ...]
+
+    measured: Evaluation | None
+    """``None`` before the validation cases were measured."""
+
+    @property
+    def name(self) -> str:
+        return self.directory.path.resolve().name
+
+    @property
+    def steps_done(self) -> int:
+        return max(
+            (row["step"] + 1 for row in self.log if row["kind"] == "step"), default=0
+        )
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint; ``None`` before the first validation."""
+        known = [
+            (row["mean_dice"], row["step"])
+            for row in self.log
+            if row["kind"] == "validation" and row["mean_dice"] is not None
+        ]
+        # The earliest of equal ones, as the engine keeps it.
+        return max(known, key=lambda found: (found[0], -found[1]))[1] if known else None
+
+
 def report(run: Path | str, output: Path | None = None) -> Path:
-    """Make the report of a run, finished or not.
+    """Make the report of a run or of a folder of runs, finished or not.
 
     Args:
-        run: Folder that `foveal.train` wrote.
-        output: HTML file; unset: ``report.html`` in the run's folder.
+        run: Folder that `foveal.train` wrote; or a folder of runs that validated
+            different cases, such as a cross-validation.
+        output: HTML file; unset: ``report.html`` in the folder.
 
     Returns:
         The file.
 
     Raises:
-        RunError: ``run`` is not a run, or its ``metrics.json`` is damaged.
-        SettingsError: Its settings, plan or splits are damaged.
+        RunError: ``run`` is not a run and holds none.
+        EvaluationError: A ``metrics.json`` is damaged, or several runs validated the
+            same case.
+        SettingsError: Settings, plan or splits are damaged.
     """
-    directory = open_run(Path(run))
-    settings, _ = read_settings(directory.settings)
-    plan = read_plan(directory.plan)
-    fold = read_splits(directory.splits).folds[settings.splits.fold]
-    log = read_log(directory.path / "log.jsonl")
-    metrics = directory.validation / "metrics.json"
-    scores = read_scores(metrics) if metrics.exists() else None
-    dataset, notes = _dataset(settings)
-    overlays: list[Overlay] = []
-    if scores is not None and dataset is not None:
-        overlays, more_notes = _overlays(scores, dataset, plan, directory)
-        notes += more_notes
-    page = Page(
-        title=f"{plan.dataset_name}: fold {settings.splits.fold}",
-        subtitle=f'Report of the run "{directory.path.resolve().name}"',
-        headlines=_headlines(scores, settings, log),
-        scores=scores,
-        scores_absent=_why_no_scores(fold),
-        overlays=overlays,
-        overlay_notes=notes if scores is not None else [],
-        curves=_curves(log, settings),
-        facts=[
-            *dataset_facts(dataset, plan, fold),
-            *plan_facts(plan),
-            *training_facts(settings, _seconds(log)),
-            *_environment_facts(directory),
-        ],
-        warnings=[row["note"] for row in log if row["kind"] == "memory"],
-        files=_files(directory, dataset, scores),
-        footer=f"Made by Foveal {__version__}. This file needs no network.",
-    )
-    path = output or directory.path / "report.html"
+    folder = Path(run)
+    runs = [_read_run(directory) for directory in find_runs(folder)]
+    page = _page_of_run(runs[0]) if is_run(folder) else _page_of_runs(folder, runs)
+    path = output or folder / "report.html"
     atomic_write_text(path, render(page))
     return path
+
+
+def _read_run(directory: RunDirectory) -> _Run:
+    settings, _ = read_settings(directory.settings)
+    log = tuple(read_log(directory.path / "log.jsonl"))
+    return _Run(directory, settings, log, measured_out_of_fold([directory]))
+
+
+def _page_of_run(run: _Run) -> Page:
+    plan = read_plan(run.directory.plan)
+    fold = division(run.directory)
+    scores = ordered_scores(run.measured) if run.measured else None
+    dataset, notes = _dataset(run.settings)
+    overlays: list[Overlay] = []
+    if scores is not None and dataset is not None:
+        predictions = validation_predictions(run.directory)
+        overlays, more_notes = _overlays(scores, dataset, plan, predictions)
+        notes += more_notes
+    return Page(
+        title=f"{plan.dataset_name}: fold {run.settings.splits.fold}",
+        subtitle=f'Report of the run "{run.name}"',
+        headlines=[*_score_headlines(scores), _steps_headline(run)],
+        scores=scores,
+        scores_absent=_why_no_scores(fold),
+        folds=[],
+        overlays=overlays,
+        overlay_notes=notes if scores is not None else [],
+        curves=_curves(run.log, run.settings),
+        facts=[
+            *dataset_facts(dataset, plan, patients_of_fold(fold)),
+            *plan_facts(plan),
+            *training_facts(run.settings, _seconds(run.log)),
+            *_environment_facts(run.directory),
+        ],
+        warnings=_memory_warnings(run),
+        files=_files(run.directory.path, [run], dataset, scores),
+        footer=FOOTER,
+    )
+
+
+def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
+    """Every case as the run predicted it that had left it out."""
+    first = runs[0]
+    plan = read_plan(first.directory.plan)
+    measured = measured_out_of_fold([run.directory for run in runs])
+    scores = ordered_scores(measured) if measured else None
+    dataset, notes = _dataset(first.settings)
+    overlays: list[Overlay] = []
+    if scores is not None and dataset is not None:
+        predictions = find_out_of_fold(folder).predictions
+        overlays, more_notes = _overlays(scores, dataset, plan, predictions)
+        notes += more_notes
+    unfinished = [run.name for run in runs if run.measured is None]
+    lacking = (
+        f"Not measured yet: {', '.join(unfinished)}. If training was stopped, continue "
+        "it with foveal train --resume."
+    )
+    return Page(
+        title=f"{plan.dataset_name}: {len(runs)} folds",
+        subtitle=f'Report of the runs in "{folder.resolve().name}"',
+        headlines=[*_score_headlines(scores), _folds_headline(runs)],
+        scores=scores,
+        scores_absent="No fold has measured its validation cases yet.",
+        folds=[
+            FoldScores(
+                run.name,
+                run.steps_done,
+                run.best_step,
+                ordered_scores(run.measured) if run.measured else None,
+            )
+            for run in runs
+        ],
+        overlays=overlays,
+        overlay_notes=notes if scores is not None else [],
+        curves=_curves_of_folds(runs),
+        facts=[
+            *dataset_facts(
+                dataset, plan, patients_of_folds(read_splits(first.directory.splits))
+            ),
+            *plan_facts(plan),
+            *training_facts(first.settings, sum(_seconds(run.log) for run in runs)),
+            *_environment_facts(first.directory),
+        ],
+        warnings=[
+            *([lacking] if unfinished else []),
+            *(f"{run.name}: {text}" for run in runs for text in _memory_warnings(run)),
+        ],
+        files=_files(folder, runs, dataset, scores),
+        footer=FOOTER,
+    )
 
 
 def _dataset(settings: Settings) -> tuple[Dataset | None, list[str]]:
@@ -101,28 +211,36 @@ def _dataset(settings: Settings) -> tuple[Dataset | None, list[str]]:
         return None, [f"No pictures: the data set cannot be read. {error}"]
 
 
-def _headlines(
-    scores: RunScores | None, settings: Settings, log: Sequence[LogRow]
-) -> list[tuple[str, str, str]]:
-    headlines = []
-    if scores is not None:
-        headlines.append(
-            (
-                "mean validation Dice",
-                number(scores.mean_dice),
-                (
-                    f"over {len(scores.structures)} structures and "
-                    f"{len(scores.cases)} cases; used for selecting the checkpoint"
-                ),
-            )
-        )
-    if scores is not None and scores.cases and scores.cases[0].mean_dice is not None:
-        worst = scores.cases[0]
-        headlines.append(("worst case", number(worst.mean_dice), worst.name))
-    done = max((row["step"] + 1 for row in log if row["kind"] == "step"), default=0)
-    remark = f"of {settings.training.steps}; {duration(_seconds(log))}"
-    headlines.append(("steps", f"{done:,}", remark))
-    return headlines
+def _score_headlines(scores: RunScores | None) -> list[tuple[str, str, str]]:
+    if scores is None:
+        return []
+    mean = (
+        "mean validation Dice",
+        number(scores.mean_dice),
+        (
+            f"over {len(scores.structures)} structures and {len(scores.cases)} cases; "
+            "used for selecting the checkpoint"
+        ),
+    )
+    worst = scores.cases[0] if scores.cases else None
+    if worst is None or worst.mean_dice is None:
+        return [mean]
+    return [mean, ("worst case", number(worst.mean_dice), worst.name)]
+
+
+def _steps_headline(run: _Run) -> tuple[str, str, str]:
+    remark = f"of {run.settings.training.steps}; {duration(_seconds(run.log))}"
+    return "steps", f"{run.steps_done:,}", remark
+
+
+def _folds_headline(runs: Sequence[_Run]) -> tuple[str, str, str]:
+    measured = sum(run.measured is not None for run in runs)
+    seconds = sum(_seconds(run.log) for run in runs)
+    return "folds measured", f"{measured}", f"of {len(runs)}; {duration(seconds)}"
+
+
+def _memory_warnings(run: _Run) -> list[str]:
+    return [row["note"] for row in run.log if row["kind"] == "memory"]
 
 
 def _why_no_scores(fold: Fold) -> str:
@@ -135,11 +253,10 @@ def _why_no_scores(fold: Fold) -> str:
 
 
 def _overlays(
-    scores: RunScores, dataset: Dataset, plan: Plan, run: RunDirectory
+    scores: RunScores, dataset: Dataset, plan: Plan, predictions: Mapping[str, Path]
 ) -> tuple[list[Overlay], list[str]]:
     """Pictures of the worst cases, and which could not be made and why."""
     files = {case.name: case for case in dataset.cases}
-    predictions = _predictions(run)
     overlays, notes = [], []
     for case in scores.cases[:NUM_OVERLAYS]:
         structure = case.worst_structure
@@ -203,17 +320,6 @@ def _display_range(case: Case, plan: Plan) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _predictions(run: RunDirectory) -> dict[str, Path]:
-    """Case to its predicted label map."""
-    if not run.validation.is_dir():
-        return {}
-    return {
-        case_stem(path): path
-        for path in sorted(run.validation.iterdir())
-        if is_volume(path)
-    }
-
-
 def _curves(log: Sequence[LogRow], settings: Settings) -> list[Curve]:
     rows = [row for row in log if row["kind"] == "step"]
     validations = [row for row in log if row["kind"] == "validation"]
@@ -244,6 +350,34 @@ def _curves(log: Sequence[LogRow], settings: Settings) -> list[Curve]:
     return curves
 
 
+def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
+    losses = {
+        run.name: (
+            [row["step"] for row in run.log if row["kind"] == "step"],
+            [row["loss"] for row in run.log if row["kind"] == "step"],
+        )
+        for run in runs
+        if run.steps_done
+    }
+    dice = {
+        run.name: (
+            [row["step"] for row in run.log if row["kind"] == "validation"],
+            [row["mean_dice"] for row in run.log if row["kind"] == "validation"],
+        )
+        for run in runs
+        if run.best_step is not None
+    }
+    curves = []
+    if losses:
+        svg = figures.fold_loss_curves(losses)
+        curves.append(Curve("Loss", "On training patches, fold by fold.", svg))
+    if dice:
+        caption = "Used for selecting the checkpoints; on the preprocessed grid."
+        svg = figures.fold_dice_curves(dice)
+        curves.append(Curve("Validation Dice", caption, svg))
+    return curves
+
+
 def _seconds(log: Sequence[LogRow]) -> float:
     """That the logged steps and validations took."""
     return sum(row.get("seconds", 0.0) + row.get("waited_seconds", 0.0) for row in log)
@@ -267,10 +401,15 @@ def _environment_facts(run: RunDirectory) -> Facts:
 
 
 def _files(
-    run: RunDirectory, dataset: Dataset | None, scores: RunScores | None
+    folder: Path,
+    runs: Sequence[_Run],
+    dataset: Dataset | None,
+    scores: RunScores | None,
 ) -> list[tuple[str, str]]:
-    """What to open: the worst cases' volumes first, then the run's own files."""
-    predictions = _predictions(run)
+    """What to open: the worst cases' volumes first, then the folder's own files."""
+    predictions: dict[str, Path] = {}
+    for run in runs:
+        predictions |= validation_predictions(run.directory)
     cases = {case.name: case for case in dataset.cases} if dataset else {}
     files = []
     for case in scores.cases[:NUM_OVERLAYS] if scores else ():
@@ -282,14 +421,18 @@ def _files(
             path = predictions[case.name].resolve()
             files.append((f"{case.name}, prediction", str(path)))
     for what, name in (
+        ("All scores", "metrics.json"),
         ("All scores", "validation/metrics.json"),
         ("Settings", "settings.toml"),
+        ("Settings", "cross_validation.toml"),
         ("Plan", "plan.toml"),
         ("Patients", "splits.toml"),
         ("Log", "log.jsonl"),
         ("Curves, live", "tensorboard"),
         ("Weights", "checkpoints"),
     ):
-        if (run.path / name).exists():
-            files.append((what, str((run.path / name).resolve())))
+        if (folder / name).exists():
+            files.append((what, str((folder / name).resolve())))
+    if folder != runs[0].directory.path:
+        files += [(run.name, str(run.directory.path.resolve())) for run in runs]
     return files

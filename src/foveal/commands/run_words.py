@@ -4,14 +4,20 @@ from collections.abc import Sequence
 
 from foveal.case import Dataset
 from foveal.config import ChannelConfig, NetworkConfig, Plan, Settings, UNet3dConfig
-from foveal.planning.splits import Fold
+from foveal.planning.splits import Fold, Splits
 
 Facts = list[tuple[str, str]]
 """Topic and a sentence or two."""
 
 
-def dataset_facts(dataset: Dataset | None, plan: Plan, fold: Fold) -> Facts:
-    """Cases, structures and who was trained on; ``None``: the data set is not there."""
+def dataset_facts(dataset: Dataset | None, plan: Plan, patients: str) -> Facts:
+    """Cases, structures and who was trained on.
+
+    Args:
+        dataset: ``None``: it is not there any more.
+        plan: Of the runs.
+        patients: `patients_of_fold` or `patients_of_folds`.
+    """
     structures = ", ".join(
         f"{name} ({value})"
         for name, value in zip(plan.labels.names, plan.labels.values, strict=True)
@@ -27,15 +33,29 @@ def dataset_facts(dataset: Dataset | None, plan: Plan, fold: Fold) -> Facts:
             f"{structures}; in brackets the value in the label maps."
             + (f" Voxels of value {ignored} count for nothing." if ignored else ""),
         ),
-        (
-            "Patients",
-            (
-                f"{len(fold.train)} were trained on, {len(fold.validation)} validated "
-                f"({_listed(fold.validation)}) and {len(fold.test)} kept for the test, "
-                "which training never reads."
-            ),
-        ),
+        ("Patients", patients),
     ]
+
+
+def patients_of_fold(fold: Fold) -> str:
+    """Who was trained on, validated and kept for the test in one run."""
+    return (
+        f"{len(fold.train)} were trained on, {len(fold.validation)} validated "
+        f"({_listed(fold.validation)}) and {len(fold.test)} kept for the test, "
+        "which training never reads."
+    )
+
+
+def patients_of_folds(splits: Splits) -> str:
+    """How the patients were divided for a cross-validation."""
+    sizes = ", ".join(str(len(fold.validation)) for fold in splits.folds)
+    num_patients = sum(len(fold.validation) for fold in splits.folds)
+    return (
+        f"{num_patients} are divided into {len(splits.folds)} parts of {sizes}. Each "
+        "fold validates on one part and trains on the others. "
+        f"{len(splits.folds[0].test)} are kept for the test, which training never "
+        "reads."
+    )
 
 
 def plan_facts(plan: Plan) -> Facts:

@@ -1,11 +1,10 @@
-"""Train one fold with one seed: from a data set to a run that predicts."""
+"""Train one fold with one seed, or every fold: from a data set to what predicts."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -20,7 +19,7 @@ from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
 from foveal.commands.rehearsal import fitting_patch, rehearse
 from foveal.config import (
-    UNET3D,
+    DEFAULT_NETWORK,
     Plan,
     Settings,
     changed_plan,
@@ -31,18 +30,27 @@ from foveal.config import (
     read_settings,
     to_toml,
 )
+from foveal.engine.checkpoints import has_checkpoint, load_newest
 from foveal.engine.run_directory import (
+    CrossValidationDirectory,
     RunDirectory,
+    create_cross_validation,
     create_run,
+    is_cross_validation,
+    is_run,
     open_run,
     write_with_checksum,
 )
-from foveal.errors import SettingsError
+from foveal.errors import RunError, SettingsError
 from foveal.io.datasets import read_dataset
-from foveal.planning.splits import make_splits, read_splits, splits_to_toml
+from foveal.io.files import atomic_write_text
+from foveal.metrics.evaluation import joined, read_evaluation
+from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_toml
 from foveal.plugins.kept import keep_plugins, require_kept
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Plugin
+
+Fold = int | Literal["all"]
 
 
 def train(
@@ -51,7 +59,7 @@ def train(
     *,
     steps: int | None = None,
     budget_seconds: float | None = None,
-    fold: int | None = None,
+    fold: Fold | None = None,
     plan: Path | None = None,
     options: Sequence[str] = (),
     plugins: Sequence[Path | str | Plugin] = (),
@@ -60,23 +68,26 @@ def train(
 ) -> Path:
     """Plan, preprocess, train and validate; everything is kept in one folder.
 
+    With ``fold="all"`` one run after another is made, ``fold_0``, ``fold_1``, … in the
+    folder: a cross-validation. Its out-of-fold scores are in ``metrics.json``.
+
     Args:
         source: A data set, or a settings file that names one.
         out: Folder of the run; must not exist, or be empty, unless resuming.
-        steps: Updates of the weights.
-        budget_seconds: Or the time for training and its validations; preprocessing
-            before and the final prediction of the validation cases come on top. With
-            neither, 10 minutes.
-        fold: Which part of the training patients to validate on, from 0.
+        steps: Updates of the weights, in each fold.
+        budget_seconds: Or the time for training and its validations, in each fold;
+            preprocessing before and the final prediction of the validation cases come
+            on top. With neither, 10 minutes.
+        fold: Which part of the training patients to validate on, from 0; or ``"all"``.
         plan: Plan file; unset: the data set is planned now.
         options: ``table.name=value``, for settings and plan alike.
         plugins: Files that add losses, networks, samplers or methods; they are run. A
             copy of each is kept in the run; to resume, the same ones are needed.
-        resume: Continue the run in ``out``; its own settings and plan are used.
+        resume: Continue in ``out``; its own settings and plan are used.
         watcher: Told of progress.
 
     Returns:
-        The folder of the run.
+        The folder, ``out``.
 
     Raises:
         FovealError: Something the user can mend; see `foveal.errors`.
@@ -84,29 +95,52 @@ def train(
     watcher = watcher or Watcher()
     out = Path(out)
     plan_entries: dict[str, Any] = {}
+    all_folds = fold == "all" or (resume and is_cross_validation(out))
     parts = build.parts_with(plugins)
     if resume:
-        require_kept(open_run(out), parts.plugins)
-        settings, _ = read_settings(open_run(out).settings)
+        settings = _settings_to_resume(out, all_folds=all_folds)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
-        settings, plan_entries = _settings(
+        settings, plan_entries = resolved_settings(
             Path(source), steps, budget_seconds, fold, options, plan, parts
         )
-    dataset = read_dataset(_dataset_path(settings))
+    dataset = read_dataset(dataset_path(settings))
     fabric = _launched_fabric(settings)
-    if fabric.is_global_zero and not resume:
+    begins = fabric.is_global_zero and not resume
+    if all_folds:
+        folder = CrossValidationDirectory(out)
+        if begins:
+            _begin_all(out, dataset, settings, plan, plan_entries, parts, watcher)
+        fabric.barrier()
+        _train_all(fabric, folder, dataset, parts, watcher)
+        return out
+    if begins:
         _begin(create_run(out), dataset, settings, plan, plan_entries, parts, watcher)
     fabric.barrier()
-    run = open_run(out)
+    _train_run(fabric, open_run(out), settings, dataset, parts, watcher)
+    return out
+
+
+def _train_run(
+    fabric: Fabric,
+    run: RunDirectory,
+    settings: Settings,
+    dataset: Dataset,
+    parts: Parts,
+    watcher: Watcher,
+) -> None:
+    """Preprocess, train and score a run from wherever it stands."""
+    # Here, as the prediction of a fold before may have set another number.
+    torch.set_num_threads(settings.training.threads or usable_threads())
+    require_kept(run, parts.plugins)
     planned = read_plan(run.plan)
     division = read_splits(run.splits).folds[settings.splits.fold]
     watcher.on_stage(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
-    training_files = _cases_of(dataset, division.train)
-    validation_files = _cases_of(dataset, division.validation)
+    training_files = cases_of(dataset, division.train)
+    validation_files = cases_of(dataset, division.validation)
     with fabric.rank_zero_first():
         stored = preprocess(
             replace(dataset, cases=(*training_files, *validation_files)),
@@ -121,31 +155,84 @@ def train(
         watcher.on_stage("predicting the validation cases on their own grids")
         _score(run, settings, validation_files, parts, watcher)
     fabric.barrier()
-    return out
 
 
-def validation_scores(run: Path) -> dict[str, float]:
+def _train_all(
+    fabric: Fabric,
+    folder: CrossValidationDirectory,
+    dataset: Dataset,
+    parts: Parts,
+    watcher: Watcher,
+) -> None:
+    """Finish every fold that is not, then put their scores together."""
+    num_folds = len(read_splits(folder.splits).folds)
+    for number in range(num_folds):
+        run = folder.fold(number)
+        told = _told_of_fold(watcher, number, num_folds)
+        if _is_finished(run):
+            told.on_stage("finished already")
+            continue
+        if fabric.is_global_zero and not is_run(run.path):
+            _begin_fold(folder, number, parts)
+        fabric.barrier()
+        settings, _ = read_settings(run.settings)
+        _train_run(fabric, run, settings, dataset, parts, told)
+    runs = [folder.fold(number) for number in range(num_folds)]
+    measured = {
+        run.path.name: read_evaluation(run.metrics)
+        for run in runs
+        if run.metrics.exists()
+    }
+    if fabric.is_global_zero and measured:
+        atomic_write_text(folder.metrics, joined(measured).to_json())
+    fabric.barrier()
+
+
+def _told_of_fold(watcher: Watcher, number: int, num_folds: int) -> Watcher:
+    """A watcher whose sentences begin with the fold."""
+    return replace(
+        watcher,
+        on_stage=lambda sentence: watcher.on_stage(
+            f"fold {number} ({number + 1} of {num_folds}): {sentence}"
+        ),
+    )
+
+
+def _is_finished(run: RunDirectory) -> bool:
+    """Whether nothing is left to do; the validation cases are measured last of all."""
+    if not is_run(run.path):
+        return False
+    settings, _ = read_settings(run.settings)
+    if read_splits(run.splits).folds[settings.splits.fold].validation:
+        return run.metrics.exists()
+    if settings.training.steps is None or not has_checkpoint(run.checkpoints):
+        return False
+    _, state, _ = load_newest(run.checkpoints)
+    return bool(state["step"] >= settings.training.steps)
+
+
+def validation_scores(out: Path) -> dict[str, float]:
     """Mean Dice per structure of the validation cases, on their own grids.
 
-    Optimistic, as the best checkpoint was chosen on these cases. Empty for a run
-    without validation cases; a structure that no case has is left out.
+    Of a run, or out of fold of a cross-validation. Optimistic, as the best checkpoint
+    was chosen on these cases. Empty for a run without validation cases; a structure
+    that no case has is left out.
     """
-    path = RunDirectory(run).validation / "metrics.json"
+    path = RunDirectory(out).metrics
+    if is_cross_validation(out):
+        path = CrossValidationDirectory(out).metrics
     if not path.exists():
         return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if row["metric"] == "dice" and row["value"] is not None:
-            values.setdefault(row["structure"], []).append(row["value"])
-    return {structure: fmean(found) for structure, found in values.items()}
+    measured = read_evaluation(path)
+    dice = {name: measured.mean(name, "dice") for name in measured.structures}
+    return {name: value for name, value in dice.items() if not math.isnan(value)}
 
 
-def _settings(
+def resolved_settings(
     source: Path,
     steps: int | None,
     budget_seconds: float | None,
-    fold: int | None,
+    fold: Fold | None,
     options: Sequence[str],
     plan: Path | None,
     parts: Parts,
@@ -155,7 +242,7 @@ def _settings(
     for table, name, value in (
         ("training", "steps", steps),
         ("training", "budget_seconds", budget_seconds),
-        ("splits", "fold", fold),
+        ("splits", "fold", 0 if fold == "all" else fold),
     ):
         if value is not None:
             arguments.setdefault(table, {})[name] = value
@@ -169,7 +256,10 @@ def _settings(
         sections=parts.sections,
         plan=plan,
     )
-    before = UNET3D if plan is None else read_plan(plan).network.name
+    if settings.store is not None:
+        # In the run's own settings file the path would be relative to that file.
+        settings = settings.model_copy(update={"store": settings.store.absolute()})
+    before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     build.require_used(settings, network_name, parts)
     length = settings.training
@@ -182,22 +272,35 @@ def _settings(
     return settings, plan_entries
 
 
+def _settings_to_resume(out: Path, *, all_folds: bool) -> Settings:
+    """Settings that a run or a cross-validation was begun with."""
+    if not all_folds:
+        return read_settings(open_run(out).settings)[0]
+    if not is_cross_validation(out):
+        raise RunError(
+            f"{out} is no cross-validation that was begun: cross_validation.toml is "
+            "missing; start it without --resume"
+        )
+    return read_settings(CrossValidationDirectory(out).settings)[0]
+
+
 def _refuse_changes(
     settings: Settings,
     source: Path,
     steps: int | None,
     budget_seconds: float | None,
-    fold: int | None,
+    fold: Fold | None,
     options: Sequence[str],
 ) -> None:
     """A resumed run ends as the unbroken one would, so nothing can be changed."""
+    fold = None if fold == "all" else fold
     if options or any(value is not None for value in (steps, budget_seconds, fold)):
         raise SettingsError(
             "--resume goes on with the settings of the run; leave out --steps, "
             "--budget, --fold and --set, or start a new run"
         )
     is_settings = source.is_file() and is_settings_file(source)
-    if not is_settings and source.resolve() != _dataset_path(settings):
+    if not is_settings and source.resolve() != dataset_path(settings):
         raise SettingsError(
             f"the run was trained on {settings.dataset}, not on {source}; give the "
             "same data set to resume, or start a new run"
@@ -214,28 +317,106 @@ def _begin(
     watcher: Watcher,
 ) -> None:
     """Plan, divide the patients, and write down what the run starts from."""
-    splits = make_splits(dataset.cases, settings.splits.folds, settings.splits.seed)
+    splits = resolved_splits(dataset, settings)
+    planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
+    _write_beginning(run, splits, planned, settings, parts)
+
+
+def _begin_all(
+    out: Path,
+    dataset: Dataset,
+    settings: Settings,
+    plan: Path | None,
+    plan_entries: Mapping[str, Any],
+    parts: Parts,
+    watcher: Watcher,
+) -> None:
+    """Plan and divide the patients once for all folds."""
+    folder = create_cross_validation(out)
+    splits = _splits(dataset, settings)
+    if len(splits.folds) == 1:
+        raise SettingsError(
+            "--fold all needs two folds or more, but there is one, as splits.folds is "
+            "1 or the data set names the patients to validate itself; leave out --fold"
+        )
+    planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
+    _write_beginning(folder, splits, planned, settings, parts)
+
+
+def _begin_fold(folder: CrossValidationDirectory, number: int, parts: Parts) -> None:
+    """Write down what a fold starts from: what all share, and its number.
+
+    Precision and layout are those that the fold before was timed with, so that the
+    folds differ in their patients only.
+    """
+    settings, _ = read_settings(folder.settings)
+    changes: dict[str, Any] = {"splits": {"fold": number}}
+    if number > 0:
+        before, _ = read_settings(folder.fold(number - 1).settings)
+        changes["training"] = before.training.model_dump(
+            include={"precision", "memory_layout"}
+        )
+    _write_beginning(
+        create_run(folder.fold(number).path),
+        read_splits(folder.splits),
+        read_plan(folder.plan),
+        changed_settings(settings, changes),
+        parts,
+    )
+
+
+def _write_beginning(
+    folder: RunDirectory | CrossValidationDirectory,
+    splits: Splits,
+    plan: Plan,
+    settings: Settings,
+    parts: Parts,
+) -> None:
+    keep_plugins(RunDirectory(folder.path), parts.plugins)
+    write_with_checksum(folder.splits, splits_to_toml(splits))
+    write_with_checksum(folder.plan, to_toml(plan))
+    # Last, as with the settings the run exists.
+    write_with_checksum(folder.settings, to_toml(settings))
+
+
+def _splits(dataset: Dataset, settings: Settings) -> Splits:
+    return make_splits(
+        dataset.cases,
+        settings.splits.folds,
+        settings.splits.seed,
+        given=dataset.folds,
+    )
+
+
+def resolved_splits(dataset: Dataset, settings: Settings) -> Splits:
+    """Division of the patients, in which there is the fold that the settings name.
+
+    Raises:
+        DatasetError: The patients cannot be divided.
+        SettingsError: There is no such fold.
+    """
+    splits = _splits(dataset, settings)
     if settings.splits.fold >= len(splits.folds):
         raise SettingsError(
             f"splits.fold {settings.splits.fold}: there are {len(splits.folds)} folds, "
             "counted from 0, as the data set has few patients or names those to "
             "validate itself"
         )
-    planned = _plan(dataset, settings, plan, plan_entries, parts, watcher)
-    keep_plugins(run, parts.plugins)
-    write_with_checksum(run.splits, splits_to_toml(splits))
-    write_with_checksum(run.plan, to_toml(planned))
-    # Last, as with the settings the run exists.
-    write_with_checksum(run.settings, to_toml(settings))
+    return splits
 
 
-def _dataset_path(settings: Settings) -> Path:
+def dataset_path(settings: Settings) -> Path:
+    """Where the data set of a run is.
+
+    Raises:
+        SettingsError: The settings name none.
+    """
     if settings.dataset is None:
         raise SettingsError('the settings name no data set; add dataset = "path"')
     return settings.dataset
 
 
-def _plan(
+def resolved_plan(
     dataset: Dataset,
     settings: Settings,
     path: Path | None,
@@ -243,7 +424,7 @@ def _plan(
     parts: Parts,
     watcher: Watcher,
 ) -> Plan:
-    """The plan, with which everything can be built."""
+    """Plan from a file, or made from the data, then the entries that replace some."""
     if path is not None:
         planned = read_plan(path, parts.plan_model)
     else:
@@ -252,6 +433,9 @@ def _plan(
             dataset,
             threads=settings.training.threads,
             device=settings.training.device,
+            resample_channels=entries.get("preprocessing", {}).get(
+                "resample_channels", False
+            ),
             on_progress=watcher.on_cases,
         )
         planned = made.plan
@@ -272,13 +456,13 @@ def _plan(
 
 def _launched_fabric(settings: Settings) -> Fabric:
     """Processes and device of the run; data-parallel ones start here."""
-    torch.set_num_threads(settings.training.threads or usable_threads())
     fabric = build.fabric(settings)
     fabric.launch()
     return fabric
 
 
-def _cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:
+def cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:
+    """Labelled cases of some patients, in the data set's order."""
     wanted = set(patients)
     return tuple(case for case in dataset.labelled if case.patient in wanted)
 
@@ -305,10 +489,5 @@ def _score(
     )
     for outcome in outcomes:
         if outcome.status == "failed":
-            watcher.on_stage(f"not predicted: {'; '.join(outcome.reasons)}")
-    evaluate(
-        folder,
-        _dataset_path(settings),
-        output=folder / "metrics.json",
-        on_progress=watcher.on_cases,
-    )
+            watcher.on_stage(f"{outcome.case} was not predicted: {outcome.reasons[0]}")
+    evaluate(run.path, output=run.metrics, on_progress=watcher.on_cases)

@@ -1,4 +1,8 @@
-"""The folder of one run: one fold and one seed; what `predict` and `report` read."""
+"""The folder of one run, one fold and one seed, and folders of runs.
+
+A cross-validation is a folder of runs ``fold_0``, ``fold_1``, … that share a plan and
+a division of the patients.
+"""
 
 import hashlib
 import json
@@ -8,10 +12,8 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from foveal import __version__
 from foveal.errors import RunError
@@ -61,6 +63,11 @@ class RunDirectory:
         return self.path / "validation"
 
     @property
+    def metrics(self) -> Path:
+        """What was measured in the validation cases; written last of all."""
+        return self.validation / "metrics.json"
+
+    @property
     def best_or_last(self) -> Path:
         """The checkpoint to predict with: best on validation, else the last.
 
@@ -75,6 +82,37 @@ class RunDirectory:
             f"{self.path} holds no checkpoint; train first, "
             "or give the folder of a run (it holds plan.toml and checkpoints)"
         )
+
+
+@dataclass(frozen=True)
+class CrossValidationDirectory:
+    """Where a cross-validation keeps what; every fold is a run with its own folder."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Settings that every fold starts from."""
+        return self.path / "cross_validation.toml"
+
+    @property
+    def plan(self) -> Path:
+        """Shared by all folds."""
+        return self.path / "plan.toml"
+
+    @property
+    def splits(self) -> Path:
+        """Shared by all folds."""
+        return self.path / "splits.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured out of fold, in every case that was validated."""
+        return self.path / "metrics.json"
+
+    def fold(self, number: int) -> RunDirectory:
+        """The run that validates on part ``number``, begun or not."""
+        return RunDirectory(self.path / f"fold_{number}")
 
 
 BEFORE_SETTINGS = {"plan.toml", "plugins", "plugins.toml", "splits.toml"}
@@ -96,19 +134,38 @@ def create_run(path: Path) -> RunDirectory:
     Raises:
         RunError: The folder already holds something.
     """
+    _create_folder(path)
+    return RunDirectory(path)
+
+
+def create_cross_validation(path: Path) -> CrossValidationDirectory:
+    """Make the folder of a fresh cross-validation.
+
+    Raises:
+        RunError: The folder already holds something.
+    """
+    _create_folder(path)
+    return CrossValidationDirectory(path)
+
+
+def _create_folder(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(map(_is_of_a_run, path.iterdir()))):
         raise RunError(
             f"{path} already holds something; continue a run there with --resume, "
             "or give another --out"
         )
     path.mkdir(parents=True, exist_ok=True)
-    return RunDirectory(path)
 
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run that was started."""
     run = RunDirectory(path)
     return run.settings.is_file() and run.plan.is_file()
+
+
+def is_cross_validation(path: Path) -> bool:
+    """Whether a folder is a cross-validation that was started."""
+    return CrossValidationDirectory(path).settings.is_file()
 
 
 def find_runs(path: Path) -> tuple[RunDirectory, ...]:
@@ -195,8 +252,9 @@ def write_environment(run: RunDirectory, threads: int, device: str) -> None:
         "foveal": __version__,
         "commit": _commit(),
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        # Not from the modules: reading a run's folder needs none of them loaded.
+        "torch": version("torch"),
+        "numpy": version("numpy"),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ SLICER_ENDING = ".seg.nrrd"
 
 ITK_ENDINGS = (SLICER_ENDING, ".nrrd", ".mha", ".mhd")
 VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+
+ITK_PLACE = re.compile(r".*ERROR: (\w+\(0x[0-9a-f]+\): )?", re.DOTALL)
+"""What ITK puts before a reason: its own source lines and addresses."""
 
 LARGEST_AXIS_COSINE = 0.01
 """Axes that are less perpendicular than this (half a degree) are a gantry tilt or a
@@ -141,7 +145,8 @@ def write_volume(
 
 def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
     """All channels of a file ``(i, j, k, channel)``, their grid and header."""
-    _require_file(path)
+    # What the header claims is refused before memory is taken for it.
+    read_grid(path)
     header = None
     try:
         if volume_ending(path) in NIFTI_ENDINGS:
@@ -150,7 +155,6 @@ def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
             array, grid = itk.read_itk(path)
     except nifti.READ_ERRORS + itk.READ_ERRORS as error:
         raise _unreadable(path, error) from error
-    _require_sound_grid(path, grid)
     return array, grid, header
 
 
@@ -209,13 +213,15 @@ def _require_file(path: Path) -> None:
             f"{path} does not exist or is no file; "
             "correct the path or take the case out of the data set"
         )
+    if path.stat().st_size == 0:
+        raise CaseError(f"{path} cannot be read (it is empty); copy or export it again")
 
 
 def _require_sound_grid(path: Path, grid: Grid) -> None:
     """Refuse grids whose voxels lie nowhere, on one another, or askew."""
     matrix = grid.affine[:3, :3]
     is_finite = bool(np.isfinite(grid.affine).all())
-    if not is_finite or np.linalg.matrix_rank(matrix) < 3 or 0 in grid.shape:
+    if not is_finite or np.linalg.matrix_rank(matrix) < 3 or min(grid.shape) < 1:
         raise CaseError(
             f"{path} has a singular affine or no voxels: shape {grid.shape}, affine "
             f"{grid.affine[:3].tolist()}; export it again with spacing and orientation"
@@ -240,4 +246,4 @@ def _unreadable(path: Path, error: Exception) -> CaseError:
 
 def _itk_reason(error: Exception) -> str:
     """Message of an error; ITK puts its own source lines before the reason."""
-    return " ".join(str(error).rpartition("ITK ERROR: ")[2].split())
+    return " ".join(ITK_PLACE.sub("", str(error)).split())

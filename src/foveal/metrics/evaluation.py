@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from foveal.errors import EvaluationError
 from foveal.geometry import Grid
 from foveal.metrics import overlap, surface, volume
 
@@ -78,6 +80,19 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     """What was left out and why, in plain words."""
 
+    definitions: Mapping[str, str] = field(default_factory=lambda: DEFINITIONS)
+    """Metric to what it means; those of another version where a file says so."""
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Everything measured, in the order of the summary."""
+        return tuple(dict.fromkeys(entry.structure for entry in self.summary))
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Every case that has a row, in the order of the rows."""
+        return tuple(dict.fromkeys(row.case for row in self.rows))
+
     def mean(self, structure: str, metric: str) -> float:
         """Mean over cases; NaN if the metric is defined in none.
 
@@ -110,7 +125,7 @@ class Evaluation:
         )
         for title in ("cases", *COLUMN_TITLES.values()):
             table.add_column(title, justify="right")
-        for structure in dict.fromkeys(entry.structure for entry in self.summary):
+        for structure in self.structures:
             means = [by_name[structure, metric].mean for metric in COLUMN_TITLES]
             table.add_row(
                 escape(structure),
@@ -123,7 +138,7 @@ class Evaluation:
         """Plain values for JSON; NaN is ``None``."""
         return {
             "format_version": FORMAT_VERSION,
-            "definitions": DEFINITIONS,
+            "definitions": dict(self.definitions),
             "notes": list(self.notes),
             "rows": [_without_nan(asdict(row)) for row in self.rows],
             "summary": [_without_nan(asdict(entry)) for entry in self.summary],
@@ -140,9 +155,9 @@ class Evaluation:
             lines.setdefault((row.case, row.structure), {})[row.metric] = row.value
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", "structure", *DEFINITIONS])
+        writer.writerow(["case", "structure", *self.definitions])
         for (case, structure), values in lines.items():
-            ordered = [values[metric] for metric in DEFINITIONS]
+            ordered = [values[metric] for metric in self.definitions]
             cells = ["" if math.isnan(value) else f"{value:.10g}" for value in ordered]
             writer.writerow([case, structure, *cells])
         return text.getvalue()
@@ -187,6 +202,83 @@ def measure(
     }
 
 
+def read_evaluation(path: Path) -> Evaluation:
+    """Read the JSON file that `Evaluation.to_json` gave.
+
+    The summary is made anew from the rows.
+
+    Raises:
+        EvaluationError: The file is absent, damaged or of another version.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format_version"]
+        rows = tuple(
+            Row(row["case"], row["structure"], row["metric"], _with_nan(row["value"]))
+            for row in record["rows"]
+        )
+        structures = dict.fromkeys(entry["structure"] for entry in record["summary"])
+        definitions = dict(record["definitions"])
+        notes = tuple(record["notes"])
+    except OSError as error:
+        raise EvaluationError(
+            f"{path} cannot be read ({error.strerror}); give a metrics.json, which "
+            "foveal evaluate -o writes"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(
+            f"{path} is damaged or no metrics.json ({error!r}); measure again with "
+            "foveal evaluate -o metrics.json"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise EvaluationError(
+            f"{path} has format version {version}, this Foveal reads {FORMAT_VERSION}; "
+            "measure again with foveal evaluate"
+        )
+    return Evaluation(rows, summarise(rows, structures), notes, definitions)
+
+
+def joined(evaluations: Mapping[str, Evaluation]) -> Evaluation:
+    """Put evaluations of different cases together, in order of case.
+
+    Args:
+        evaluations: By the name that a message calls them, such as ``"fold_0"``.
+
+    Raises:
+        EvaluationError: A case is in two of them, or their definitions or structures
+            differ.
+    """
+    first_name, first = next(iter(evaluations.items()))
+    measured_by: dict[str, str] = {}
+    for name, evaluation in evaluations.items():
+        if evaluation.definitions != first.definitions:
+            raise EvaluationError(
+                f"{first_name} and {name} were measured by different definitions; "
+                "measure both again with this version of Foveal"
+            )
+        if evaluation.structures != first.structures:
+            raise EvaluationError(
+                f"{first_name} has the structures {list(first.structures)} but {name} "
+                f"{list(evaluation.structures)}; only runs of one task go together"
+            )
+        for case in evaluation.cases:
+            other = measured_by.setdefault(case, name)
+            if other != name:
+                raise EvaluationError(
+                    f"case {case} was measured in {other} and in {name}; out of fold, "
+                    "every case is predicted by one run only. Evaluate or report each "
+                    "run by itself"
+                )
+    rows = [row for evaluation in evaluations.values() for row in evaluation.rows]
+    rows.sort(key=lambda row: row.case)
+    notes = dict.fromkeys(
+        note for evaluation in evaluations.values() for note in evaluation.notes
+    )
+    return Evaluation(
+        tuple(rows), summarise(rows, first.structures), tuple(notes), first.definitions
+    )
+
+
 def summarise(rows: Iterable[Row], structures: Iterable[str]) -> tuple[Summary, ...]:
     """Summarise every metric over cases.
 
@@ -216,6 +308,10 @@ def _summary(structure: str, metric: str, values: list[float]) -> Summary:
         median=float(np.median(values)) if values else nan,
         std=float(np.std(values, ddof=1)) if len(values) > 1 else nan,
     )
+
+
+def _with_nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def _without_nan(record: dict[str, Any]) -> dict[str, Any]:

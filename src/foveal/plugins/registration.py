@@ -143,6 +143,16 @@ class OwnParts:
                 f'{kind} "{name}": its options are {section!r}; give a class derived '
                 "from foveal.config.Section"
             )
+        without = [
+            option
+            for option, field in section.model_fields.items()
+            if field.is_required()
+        ]
+        if without:
+            raise PluginError(
+                f'{kind} "{name}": give {", ".join(without)} a default, so that a run '
+                "can leave it unset"
+            )
         _require_call(kind, name, build, tuple(section.model_fields))
         if kind == "network" and not issubclass(section, NetworkConfig):
             section = network_section(name, section)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from foveal.reports.slices import draw_outlines
 from foveal.reports.views import View
 
 REFERENCE_COLOUR = "#56b4e9"
@@ -34,7 +35,7 @@ STRUCTURE_COLOURS = (
 MAX_POINTS = 240
 """Of a curve; longer ones are averaged over equal shares of the steps."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -114,6 +115,68 @@ def dice_curve(
     return svg.getvalue()
 
 
+def fold_loss_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+) -> bytes:
+    """SVG of the training loss of every fold.
+
+    Args:
+        curves: Fold to steps and losses.
+    """
+    averaged = {
+        name: averaged_curve(steps, losses) for name, (steps, losses) in curves.items()
+    }
+    with _curve() as (axes, svg):
+        _draw_folds(axes, averaged)
+        axes.set_ylabel("training loss")
+    return svg.getvalue()
+
+
+def fold_dice_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
+) -> bytes:
+    """SVG of the mean validation Dice of every fold.
+
+    Args:
+        curves: Fold to steps and values; ``None`` leaves a gap.
+    """
+    with _curve() as (axes, svg):
+        _draw_folds(
+            axes,
+            {name: (steps, _with_gaps(dice)) for name, (steps, dice) in curves.items()},
+            marker="o",
+        )
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("mean validation Dice")
+    return svg.getvalue()
+
+
+def _draw_folds(
+    axes: Axes,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    marker: str = "",
+) -> None:
+    """One coloured and named line per fold; with more than colours, all are grey."""
+    is_coloured = len(curves) <= len(STRUCTURE_COLOURS)
+    for number, (name, (steps, values)) in enumerate(curves.items()):
+        axes.plot(
+            steps,
+            values,
+            color=STRUCTURE_COLOURS[number] if is_coloured else FAINT,
+            label=name if is_coloured else "_",
+            linewidth=1.2,
+            marker=marker,
+            markersize=2.5,
+        )
+    if is_coloured:
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+            ncols=min(len(curves), 3),
+            fontsize=8,
+        )
+
+
 def averaged_curve(
     steps: Sequence[int], values: Sequence[float]
 ) -> tuple[list[float], list[float]]:
@@ -132,7 +195,7 @@ def averaged_curve(
 def _curve() -> Iterator[tuple[Axes, io.BytesIO]]:
     """Axes over training steps; the SVG is in the buffer when the block ends."""
     svg = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.2, 2.8))
         axes = figure.add_subplot()
         yield axes, svg
@@ -152,7 +215,7 @@ def overlay(view: View, display_range: tuple[float, float]) -> bytes:
         view: What to show.
         display_range: Intensities shown black and white.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(12, 3.25))
         whole, plain, outlined, wrong = figure.subplots(1, 4)
         everything = (slice(None), slice(None))
@@ -179,7 +242,7 @@ def overlay(view: View, display_range: tuple[float, float]) -> bytes:
             (view.reference, REFERENCE_COLOUR, 3.0),
             (view.prediction, PREDICTION_COLOUR, 1.3),
         ):
-            _draw_outlines(outlined, label_map[view.close_up], colour, width)
+            draw_outlines(outlined, label_map[view.close_up], width, colour)
         errors = error_colours(
             view.reference[view.close_up], view.prediction[view.close_up]
         )
@@ -212,20 +275,6 @@ def error_colours(
         rgb = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
         colours[where] = (*rgb, 0.8)
     return colours
-
-
-def _draw_outlines(
-    axes: Axes, label_map: NDArray[Any], colour: str, width: float
-) -> None:
-    """Outline every structure, so that structures which touch stay apart."""
-    # A frame of background closes the outlines of structures that are cut off.
-    framed = np.pad(label_map, 1)
-    rows, columns = (np.arange(-1, length + 1) for length in label_map.shape)
-    for value in np.unique(label_map[label_map != 0]):
-        mask = (framed == value).astype(np.float64)
-        axes.contour(columns, rows, mask, levels=[0.5], colors=colour, linewidths=width)
-    axes.set_xlim(-0.5, label_map.shape[1] - 0.5)
-    axes.set_ylim(label_map.shape[0] - 0.5, -0.5)
 
 
 def _draw_frame(axes: Axes, window: tuple[slice, slice]) -> None:

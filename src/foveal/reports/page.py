@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from foveal.reports import figures
-from foveal.reports.scores import RunScores
+from foveal.reports.scores import FoldScores, RunScores
 
 NOT_DEFINED = "\N{EN DASH}"
 """Stands in tables for a value that there is none of."""
@@ -46,6 +46,9 @@ class Page:
     scores_absent: str
     """Why there are no scores; shown if there are none."""
 
+    folds: Sequence[FoldScores]
+    """Of a cross-validation; empty for a single run."""
+
     overlays: Sequence[Overlay]
     """Worst case first."""
 
@@ -82,6 +85,7 @@ def render(page: Page) -> str:
             "confused": figures.CONFUSED_COLOUR,
         },
         details=_details(page.scores) if page.scores else (),
+        structures=page.scores.structures if page.scores else (),
     )
 
 

@@ -1,15 +1,12 @@
-"""Scores of a run's validation cases, ordered for a reader who looks for trouble."""
+"""Scores of validation cases, ordered for a reader who looks for trouble."""
 
-import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from foveal.errors import RunError
-
-FORMAT_VERSION = 1
+from foveal.metrics.bootstrap import mean_interval
+from foveal.metrics.evaluation import Evaluation
 
 Scores = Mapping[str, float | None]
 """Metric to value; ``None`` where it is not defined."""
@@ -42,7 +39,7 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class RunScores:
-    """Everything measured in the validation cases of a run."""
+    """Everything measured in the validation cases of a run, or of all folds."""
 
     cases: tuple[CaseScores, ...]
     """Lowest mean Dice first; cases without a Dice last."""
@@ -67,10 +64,30 @@ class RunScores:
         )
         return [value for value in found if value is not None]
 
+    def interval(self, structure: str, metric: str) -> tuple[float, float] | None:
+        """Bootstrap interval of the mean; ``None`` for fewer than two cases."""
+        low, high = mean_interval(self.values(structure, metric))
+        return None if math.isnan(low) else (low, high)
+
     @property
     def mean_dice(self) -> float | None:
         """Mean over structures of their mean over cases."""
         return mean_of(self.mean(structure, "dice") for structure in self.structures)
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """One line of the table that compares folds."""
+
+    name: str
+    num_steps: int
+    """Made so far."""
+
+    best_step: int | None
+    """Of the checkpoint that predicts; ``None`` before the first validation."""
+
+    scores: RunScores | None
+    """``None`` before the fold's cases were measured."""
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
@@ -79,36 +96,19 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return fmean(defined) if defined else None
 
 
-def read_scores(path: Path) -> RunScores:
-    """Read the ``metrics.json`` of `foveal.evaluate`.
-
-    Raises:
-        RunError: The file is damaged or of another version.
-    """
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = record["format_version"]
-        by_case: dict[str, dict[str, dict[str, float | None]]] = {}
-        for row in record["rows"]:
-            structures = by_case.setdefault(row["case"], {})
-            structures.setdefault(row["structure"], {})[row["metric"]] = row["value"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} is damaged ({error}); measure again with foveal evaluate"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise RunError(
-            f"{path} has format version {version}, this Foveal reads {FORMAT_VERSION}; "
-            "measure again with foveal evaluate"
-        )
+def ordered_scores(evaluation: Evaluation) -> RunScores:
+    """What was measured, worst case first."""
+    by_case: dict[str, dict[str, dict[str, float | None]]] = {}
+    for row in evaluation.rows:
+        structures = by_case.setdefault(row.case, {})
+        value = None if math.isnan(row.value) else row.value
+        structures.setdefault(row.structure, {})[row.metric] = value
     cases = [CaseScores(name, structures) for name, structures in by_case.items()]
     return RunScores(
         cases=tuple(sorted(cases, key=_badness)),
-        structures=tuple(
-            dict.fromkeys(entry["structure"] for entry in record["summary"])
-        ),
-        definitions=record["definitions"],
-        notes=tuple(record["notes"]),
+        structures=evaluation.structures,
+        definitions=evaluation.definitions,
+        notes=evaluation.notes,
     )
 
 

@@ -1,0 +1,102 @@
+"""Compare systems that predicted the same cases, by their measured values."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foveal.commands.out_of_fold import measured_out_of_fold
+from foveal.engine.run_directory import find_runs
+from foveal.errors import EvaluationError, SettingsError
+from foveal.io.files import atomic_write_bytes, atomic_write_text
+from foveal.metrics.comparison import COMPARED, Comparison, System, compare_systems
+from foveal.metrics.evaluation import Evaluation, read_evaluation
+from foveal.reports.differences import draw_differences
+
+RESULT_ENDINGS = (".json", ".png", ".svg")
+
+OWN_FOLDERS = {"metrics.json", "validation"}
+"""Parts of a path that say nothing about what was measured."""
+
+Source = Path | str
+
+
+def compare(
+    *systems: Source | Sequence[Source],
+    metrics: Sequence[str] = COMPARED,
+    names: Sequence[str] | None = None,
+    output: Path | None = None,
+) -> Comparison:
+    """Compare every system with the first, paired by case.
+
+    Args:
+        systems: Two or more. Each is a ``metrics.json`` of `foveal.evaluate`, a run, or
+            a folder of runs (whose validation cases are put together); or several of
+            these, one per seed.
+        metrics: Names as in ``metrics.json``.
+        names: Of the systems; unset: from their paths.
+        output: File for the result: JSON, or a picture (PNG, SVG), by its ending.
+
+    Raises:
+        EvaluationError: A source cannot be read, or they differ in cases, structures,
+            references or definitions.
+        SettingsError: ``names`` are not as many as the systems, or ``output`` ends in
+            something else.
+    """
+    if output is not None and output.suffix.lower() not in RESULT_ENDINGS:
+        raise SettingsError(
+            f"result file {output} must end in {', '.join(RESULT_ENDINGS)}"
+        )
+    groups = [
+        [Path(system)]
+        if isinstance(system, Path | str)
+        else [Path(source) for source in system]
+        for system in systems
+    ]
+    if not all(groups):
+        raise EvaluationError("a system has no evaluation; give at least one file each")
+    if names is None:
+        names = _names([group[0] for group in groups])
+    if len(names) != len(groups):
+        raise SettingsError(
+            f"{len(names)} names are given for {len(groups)} systems; give one each, "
+            "in the same order"
+        )
+    comparison = compare_systems(
+        [
+            System(name, tuple(_read(source) for source in group))
+            for name, group in zip(names, groups, strict=True)
+        ],
+        metrics,
+    )
+    if output is not None and output.suffix.lower() == ".json":
+        atomic_write_text(output, comparison.to_json())
+    elif output is not None:
+        kind = output.suffix.lower().removeprefix(".")
+        atomic_write_bytes(output, draw_differences(comparison, kind))
+    return comparison
+
+
+def _read(source: Path) -> Evaluation:
+    """Of a file, of a run's validation cases, or of all runs in a folder."""
+    if not source.is_dir():
+        return read_evaluation(source)
+    measured = measured_out_of_fold(find_runs(source))
+    if measured is None:
+        raise EvaluationError(
+            f"the runs in {source} have measured no validation case yet; let them "
+            "finish, or give a metrics.json"
+        )
+    return measured
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    """What tells the systems apart in their paths, as short as that allows."""
+    parts = [
+        [part for part in source.absolute().parts if part not in OWN_FOLDERS]
+        for source in sources
+    ]
+    shortest = min(len(part) for part in parts)
+    for length in range(1, shortest + 1):
+        names = ["/".join(part[-length:]).removesuffix(".json") for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(source) for source in sources]
