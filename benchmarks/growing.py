@@ -79,7 +79,6 @@ def commands(dataset: Path, place: Path) -> dict[str, list[str]]:
             *("train", str(dataset), "--out", run, "--plan", plan, "--steps", "20"),
             *(*options, "--set", f"store={store}"),
         ],
-        "predict": ["predict", run, str(dataset / "imagesTr"), f"{place}/predictions"],
     }
 
 

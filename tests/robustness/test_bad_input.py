@@ -1,5 +1,5 @@
-"""Bad input through the command line: the case and the remedy are named, nothing is left
-half-written, and no traceback is shown."""
+"""Bad input through the command line: the case and the remedy are named, nothing is
+left half-written, and no traceback is shown."""
 
 import gzip
 import json
@@ -220,9 +220,7 @@ def test_one_bad_scan_does_not_stop_the_prediction_of_the_others(
     assert failed["reasons"]
 
 
-def test_two_files_of_one_case_are_refused_before_work_starts(
-    dataset, run, tmp_path
-):
+def test_two_files_of_one_case_are_refused_before_work_starts(dataset, run, tmp_path):
     image = nib.load(dataset / "imagesTr" / "case_2.nii.gz")
     nib.save(image, dataset / "imagesTr" / "case_2.nii")
 
@@ -277,9 +275,7 @@ def test_labels_that_are_nearly_integers_are_taken_for_them(dataset, tmp_path):
     assert status == 0, text
 
 
-def test_a_class_that_no_training_case_has_is_left_out_of_the_scores(
-    dataset, tmp_path
-):
+def test_a_class_that_no_training_case_has_is_left_out_of_the_scores(dataset, tmp_path):
     description = json.loads((dataset / "dataset.json").read_text())
     description["labels"]["3"] = "comet"
     (dataset / "dataset.json").write_text(json.dumps(description))

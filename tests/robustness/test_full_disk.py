@@ -1,4 +1,4 @@
-"""A full disk and a read-only folder are one clear sentence, and what was there stays."""
+"""A full disk and a read-only folder: one clear sentence, and what was there stays."""
 
 import errno
 import shutil
@@ -149,7 +149,7 @@ def test_a_read_only_folder_is_named(place, tmp_path, monkeypatch, verb):
     ],
 )
 def test_what_the_system_refuses_is_said_in_words(capsys, number, wrong, remedy):
-    with pytest.raises(BaseException, match="1") as ended, errors_for_people():  # noqa: PT011, B017
+    with pytest.raises(BaseException, match="1") as ended, errors_for_people():
         raise OSError(number, "as the system says it", "/data/run/log.jsonl")
 
     assert ended.type.__name__ == "Exit"
