@@ -38,10 +38,11 @@ from foveal.engine.run_directory import (
     create_run,
     is_cross_validation,
     is_run,
+    open_cross_validation,
     open_run,
     write_with_checksum,
 )
-from foveal.errors import RunError, SettingsError
+from foveal.errors import EvaluationError, SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.metrics.evaluation import joined, read_evaluation
@@ -181,7 +182,7 @@ def _train_all(
         if fabric.is_global_zero and not is_run(run.path):
             _begin_fold(folder, number, parts)
         fabric.barrier()
-        settings, _ = read_settings(run.settings)
+        settings, _ = read_settings(open_run(run.path).settings)
         _train_run(fabric, run, settings, dataset, parts, told)
     runs = [folder.fold(number) for number in range(num_folds)]
     measured = {
@@ -208,9 +209,14 @@ def _is_finished(run: RunDirectory) -> bool:
     """Whether nothing is left to do; the validation cases are measured last of all."""
     if not is_run(run.path):
         return False
-    settings, _ = read_settings(run.settings)
+    settings, _ = read_settings(open_run(run.path).settings)
     if read_splits(run.splits).folds[settings.splits.fold].validation:
-        return run.metrics.exists()
+        try:
+            read_evaluation(run.metrics)
+        except EvaluationError:
+            # Absent, or damaged: then it is measured again.
+            return False
+        return True
     if settings.training.steps is None or not has_checkpoint(run.checkpoints):
         return False
     _, state, _ = load_newest(run.checkpoints)
@@ -280,14 +286,8 @@ def resolved_settings(
 
 def _settings_to_resume(out: Path, *, all_folds: bool) -> Settings:
     """Settings that a run or a cross-validation was begun with."""
-    if not all_folds:
-        return read_settings(open_run(out).settings)[0]
-    if not is_cross_validation(out):
-        raise RunError(
-            f"{out} is no cross-validation that was begun: cross_validation.toml is "
-            "missing; start it without --resume"
-        )
-    return read_settings(CrossValidationDirectory(out).settings)[0]
+    begun = open_cross_validation(out) if all_folds else open_run(out)
+    return read_settings(begun.settings)[0]
 
 
 def _refuse_changes(

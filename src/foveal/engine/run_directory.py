@@ -215,6 +215,26 @@ def open_run(path: Path) -> RunDirectory:
     return run
 
 
+def open_cross_validation(path: Path) -> CrossValidationDirectory:
+    """Folder of a cross-validation that was started.
+
+    Raises:
+        RunError: It is not one, or what all folds share is damaged.
+    """
+    folder = CrossValidationDirectory(path)
+    shared = (folder.settings, folder.plan, folder.splits)
+    missing = [file.name for file in shared if not file.exists()]
+    if missing:
+        raise RunError(
+            f"{path} is not a cross-validation: {' and '.join(missing)} missing; give "
+            "the folder that foveal train --fold all wrote (--out). One that was "
+            "stopped before it had a plan is started again without --resume"
+        )
+    for file in shared:
+        _require_unchanged(file)
+    return folder
+
+
 def write_with_checksum(path: Path, text: str) -> None:
     """Write a file of a run that `open_run` can tell from a damaged one."""
     line = CHECKSUM_LINE.format(_text_digest(text.encode("utf-8")))
