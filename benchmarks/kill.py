@@ -27,15 +27,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from made_up_cases import write_balls
+
 from foveal.engine.checkpoints import load_checkpoint
 from foveal.unfinished import is_unfinished
-from made_up_cases import write_balls
 
 KILLS_PER_ROUND = 5
 """On the way to one end."""
 
-NEW_EVERY_TIME = ("tensorboard", "tmp")
-"""Folders whose files have the moment in their name, or are the system's."""
+TENSORBOARD = "tensorboard"
+"""Folder whose files have the moment and the process in their names."""
 
 TIMES = re.compile(r"seconds|time|date|started|finished")
 """Names of entries that may differ from one run to the next."""
@@ -114,10 +115,18 @@ def main() -> None:
     sys.exit(0 if is_clean else 1)
 
 
-def make_commands(out: Path) -> dict[str, Command]:
-    """The commands of the campaign, with the data that they need in ``out``."""
+def make_commands(
+    out: Path, num_cases: int = 24, steps: int = 100
+) -> dict[str, Command]:
+    """The commands of the campaign, with the data that they need in ``out``.
+
+    Args:
+        out: Folder.
+        num_cases: To preprocess.
+        steps: To train.
+    """
     few = write_balls(out / "few", num_cases=6, length=24)
-    many = write_balls(out / "many", num_cases=24, length=64)
+    many = write_balls(out / "many", num_cases=num_cases, length=64)
     scans = write_balls(out / "scans", num_cases=20, length=32)
     model = out / "model"
     options = [word for option in SMALL for word in ("--set", option)]
@@ -128,29 +137,35 @@ def make_commands(out: Path) -> dict[str, Command]:
         return ["train", str(few), "--out", run, *options, "--set", store, *more]
 
     def preprocess(place: Path) -> list[str]:
-        return ["preprocess", str(many), "--store", str(place / "store")]
+        store = str(place / "store")
+        return ["preprocess", str(many), "--store", store, "--threads", "2"]
 
     def resume(place: Path) -> list[str]:
         if not (place / "run" / "settings.toml").exists():
-            return train(place, "--steps", "100")
+            return train(place, "--steps", str(steps))
         return ["train", str(few), "--out", str(place / "run"), "--resume"]
 
-    def predict(place: Path) -> list[str]:
+    def predict(place: Path, *more: str) -> list[str]:
         if not model.exists():
-            run_whole(
-                train(out / "of_model", "--steps", "5", "--out", str(model)), out
-            )
-        return ["predict", str(model), str(scans), str(place / "predictions")]
+            run_whole(train(out / "of_model", "--steps", "5", "--out", str(model)), out)
+        output = str(place / "predictions")
+        inputs = str(scans / "imagesTr")
+        return ["predict", str(model), inputs, output, "--threads", "1", *more]
 
     commands = (
         Command("preprocess", preprocess, preprocess, _preprocessing_phase),
         Command(
             "train",
-            lambda place: train(place, "--steps", "100"),
+            lambda place: train(place, "--steps", str(steps)),
             resume,
             _training_phase,
         ),
-        Command("predict", predict, predict, _prediction_phase),
+        Command(
+            "predict",
+            predict,
+            lambda place: predict(place, "--resume"),
+            _prediction_phase,
+        ),
     )
     return {command.name: command for command in commands}
 
@@ -277,7 +292,7 @@ def results(place: Path) -> dict[str, str]:
     found = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        if path.is_dir() or NEW_EVERY_TIME[0] in path.relative_to(place).parts:
+        if path.is_dir() or TENSORBOARD in path.relative_to(place).parts:
             continue
         found[name] = hashlib.blake2b(_content(path, place)).hexdigest()
     return found
@@ -330,10 +345,8 @@ def _unfinished_files(place: Path) -> list[Path]:
 
 
 def _preprocessing_phase(place: Path) -> str:
-    done = len(list((place / "store").glob("*/entry.json")))
-    if not (place / "store").exists():
-        return "start-up and planning"
-    return "preprocessing" if done < 24 else "ending"
+    store = place / "store"
+    return "preprocessing" if store.exists() else "start-up and planning"
 
 
 def _training_phase(place: Path) -> str:

@@ -5,6 +5,7 @@ python docs/make_settings.py
 
 import ast
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,7 +16,8 @@ Written by `python docs/make_settings.py` from `src/foveal/config.py`; do not ed
 
 Set any of them with `--set table.name=value` (values are TOML; bare words are text), in
 a settings file given to `foveal train` in place of the data set, or, for the tables of
-the plan, in `plan.toml`. An unknown name is an error.
+the plan, in `plan.toml`. An unknown name is an error; all mistakes are told at once. A
+[plugin](own_parts.md) adds names and tables of its own.
 """
 
 PARTS = {
@@ -32,13 +34,28 @@ def settings_page() -> str:
     for name, title in PARTS.items():
         parts.append(f"\n## {title}\n")
         for field in fields(classes[name]):
-            table = classes.get(field.annotation.removesuffix(" | None"))
-            if table is None:
+            tables = tables_of(field, classes)
+            if not tables:
                 parts.append(f"\n### `{field.name}`\n\n{described(field)}\n")
-                continue
-            parts.append(f"\n### `[{field.name}]`\n\n{ast.get_docstring(table)}\n")
-            parts.append(rows(table, classes))
+            for choice, table in tables.items():
+                title = f"`[{field.name}]`{choice}"
+                parts.append(f"\n### {title}\n\n{ast.get_docstring(table)}\n")
+                parts.append(rows(table, classes))
     return "".join(parts)
+
+
+def tables_of(field: "Field", classes: dict[str, ast.ClassDef]) -> dict[str, Any]:
+    """What a setting may be a table of: words for the choice to the section."""
+    section = classes.get(field.annotation.removesuffix(" | None"))
+    if section is not None:
+        return {"": section}
+    base = field.annotation.removeprefix("SerializeAsAny[").removesuffix("]")
+    return {
+        f" of {ast.literal_eval(fields(section)[0].default)}": section
+        for section in classes.values()
+        if base in [ast.unparse(each) for each in section.bases]
+        and not section.keywords
+    }
 
 
 class Field:
@@ -57,6 +74,9 @@ def fields(section: ast.ClassDef) -> list[Field]:
     for node, after in zip(section.body, [*section.body[1:], None], strict=True):
         if not isinstance(node, ast.AnnAssign):
             continue
+        # Neither what all plans share nor pydantic's own.
+        if "ClassVar" in ast.unparse(node) or ast.unparse(node).startswith("__"):
+            continue
         comment = ""
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             comment = " ".join(str(after.value.value).split())
@@ -66,6 +86,8 @@ def fields(section: ast.ClassDef) -> list[Field]:
 
 def rows(section: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
     """A table of names, defaults and meanings; nested tables below their row."""
+    if not fields(section):
+        return ""
     lines = ["\n| name | default | meaning |\n|---|---|---|\n"]
     for field in fields(section):
         lines.append(f"| `{field.name}` | {default(field)} | {described(field)} |\n")

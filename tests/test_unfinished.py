@@ -118,13 +118,17 @@ def test_a_writer_takes_another_name_where_the_first_was_deleted(tmp_path, monke
 def test_an_error_names_the_file_that_was_meant(tmp_path):
     hidden = tmp_path / ".unfinished-000000-12345678-a.json"
     for filename in (None, str(hidden)):
-        with pytest.raises(OSError, match=r"No space left .*[/\\]a\.json") as caught:
-            with naming(tmp_path / "a.json"):
-                raise OSError(errno.ENOSPC, "No space left on device", filename)
+        with (
+            pytest.raises(OSError, match=r"No space left .*[/\\]a\.json") as caught,
+            naming(tmp_path / "a.json"),
+        ):
+            raise OSError(errno.ENOSPC, "No space left on device", filename)
         assert caught.value.filename == str(tmp_path / "a.json")
 
 
 def test_an_error_that_names_another_file_keeps_its_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match="scan.nii"):
-        with naming(tmp_path / "a.json"):
-            (tmp_path / "scan.nii").read_bytes()
+    with (
+        pytest.raises(FileNotFoundError, match=r"scan\.nii"),
+        naming(tmp_path / "a.json"),
+    ):
+        (tmp_path / "scan.nii").read_bytes()

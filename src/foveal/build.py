@@ -207,7 +207,8 @@ def _own_options(settings: Settings, name: str) -> object:
 
 def _of_another_kind(part: Part, made: object, base: str) -> PluginError:
     return PluginError(
-        f'{part.kind} "{part.name}" is a {type(made).__name__}; derive it from {base}'
+        f'{part.kind} "{part.name}" is of type {type(made).__name__}; derive it from '
+        f"{base}"
     )
 
 
@@ -266,8 +267,8 @@ def sampler(
         made = parts.built(own, options, plan.labels.structures)
         if not callable(getattr(made, "draw", None)):
             raise PluginError(
-                f'sampler "{name}" is a {type(made).__name__} without draw(cases, '
-                "patch_size, generator); see foveal.sampling.samplers"
+                f'sampler "{name}" is of type {type(made).__name__}, without '
+                "draw(cases, patch_size, generator); see foveal.sampling.samplers"
             )
         return made
     if name == "uniform":

@@ -237,7 +237,7 @@ class PreprocessingConfig(Section):
     """Bring channels on another grid onto that of the first, instead of refusing."""
 
 
-UNET3D = "unet3d"
+DEFAULT_NETWORK = "unet3d"
 """The network of a plan that names none."""
 
 
@@ -260,7 +260,8 @@ class UnknownNetworkConfig(NetworkConfig, extra="allow"):
 class UNet3dConfig(NetworkConfig):
     """U-Net whose kernels and strides may differ per axis."""
 
-    name: str = UNET3D
+    name: str = "unet3d"
+    """Of the network, as in `foveal.network`. A plugin's has options of its own."""
 
     features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels per stage, finest first."""
@@ -372,7 +373,7 @@ class Plan(Section):
     mirroring: MirroringConfig = MirroringConfig()
     fingerprint: FingerprintConfig | None = None
 
-    networks: ClassVar[Mapping[str, type[NetworkConfig]]] = {UNET3D: UNet3dConfig}
+    networks: ClassVar[Mapping[str, type[NetworkConfig]]] = {"unet3d": UNet3dConfig}
     """Name to the section that the table ``network`` is read with."""
 
     other_networks: ClassVar[type[NetworkConfig]] = UnknownNetworkConfig
@@ -384,7 +385,7 @@ class Plan(Section):
         """Read the table with the section that its name stands for."""
         if not isinstance(table, dict):
             return table
-        name = table.get("name", UNET3D)
+        name = table.get("name", DEFAULT_NETWORK)
         known = isinstance(name, str) and name in cls.networks
         section = cls.networks[name] if known else cls.other_networks
         return section.model_validate(table)
@@ -699,9 +700,7 @@ def plan_model(sections: PartSections) -> type[Plan]:
 def settings_model(sections: PartSections) -> type[Settings]:
     """`Settings` that refuse names they do not know and hold plugins' defaults."""
     weights = set(sections.losses) - LossConfig.model_fields.keys()
-    # Defaults are checked too: a plugin may ask for an option that has none.
-    unset = Field(default={}, validate_default=True)
-    tables = {
+    tables: dict[str, type[Section]] = {
         "sampling": _narrowed(
             SamplingConfig,
             {"sampler": (_one_of(sections.samplers), SamplingConfig().sampler)},
@@ -714,10 +713,12 @@ def settings_model(sections: PartSections) -> type[Settings]:
         ),
         "plugins": _narrowed(
             PluginsConfig,
-            {name: (options, unset) for name, options in sections.plugins.items()},
+            {name: (table, table()) for name, table in sections.plugins.items()},
         ),
     }
-    return _narrowed(Settings, {name: (table, unset) for name, table in tables.items()})
+    return _narrowed(
+        Settings, {name: (table, table()) for name, table in tables.items()}
+    )
 
 
 def _narrowed(section: type[Model], fields: Mapping[str, Any]) -> type[Model]:
@@ -835,7 +836,8 @@ def choose_settings(
     if settings is None or problems or more:
         sources = [str(path) for path in (file, plan) if path is not None]
         sources += ["--set"] if options else []
-        raise SettingsError(_listed(" and ".join(sources), [*problems, *more]))
+        heading = f"wrong settings in {' and '.join(sources or ['the arguments'])}"
+        raise SettingsError(_listed(heading, [*problems, *more]))
     return settings, plan_entries
 
 
@@ -877,7 +879,7 @@ def parse_options(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any
     """
     table, problems = _option_table(options)
     if problems:
-        raise SettingsError(_listed("--set", problems))
+        raise SettingsError(_listed("wrong settings in --set", problems))
     return _divided(table)
 
 
@@ -922,7 +924,7 @@ def _with_network(plan: dict[str, Any], entries: dict[str, Any]) -> dict[str, An
     """Merge, but leave behind the options of a network that is not wanted any more."""
     planned, wanted = plan.get("network", {}), entries.get("network", {})
     if isinstance(planned, dict) and isinstance(wanted, dict):
-        before = planned.get("name", UNET3D)
+        before = planned.get("name", DEFAULT_NETWORK)
         if wanted.get("name", before) != before:
             plan = plan | {"network": {}}
     return merged(plan, entries)
@@ -978,7 +980,7 @@ def merged(table: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
 def _validated(model: type[Model], table: object, source: str) -> Model:
     checked, problems = _settings_or_problems(model, table)
     if checked is None:
-        raise SettingsError(_listed(source, problems))
+        raise SettingsError(_listed(f"{source} is wrong", problems))
     return checked
 
 
@@ -989,7 +991,7 @@ def _settings_or_problems(
     try:
         return model.model_validate(table), []
     except ValidationError as error:
-        return None, [_in_words(problem) for problem in error.errors()]
+        return None, [_in_words(problem) for problem in _roots(error)]
 
 
 def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> list[str]:
@@ -1003,12 +1005,25 @@ def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> lis
     except ValidationError as error:
         return [
             _in_words(problem)
-            for problem in error.errors()
+            for problem in _roots(error)
             if problem["type"] not in {"missing", "value_error"}
             or any(isinstance(part, int) for part in problem["loc"])
             or problem["loc"] == ("network", "name")
         ]
     return []
+
+
+def _roots(error: ValidationError) -> list[Any]:
+    """Problems, without "too short" of a list that lacks its wrong entries only."""
+    places = [problem["loc"] for problem in error.errors()]
+    return [
+        problem
+        for problem in error.errors()
+        if problem["type"] != "too_short"
+        or not any(
+            place[:-1][: len(problem["loc"])] == problem["loc"] for place in places
+        )
+    ]
 
 
 def _in_words(problem: Any) -> str:  # noqa: ANN401 - pydantic's own record
@@ -1026,8 +1041,8 @@ def _in_words(problem: Any) -> str:  # noqa: ANN401 - pydantic's own record
     return f"{name}: {message}" if name else message
 
 
-def _listed(source: str, problems: Sequence[str]) -> str:
-    return f"{source} is wrong:\n" + "\n".join(f"  {line}" for line in problems)
+def _listed(heading: str, problems: Sequence[str]) -> str:
+    return "\n".join([f"{heading}:", *(f"  {problem}" for problem in problems)])
 
 
 PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}

@@ -89,7 +89,9 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         name = error.filename
         if error.errno and (name is None or is_unfinished(Path(os.fsdecode(name)))):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            if error.filename2 is not None:
+                del error.filename2
         raise
 
 

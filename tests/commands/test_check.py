@@ -47,7 +47,7 @@ def test_a_damaged_case_is_named_and_exits_with_1(folder):
     result = run(folder)
     assert result.exit_code == 1
     assert "case_3" in result.output
-    assert "Training would fail" in result.output
+    assert "Mend the errors first" in result.output
 
 
 def test_json_is_the_only_output_and_exits_with_1_too(folder):
@@ -80,3 +80,72 @@ def test_python_takes_a_path_or_a_data_set(folder):
     assert foveal.check(str(folder)).present_cases == {"1": 5}
     with pytest.raises(DatasetError, match="does not exist"):
         foveal.check(folder / "nowhere")
+
+
+def test_the_picture_shows_the_odd_cases_and_what_is_odd(folder, monkeypatch):
+    from foveal.reports import odd_cases
+
+    shown = []
+
+    def note(panels, structures):
+        shown.append((panels, structures))
+        return b"picture"
+
+    monkeypatch.setattr(odd_cases, "odd_cases_picture", note)
+    grid = Grid((4, 5, 6), np.eye(4))
+    write_volume(folder / "labels" / "case_1.nii.gz", 0 * LABELS, grid)
+    (folder / "images" / "case_3.nii.gz").write_bytes(b"")
+    path = folder / "odd.png"
+    result = run(folder, "--picture", path)
+    assert result.exit_code == 1
+    assert f"Picture of the oddest cases: {path}" in result.output.replace("\n", "")
+    assert path.read_bytes() == b"picture"
+    (((error, warning), structures),) = shown
+    assert structures == {1: "1"}
+    assert (error.case, error.severity, error.shown) == ("case_3", "error", None)
+    assert (warning.case, warning.severity) == ("case_1", "warning")
+    assert warning.words == ["the label map is empty"]
+    assert warning.shown.image.shape == (5, 4)
+
+
+def test_without_odd_cases_no_picture_is_written(folder):
+    path = folder / "odd.png"
+    result = run(folder, "--picture", path)
+    assert result.exit_code == 0
+    assert "No case is odd" in result.output
+    assert not path.exists()
+
+
+def test_disk_and_memory_are_said(folder):
+    words = " ".join(run(folder).output.split())
+    assert re.search(r"about \S+ MB on disk \(\S+ GB free\); the largest, case_", words)
+
+
+def test_what_many_share_is_one_row_with_some_names(tmp_path):
+    grid = Grid((4, 5, 6), np.eye(4))
+    for n in range(16):
+        image = np.random.default_rng(n).normal(size=grid.shape).astype(np.float32)
+        write_volume(tmp_path / "images" / f"case_{n:02d}.nii.gz", image, grid)
+        labels = LABELS * (n < 4)
+        write_volume(tmp_path / "labels" / f"case_{n:02d}.nii.gz", labels, grid)
+    words = " ".join(run(tmp_path).output.replace("│", " ").split())
+    assert "empty label map, in 12 cases; case_04: the label map is empty" in words
+    assert "case_08, case_09 and 6 more (--json lists all)" in words
+    table = json.loads(run(tmp_path, "--json").stdout)
+    (finding,) = table["findings"]
+    assert finding["cases"] == [f"case_{n:02d}" for n in range(4, 16)]
+
+
+def test_cases_left_out_are_named_with_their_reason(folder):
+    rows = ["case,channel_mr,label_map,exclude"]
+    rows += [
+        f"case_{n},images/case_{n}.nii.gz,labels/case_{n}.nii.gz,"
+        + ("metal artefact" if n == 2 else "")
+        for n in range(5)
+    ]
+    table = folder / "table.csv"
+    table.write_text("\n".join(rows))
+    assert "left out: case_2 (metal artefact)" in run(table).output
+    assert json.loads(run(table, "--json").stdout)["excluded_cases"] == [
+        {"name": "case_2", "reason": "metal artefact"}
+    ]

@@ -164,7 +164,7 @@ def test_taken_folder_is_refused_and_left_alone(run, dataset):
     ("option", "message"),
     [
         ("training.sed=3", "training.sed: no such setting"),
-        ("trainin.seed=3", 'no table "trainin"'),
+        ("trainin.seed=3", "trainin: no such table; there are augmentation"),
         ("patches.sizes=[8,8,8]", "patches.sizes: no such setting"),
         ("patches.size=[9,8,8]", "must be divisible by"),
         ("seed", "must read table.name=value"),
@@ -259,7 +259,7 @@ def test_missing_channel_is_named(run, dataset, tmp_path):
     nib.save(nib.Nifti1Image(both, image.affine), tmp_path / "two.nii.gz")
     status, text = foveal("predict", run, tmp_path / "two.nii.gz", tmp_path / "out")
     assert status == 1
-    assert "2 channels" in text
+    assert "it has 2 channel(s), the plan needs 1" in text.replace("│ ", "")
 
 
 def test_prediction_never_replaces_an_input(run, dataset):

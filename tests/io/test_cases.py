@@ -108,6 +108,90 @@ def test_mask_and_second_channel_on_another_grid_are_refused(tmp_path):
         read_case(listed(tmp_path, channels=(first, ChannelFile(other))))
 
 
+def test_a_channel_on_another_grid_is_refused_with_the_setting_that_resamples_it(
+    tmp_path,
+):
+    with pytest.raises(
+        CaseError,
+        match=r'channel 1 lie up to 0\.50 voxels .*"--set preprocessing\.resample_chan',
+    ):
+        read_case(two_channels(tmp_path, image(), moved(0.5)))
+
+
+def moved(i=0.0, j=0.0, k=0.0):
+    """Affine of a volume shifted by parts of its voxels."""
+    affine = AFFINE.copy()
+    affine[:3, 3] += affine[:3, :3] @ [i, j, k]
+    return affine
+
+
+def two_channels(tmp_path, second, affine):
+    return listed(
+        tmp_path,
+        channels=(
+            ChannelFile(write(tmp_path / "a.nii.gz", image())),
+            ChannelFile(write(tmp_path / "b.nii.gz", second, affine)),
+        ),
+    )
+
+
+def test_a_channel_half_a_voxel_away_is_interpolated_linearly(tmp_path):
+    second = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    files = two_channels(tmp_path, second, moved(j=0.5))
+
+    case = read_case(files, resample_channels=True)
+
+    np.testing.assert_array_equal(case.image[0], image())
+    means = (second[:, :-1] + second[:, 1:]) / 2
+    np.testing.assert_allclose(case.image[1][:, 1:], means, atol=1e-6)
+    # Half a voxel before the first centre is still inside the first voxel.
+    np.testing.assert_allclose(case.image[1][:, 0], second[:, 0], atol=1e-6)
+
+
+def test_where_a_channel_does_not_reach_it_has_its_lowest_value(tmp_path):
+    second = image(7)[:2]
+    case = read_case(two_channels(tmp_path, second, AFFINE), resample_channels=True)
+    np.testing.assert_allclose(case.image[1][:2], second)
+    np.testing.assert_array_equal(case.image[1][2:], 7)
+
+
+def test_a_coarse_channel_along_other_axes_is_resampled_anisotropically(tmp_path):
+    # A plane is what linear interpolation gives back exactly: 1 x + 10 y + 100 z in mm.
+    coarse = np.array(
+        [[0, 0, -2.0, 7], [4.0, 0, 0, -4], [0, -6.0, 0, 24], [0, 0, 0, 1]]
+    )
+    indices = np.indices((6, 6, 6)).reshape(3, -1)
+    points = coarse[:3, :3] @ indices + coarse[:3, 3:]
+    plane = (np.array([1.0, 10.0, 100.0]) @ points).reshape(6, 6, 6)
+    files = two_channels(tmp_path, plane.astype(np.float32), coarse)
+
+    case = read_case(files, resample_channels=True)
+
+    i, j, k = np.indices((4, 5, 6))
+    np.testing.assert_allclose(case.image[1], i + 10 * 2 * j + 100 * 3 * k, rtol=1e-5)
+
+
+def test_a_channel_within_a_hundredth_of_a_voxel_is_not_resampled(tmp_path):
+    second = image(3)
+    case = read_case(
+        two_channels(tmp_path, second, moved(0.009)), resample_channels=True
+    )
+    np.testing.assert_array_equal(case.image[1], second)
+
+
+def test_nan_does_not_spread_by_resampling_but_is_refused(tmp_path):
+    second = image()
+    second[1, 1, 1] = np.nan
+    with pytest.raises(CaseError, match="channel 1 has 1 voxels that are NaN"):
+        read_case(two_channels(tmp_path, second, moved(0.5)), resample_channels=True)
+
+
+def test_label_maps_are_never_resampled(tmp_path):
+    path = write(tmp_path / "l.nii.gz", np.zeros((4, 5, 6), np.uint8), moved(0.5))
+    with pytest.raises(CaseError, match="resample the label map onto the grid"):
+        read_case(listed(tmp_path, label_map=path), resample_channels=True)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_voxels_that_are_not_finite_are_counted(tmp_path, wrong):
     array = image()

@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from foveal.case import ChannelFile
+from foveal.case import ChannelFile, ExcludedCase, NamedFold
 from foveal.errors import DatasetError
 from foveal.geometry import Grid
 from foveal.io.datasets import read_dataset
@@ -143,6 +143,38 @@ def test_a_description_that_is_no_table_is_refused(tmp_path, text, message):
         read_dataset(tmp_path)
 
 
+def test_entries_say_patient_domain_and_why_they_are_left_out(tmp_path):
+    training = [
+        {"image": "b.nii", "label": "l.nii", "patient": "P", "domain": "MR"},
+        {"image": "a.nii", "label": "l.nii", "exclude": "moved in the scanner"},
+    ]
+    test = [{"image": "t.nii", "domain": "CT"}, {"image": "v.nii", "exclude": "twice"}]
+    dataset = read_dataset(decathlon(tmp_path, training=training, test=test))
+    assert [(case.name, case.patient, case.domain) for case in dataset.cases] == [
+        ("b", "P", "MR"),
+        ("t", "t", "CT"),
+    ]
+    assert dataset.excluded == (
+        ExcludedCase("a", "moved in the scanner"),
+        ExcludedCase("v", "twice"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"exclude": True}, "exclude True of a.nii must be a text in quotes, the reas"),
+        ({"domain": 3}, "domain 3 of a.nii must be a text in quotes$"),
+        ({"patient": " "}, "patient ' ' of a.nii"),
+        ({"annotated_labels": "head"}, "annotated_labels 'head' of a.nii must be a l"),
+    ],
+)
+def test_entries_that_are_no_texts_are_refused(tmp_path, entry, message):
+    training = [{"image": "a.nii", "label": "l.nii"} | entry]
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(decathlon(tmp_path, training=training))
+
+
 # -------------------------------------------------------------------------- nnU-Net
 
 
@@ -203,6 +235,80 @@ def test_nnunet_descriptions_that_cannot_be_used_are_refused(
 ):
     with pytest.raises(DatasetError, match=message):
         read_dataset(nnunet(tmp_path, **changes))
+
+
+def test_nnunet_regions_are_the_structures(tmp_path):
+    volume(tmp_path / "imagesTr" / "a_0000.nrrd")
+    volume(tmp_path / "labelsTr" / "a.nrrd")
+    labels = {"background": 0, "whole": [3, 1, 2], "core": [2, 3], "enhancing": 3}
+    dataset = read_dataset(
+        nnunet(
+            tmp_path,
+            channel_names={"0": "T1"},
+            labels=labels | {"ignore": 4},
+            regions_class_order=[1, 2, 3],
+        )
+    )
+    assert dataset.label_values == {"1": 1, "2": 2, "enhancing": 3}
+    assert dataset.regions == {
+        "whole": (1, 2, 3),
+        "core": (2, 3),
+        "enhancing": (3,),
+    }
+    assert dataset.structures == dataset.regions
+    assert dataset.ignore_value == 4
+
+
+def test_nnunet_label_maps_of_one_case_in_two_files_are_refused(tmp_path):
+    volume(tmp_path / "imagesTr" / "a_0000.nrrd")
+    volume(tmp_path / "labelsTr" / "a.nrrd")
+    volume(tmp_path / "labelsTr" / "a.seg.nrrd")
+    with pytest.raises(
+        DatasetError, match=r"a\.nrrd and .*a\.seg\.nrrd are of one case"
+    ):
+        read_dataset(nnunet(tmp_path))
+
+
+def folds_file(root, *folds):
+    root.mkdir(exist_ok=True)
+    entries = [{"train": train, "val": validation} for train, validation in folds]
+    (root / "splits_final.json").write_text(json.dumps(entries))
+
+
+def test_folds_beside_the_data_set_are_read(tmp_path):
+    folds_file(tmp_path, (["a", "b"], ["out"]), (["out"], ["a", "b"]))
+    training = [{"image": f"{name}.nii", "label": "l.nii"} for name in "ab"]
+    training.append({"image": "out.nii", "label": "l.nii", "exclude": "empty"})
+    dataset = read_dataset(decathlon(tmp_path, training=training, test=[]))
+    assert dataset.folds == (NamedFold(("a", "b"), ()), NamedFold((), ("a", "b")))
+    (tmp_path / "splits_final.json").unlink()
+    assert read_dataset(tmp_path).folds is None
+
+
+def test_folds_beside_a_table_are_read(tmp_path):
+    folds_file(tmp_path, (["a"], ["b"]))
+    volume(tmp_path / "l.nii", 1)
+    table = csv_table(tmp_path, "case,channels,label_map", "a,a.nii,l.nii", "b,b.nii,")
+    assert read_dataset(table).folds == (NamedFold(("a",), ("b",)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "is not a JSON file"),
+        ("[]", "must be a list of folds"),
+        ('{"train": []}', "must be a list of folds"),
+        ("[3]", 'fold 0 must hold "train"'),
+        ('[{"train": ["a"]}]', 'fold 0 must hold "val"'),
+        ('[{"train": ["a"], "val": [2]}]', 'fold 0 must hold "val"'),
+        ('[{"train": ["a", "x"], "val": []}]', '"train" names the case "x", which'),
+    ],
+)
+def test_folds_that_cannot_be_used_are_refused(tmp_path, text, message):
+    decathlon(tmp_path)
+    (tmp_path / "splits_final.json").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(tmp_path)
 
 
 def test_nnunet_without_file_ending_is_refused(tmp_path):
@@ -283,6 +389,24 @@ def test_label_map_without_image_is_refused(tmp_path):
         read_dataset(tmp_path)
 
 
+def test_names_that_become_one_without_their_folders_are_refused(tmp_path):
+    volume(tmp_path / "images" / "site" / "a.nii")
+    volume(tmp_path / "images" / "site_a.nii")
+    with pytest.raises(
+        DatasetError,
+        match=r'case name "site_a" stands 2 times: .*site.a\.nii.*site_a\.nii',
+    ):
+        read_dataset(tmp_path)
+
+
+def test_label_maps_stay_closed_where_labels_are_not_asked_for(tmp_path):
+    volume(tmp_path / "images" / "a.nii")
+    volume(tmp_path / "labels" / "a.nii", 3)
+    dataset = read_dataset(tmp_path, find_labels=False)
+    assert dataset.label_values == {}
+    assert len(dataset.labelled) == 1
+
+
 def test_folders_that_hold_the_same_thing_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "imagesTr").mkdir()
@@ -313,9 +437,10 @@ def test_folders_without_volumes_and_unknown_layouts_are_refused(tmp_path):
 # --------------------------------------------------------------------------- tables
 
 
-def documented(language):
+def documented(language, number=1):
+    """One of the examples of the documentation, counted from 1."""
     text = DOCUMENTATION.read_text(encoding="utf-8")
-    return text.split(f"```{language}\n")[1].split("```")[0]
+    return text.split(f"```{language}\n")[number].split("```")[0]
 
 
 def test_documented_toml_table_is_read(tmp_path):
@@ -348,6 +473,43 @@ def test_documented_csv_table_is_read(tmp_path):
     assert dataset.cases[0].channels[0].path == tmp_path / "p3" / "flair.nii.gz"
 
 
+def test_documented_table_of_masks_is_read(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(documented("csv", 2), encoding="utf-8")
+    dataset = read_dataset(path)
+    assert dataset.label_values == {"liver": 1, "tumour": 2}
+    assert [case.annotated for case in dataset.cases] == [None, ("liver",)]
+    assert [case.domain for case in dataset.cases] == ["site A", "site B"]
+    assert dataset.excluded == (ExcludedCase("p5", "breathing artefacts"),)
+
+
+def test_documented_regions_are_read(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_text(documented("toml", 2), encoding="utf-8")
+    dataset = read_dataset(path)
+    assert dataset.regions == {"whole": (1, 2, 4), "core": (1, 4), "enhancing": (4,)}
+    assert dataset.label_values == {"necrosis": 1, "edema": 2, "enhancing": 4}
+
+
+def test_documented_json_is_read(tmp_path):
+    entry, labels = (json.loads(documented("json", number)) for number in (1, 2))
+    (case,) = read_dataset(
+        decathlon(
+            tmp_path,
+            training=[entry],
+            test=[],
+            labels={"background": 0, "liver": 1, "spleen": 2},
+        )
+    ).cases
+    assert (case.patient, case.domain, case.annotated) == (
+        "p17",
+        "scanner B",
+        ("liver",),
+    )
+    dataset = read_dataset(decathlon(tmp_path, training=[{"image": "a.nii"}], **labels))
+    assert list(dataset.regions) == ["whole", "core", "enhancing"]
+
+
 def csv_table(tmp_path, *lines):
     path = tmp_path / "table.csv"
     path.write_text("\n".join(lines), encoding="utf-8-sig")
@@ -370,6 +532,55 @@ def test_csv_lists_are_separated_by_semicolons_and_empty_cells_are_absent(tmp_pa
     assert second.patient == "b"
 
 
+def test_excluded_cases_may_lack_files_and_say_why(tmp_path):
+    volume(tmp_path / "l.nii", 1)
+    dataset = read_dataset(
+        csv_table(
+            tmp_path,
+            "case,channel_a,channel_b,label_map,domain,exclude",
+            "a,a.nii,b.nii,l.nii,Scanner 1,",
+            "b,b.nii,,,,cut off",
+            "c,,,,,never scanned",
+        )
+    )
+    assert [(case.name, case.domain) for case in dataset.cases] == [("a", "Scanner 1")]
+    assert dataset.excluded == (
+        ExcludedCase("b", "cut off"),
+        ExcludedCase("c", "never scanned"),
+    )
+
+
+def test_toml_regions_are_made_of_labels_by_name_or_value(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_text(
+        "[labels]\nnecrosis = 1\nedema = 2\nenhancing = 4\nvessel = 7\n"
+        '[regions]\nwhole = ["necrosis", 2, 4]\ncore = [1, "enhancing"]\n'
+        '[[cases]]\ncase = "a"\nchannels = ["a.nii"]\nlabel_map = "l.nii"\n'
+        'annotated_labels = ["core", "vessel"]\n'
+    )
+    dataset = read_dataset(path)
+    assert dataset.label_values == {
+        "necrosis": 1,
+        "edema": 2,
+        "enhancing": 4,
+        "vessel": 7,
+    }
+    # A label in no region is a structure of its own.
+    assert dataset.regions == {"whole": (1, 2, 4), "core": (1, 4), "vessel": (7,)}
+    assert dataset.cases[0].annotated == ("core", "vessel")
+
+
+def test_toml_regions_alone_name_the_labels_by_number(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_text(
+        "[regions]\nwhole = [1, 2]\ncore = 2\n"
+        '[[cases]]\ncase = "a"\nchannels = ["a.nii"]\nlabel_map = "l.nii"\n'
+    )
+    dataset = read_dataset(path)
+    assert dataset.label_values == {"1": 1, "core": 2}
+    assert dataset.regions == {"whole": (1, 2), "core": (2,)}
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -382,6 +593,13 @@ def test_csv_lists_are_separated_by_semicolons_and_empty_cells_are_absent(tmp_pa
         (["case,channels,channel_a", "a,a.nii,a.nii"], "not both"),
         (["case,channels,split", "a,a.nii,val"], 'split "val" must be one of train'),
         (["case,channels", "a,a.nii", "a,b.nii"], 'case name "a" stands 2 times'),
+        (["case,channels", "\u00e9,a", "e\u0301,b"], 'case name ".+" stands 2 times'),
+        (["case,channels", "a,a.nii", "A,b.nii"], 'case name "a" stands 2 times'),
+        (["case,channels", "a?,a.nii"], r'case "a\?" cannot name files everywhere'),
+        (["case,channels", "aux,a.nii"], "Windows keeps this name for a device"),
+        (["case,channels", "a" * 151 + ",a.nii"], "it has 151 characters"),
+        (["case,channels,exclude", "a,a.nii,bad"], "excludes all of its 1 cases"),
+        (["case,channels,structures", "a,a.nii,b"], '"structures" is unknown; .*and s'),
         (["case,channels", "x/a,a.nii"], "must not hold a folder"),
         (["case,case,channels", "a,a,a.nii"], "stands twice"),
         (["case,channels"], "lists no cases"),
@@ -401,6 +619,26 @@ def test_csv_tables_that_cannot_be_understood_are_refused(tmp_path, lines, messa
         ("cases = 3", r"as a table \[\[cases\]\]"),
         ("name = 3", "name 3 must be a text"),
         ("ignore = true", "ignore True must be a label value"),
+        ("regions = 3", "regions must be a table of names and lists"),
+        ("[regions]", "regions must be a table of names and lists"),
+        ("[regions]\na = []", 'region "a" = .. must be a list of labels'),
+        ("[regions]\na = [0, 1]", "there are integers other than 0"),
+        ('[regions]\na = ["x"]', "there are integers other than 0"),
+        ("[regions]\na = [1, 2]\nb = [2, 1]", 'region "b" = .* stands twice'),
+        ("labels = {a = 1}\n[regions]\nb = [2]", r"there are \['a'\]"),
+        (
+            "labels = {a = 1, b = 2, c = 3}\n[regions]\na = [2, 3]",
+            '"a" is a region and a label outside of it',
+        ),
+        (
+            "ignore = 2\n[regions]\na = [1, 2]",
+            "ignore is 2, which is also the value of a label",
+        ),
+        ('[[cases]]\ncase = "a"\nexclude = true', "exclude True must be a text"),
+        (
+            '[[cases]]\ncase = "a"\nchannels = ["b"]\nstructures = ["c"]',
+            "must be a table of names and files",
+        ),
         ('[[cases]]\ncase = "a"\nimage = "a.nii"', 'case 1: "image" is unknown'),
         ('[[cases]]\ncase = "a"\nchannels = "a.nii"', "must be a list of texts"),
         ('[[cases]]\ncase = 3\nchannels = ["a.nii"]', "case 3 must be a text"),

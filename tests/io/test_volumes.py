@@ -272,6 +272,98 @@ def test_singular_and_sheared_grids_are_refused(tmp_path):
         read_grid(tmp_path / "sheared.nii")
 
 
+def nifti_with(path, **entries):
+    """A NIfTI file with entries of its header changed by hand."""
+    save_nifti(path, counting_array(), PLI)
+    raw = bytearray(path.read_bytes())
+    header = nib.Nifti1Header(bytes(raw[:348]), check=False)
+    for name, value in entries.items():
+        header[name] = value
+    raw[:348] = header.binaryblock
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("entries", "match"),
+    [
+        ({"sform_code": 0, "pixdim": [1, 0, 1, 1, 0, 0, 0, 0]}, "voxels of 0 x 1 x 1"),
+        (
+            {"sform_code": 0, "qform_code": 0, "pixdim": [1, 2, 1, 0, 0, 0, 0, 0]},
+            "voxels of 2 x 1 x 0 mm; export it again with spacing",
+        ),
+        ({"sform_code": 0, "pixdim": [1, np.nan, 1, 1, 0, 0, 0, 0]}, "singular affine"),
+        ({"sform_code": 0, "quatern_b": np.nan}, "singular affine"),
+        ({"srow_x": [np.inf, 0, 0, 0]}, "singular affine"),
+        ({"srow_x": [0, 0, 0, 0]}, "singular affine"),
+        ({"srow_x": [0, 1e30, 0, 0]}, "singular affine"),
+        ({"dim": [3, 0, 4, 5, 1, 1, 1, 1]}, "no voxels"),
+        ({"dim": [3, -3, 4, 5, 1, 1, 1, 1]}, "no voxels"),
+        ({"dim": [5, 1, 2, 2, 3, 5, 1, 1]}, r"axes of \[1, 2, 2, 3, 5\] voxels"),
+        ({"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, "it holds 472 of 54000"),
+        ({"datatype": 9999}, "cannot be read .*9999"),
+        ({"magic": b"zzz"}, "cannot be read .*magic"),
+    ],
+)
+def test_absurd_headers_are_refused(tmp_path, entries, match):
+    with pytest.raises(CaseError, match=match):
+        read_volume(nifti_with(tmp_path / "a.nii", **entries))
+
+
+@pytest.mark.parametrize(
+    ("ending", "right", "wrong", "match"),
+    [
+        (".nrrd", b"(1,0,0)", b"(0,0,0)", "singular affine"),
+        (".nrrd", b"(1,0,0)", b"(nan,0,0)", r"cannot be read \(.*space vector"),
+        (".nrrd", b"(0,1,0)", b"(0.5,1,0)", "not perpendicular"),
+        (".mha", b"ElementSpacing = 1 1 1", b"ElementSpacing = 0 1 1", "singular"),
+    ],
+)
+def test_absurd_headers_of_itk_are_refused(tmp_path, ending, right, wrong, match):
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(counting_array()), str(path))
+    raw = path.read_bytes()
+    assert right in raw
+    path.write_bytes(raw.replace(right, wrong))
+    with pytest.raises(CaseError, match=match):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
+def test_an_empty_file_is_named(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.touch()
+    for read in (read_volume, read_grid):
+        with pytest.raises(
+            CaseError, match=rf"a{ending} cannot be read \(it is empty\)"
+        ):
+            read(path)
+
+
+def test_gz_that_is_no_gz_is_named(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"\x1f\x8bhello, I was renamed")
+    for read in (read_volume, read_grid):
+        with pytest.raises(CaseError, match=r"a\.nii\.gz cannot be read .*copy or exp"):
+            read(path)
+
+
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
+def test_long_names_in_any_language_are_read_and_written(tmp_path, ending):
+    path = tmp_path / "Größe 肝臓" / f"{'é' * 90}{ending}"
+    write_volume(path, counting_array(), Grid((3, 4, 5), PLI))
+    np.testing.assert_array_equal(read_volume(path).array, counting_array())
+    assert case_stem(path) == "é" * 90
+
+
+def test_one_slice_is_a_volume(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    write_volume(path, counting_array((3, 4, 1)), Grid((3, 4, 1), PLI))
+    stored = read_volume(path)
+    assert stored.grid.shape == (3, 4, 1)
+    assert stored.grid.spacing_mm == (2.0, 1.5, 2.5)
+
+
 def test_colours_and_complex_numbers_are_refused(tmp_path):
     colours = np.zeros((3, 4, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colours, PLI), tmp_path / "rgb.nii")

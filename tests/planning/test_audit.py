@@ -1,9 +1,11 @@
 import itertools
+import zlib
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from foveal.case import CaseFiles, ChannelFile, Dataset
+from foveal.case import CaseFiles, ChannelFile, Dataset, StructureFile
 from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io.cases import read_case
@@ -27,8 +29,9 @@ def write(tmp_path):
     return write_array
 
 
-def image():
-    return np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+def image(seed=0):
+    """A ramp, which no other seed has."""
+    return np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE) + 0.01 * seed
 
 
 def label_map(*values, shape=SHAPE):
@@ -41,7 +44,7 @@ def case(write, name="liver_1", **changes):
     files = {
         "name": name,
         "patient": name,
-        "channels": (ChannelFile(write(image())),),
+        "channels": (ChannelFile(write(image(zlib.crc32(name.encode()) % 10_000))),),
         "label_map": write(label_map(1, 2)),
     }
     return CaseFiles(**(files | changes))
@@ -87,6 +90,18 @@ def missing(write):
     return {"channels": (ChannelFile(path),)}
 
 
+def zero_bytes(write):
+    path = write(image())
+    path.write_bytes(b"")
+    return {"channels": (ChannelFile(path),)}
+
+
+def four_axes(write):
+    path = write(label_map(1))
+    nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2), np.uint8), np.eye(4)), path)
+    return {"label_map": path}
+
+
 def truncated(write):
     path = write(np.random.default_rng(0).normal(size=SHAPE))
     path.write_bytes(path.read_bytes()[:-200])
@@ -116,6 +131,8 @@ def half_labels(write):
     [
         (missing, "does not exist or is no file"),
         (truncated, "cannot be read"),
+        (zero_bytes, "cannot be read"),
+        (four_axes, "holds 2 channels where one was expected"),
         (label_map_elsewhere, "but label map is 4×5×7"),  # noqa: RUF001
         (mask_elsewhere, "image and mask lie up to"),
         (nan, "channel 0 has 1 voxels that are NaN or infinite"),
@@ -138,8 +155,11 @@ def test_a_blank_image_is_an_error(tmp_path, write, sound):
 
 
 def test_a_channel_of_one_value_is_a_warning(tmp_path, write):
-    flat, varied = (ChannelFile(write(array)) for array in (image() * 0, image()))
-    cases = [case(write, str(n), channels=(varied, flat)) for n in range(5)]
+    flat = ChannelFile(write(image() * 0))
+    cases = [
+        case(write, str(n), channels=(ChannelFile(write(image(n))), flat))
+        for n in range(5)
+    ]
     findings = audit(dataset(tmp_path, *cases, channel_names=("a", "b"))).findings
     assert {finding.severity for finding in findings} == {"warning"}
     assert [finding.what for finding in findings] == ["channel 1 is 0 everywhere"] * 5
@@ -151,12 +171,16 @@ def test_a_flaw_of_a_test_case_is_a_warning(tmp_path, write, sound):
 
 
 def test_a_channel_on_another_grid_and_a_missing_one_are_errors(tmp_path, write):
-    first = ChannelFile(write(image()))
+    seeds = itertools.count()
+
+    def channel():
+        return ChannelFile(write(image(next(seeds))))
+
     small = ChannelFile(write(image()[1:]))
     two = dataset(
         tmp_path,
-        case(write, "a", channels=(first, small)),
-        *[case(write, str(n), channels=(first, first)) for n in range(4)],
+        case(write, "a", channels=(channel(), small)),
+        *[case(write, str(n), channels=(channel(), channel())) for n in range(4)],
         case(write, "z"),
         channel_names=("FLAIR", "T1"),
     )
@@ -175,10 +199,11 @@ def test_every_flaw_of_a_case_is_listed_errors_first(tmp_path, write, sound):
         mask=write(np.zeros(SHAPE, np.uint8)),
     )
     findings = audit(dataset(tmp_path, *sound, wrong)).findings
-    assert [finding.severity for finding in findings] == ["error", "error", "warning"]
-    assert "label map is" in findings[0].what
-    assert "the mask is empty" in findings[1].what
-    assert "channel 0 is 7 everywhere" in findings[2].what
+    assert [finding.severity for finding in findings] == [*["error"] * 3, "warning"]
+    assert "the label map holds 9" in findings[0].what
+    assert "label map is" in findings[1].what
+    assert "the mask is empty" in findings[2].what
+    assert "channel 0 is 7 everywhere" in findings[3].what
 
 
 def test_unlisted_label_values_are_errors_but_the_ignore_value_is_none(
@@ -196,6 +221,77 @@ def test_an_empty_label_map_is_a_warning(tmp_path, write, sound):
     finding = only_finding(tmp_path, sound, case(write, label_map=write(label_map())))
     assert finding.severity == "warning"
     assert finding.what == "the label map is empty"
+
+
+def test_a_structure_that_only_test_cases_have_cannot_be_learned(
+    tmp_path, write, sound
+):
+    spleen = case(write, label_map=write(label_map(1, 2, 3)), split="test")
+    found = audit(
+        dataset(
+            tmp_path,
+            *sound,
+            spleen,
+            label_values={"liver": 1, "lesion": 2, "spleen": 3},
+        )
+    )
+    assert of_the_dataset(found) == [
+        ("warning", "spleen is in none of the 5 label maps for training")
+    ]
+    assert found.present_cases["spleen"] == 1
+
+
+def test_labels_that_are_nearly_integers_are_accepted_and_told(tmp_path, write, sound):
+    nearly = label_map(1, 2).astype(np.float32) * np.float32(0.9999999)
+    finding = only_finding(tmp_path, sound, case(write, label_map=write(nearly)))
+    assert (finding.severity, finding.kind) == ("note", "nearly integers")
+    assert "0.99999" in finding.what
+    assert "cut them down" in finding.why
+
+
+def test_regions_are_counted_and_their_nesting_is_no_contradiction(tmp_path, write):
+    cases = [
+        case(write, "a", annotated=("lesion",), label_map=write(label_map(2))),
+        case(write, "b", label_map=write(label_map(1))),
+    ]
+    found = audit(dataset(tmp_path, *cases, regions={"organ": (1, 2), "lesion": (2,)}))
+    assert found.present_cases == {"organ": 2, "lesion": 1}
+    assert found.annotated_cases == {"organ": 1, "lesion": 2}
+    assert [finding.kind for finding in found.findings] == ["few patients"]
+    assert found.as_table()["structures"][0]["values"] == [1, 2]
+
+
+def test_masks_that_only_touch_are_told_and_real_overlaps_are_not(tmp_path, write):
+    shape = (20, 20, 6)
+    vein, liver, lesion = (np.zeros(shape, np.uint8) for _ in range(3))
+    liver[:15], lesion[5:10] = 1, 1  # the lesion lies in the liver
+    vein[15:] = 1
+    vein[14, 0, 0] = 1
+    cases = []
+    for n in range(5):
+        seed = np.random.default_rng(n).normal(size=shape).astype(np.float32)
+        files = tuple(
+            StructureFile(name, write(mask))
+            for name, mask in (("liver", liver), ("lesion", lesion), ("vein", vein))
+        )
+        image_file = ChannelFile(write(seed))
+        changes = {"channels": (image_file,), "label_map": None}
+        cases.append(case(write, str(n), structure_files=files, **changes))
+    names = {"lesion": 1, "liver": 2, "vein": 3}
+    (finding,) = audit(dataset(tmp_path, *cases, label_values=names)).findings
+    assert (finding.kind, finding.severity) == ("small overlap", "warning")
+    assert (
+        "liver and vein lie over one another by 5 voxels in 5 case(s)" in finding.what
+    )
+    assert finding.cases == tuple("01234")
+
+
+def test_a_mask_that_cannot_be_used_is_an_error(tmp_path, write, sound):
+    grey = StructureFile("liver", write(label_map(1, 2, 3)))
+    wrong = case(write, label_map=None, structure_files=(grey,))
+    finding = only_finding(tmp_path, sound, wrong)
+    assert (finding.severity, finding.kind) == ("error", "unusable reference")
+    assert "has more than two values" in finding.what
 
 
 def test_an_inverted_mask_is_odd(tmp_path, write, sound):
@@ -224,14 +320,15 @@ def test_a_spacing_in_another_unit_is_odd_whatever_the_axis_order(
         case(
             write,
             name,
-            channels=(ChannelFile(write(image(), affine)),),
+            channels=(ChannelFile(write(image(seed), affine)),),
             label_map=write(label_map(1, 2), affine),
         )
-        for name, affine in (("metres", metres), ("turned", turned))
+        for seed, (name, affine) in enumerate((("metres", metres), ("turned", turned)))
     )
     finding = only_finding(tmp_path, [*sound, unusual], wrong)
     assert finding.severity == "warning"
     assert "0.001 x 0.001 x 0.001 mm, where 1 x 1 x 1 mm are usual" in finding.what
+    assert "in metres in place of millimetres" in finding.why
 
 
 def test_structures_are_counted_where_annotated_and_where_present(tmp_path, write):
@@ -288,22 +385,21 @@ def test_few_patients_and_absent_structures_are_odd(tmp_path, sound):
         )
     )
     assert of_the_dataset(found) == [
-        ("warning", "spleen is in none of the label maps"),
-        (
-            "warning",
-            "3 labelled patient(s), fewer than the usual 5 folds",
-        ),
+        ("warning", "3 labelled patient(s), fewer than the usual 5 folds"),
+        ("warning", "spleen is in none of the 3 label maps for training"),
     ]
 
 
 def test_table_holds_the_counts_and_every_finding(tmp_path, write, sound):
     table = audit(dataset(tmp_path, *sound, case(write, label_map=None))).as_table()
-    assert table["format_version"] == 1
+    assert table["format_version"] == 2
     assert (table["cases"], table["labelled_cases"]) == (6, 5)
     assert table["structures"][1] == {
         "name": "lesion",
-        "value": 2,
+        "values": [2],
         "annotated_cases": 5,
         "present_cases": 5,
     }
-    assert (table["errors"], table["warnings"], table["findings"]) == (0, 0, [])
+    assert (table["errors"], table["warnings"], table["notes"]) == (0, 0, 0)
+    assert table["findings"] == []
+    assert table["resources"]["store_bytes"] > 0

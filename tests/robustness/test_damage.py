@@ -174,7 +174,9 @@ def test_a_resumed_run_ends_as_the_unbroken_one_or_says_why_not(place, copy, nam
             place / "dataset", run, resume=True, watcher=Watcher(on_stage=said.append)
         )
     except FovealError as error:
-        assert name in str(error)
+        said.append(str(error))
+    if not (run / "validation" / "metrics.json").exists():
+        assert name in said[-1]
         return
     for checkpoint in ("last", "best"):
         path = Path("checkpoints") / f"{checkpoint}.safetensors"

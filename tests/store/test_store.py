@@ -168,7 +168,7 @@ def test_a_damaged_entry_leaves_the_store_when_it_is_read(tmp_path):
     path.write_bytes(content)
     case = store.open("k", name="a", patient="p")
 
-    with pytest.raises(CaseError, match="case a: its preprocessed copy .* was damaged"):
+    with pytest.raises(CaseError, match=r"case a: its .* was damaged on disk"):
         case.read_image(WHOLE)
 
     assert list(tmp_path.iterdir()) == []
@@ -196,12 +196,12 @@ def test_a_changed_record_never_passes(tmp_path_factory, place, bit):
 
     try:
         case = store.open("k", name="a", patient="p")
-    except CaseError as error:
-        assert "case a" in str(error)
-    else:  # Between words, blanks may be exchanged.
-        assert case.class_counts == (165, 1, 2)
-        assert case.grid.spacing_mm == (1.0, 2.0, 3.0)
-        assert case.annotated == (True, True, False)
+    except CaseError:
+        return
+    # Between words, one blank may have become another.
+    assert case.class_counts == (165, 1, 2)
+    assert case.grid.spacing_mm == (1.0, 2.0, 3.0)
+    assert case.annotated == (True, True, False)
 
 
 def test_the_first_of_two_writers_wins(tmp_path):

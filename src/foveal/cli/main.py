@@ -12,9 +12,11 @@ from foveal.cli.check import check
 from foveal.cli.compare import compare
 from foveal.cli.demo import demo
 from foveal.cli.evaluate import evaluate
+from foveal.cli.export import card, export
 from foveal.cli.plan import plan
 from foveal.cli.predict import predict
 from foveal.cli.preprocess import preprocess
+from foveal.cli.preview import preview
 from foveal.cli.report import report
 from foveal.cli.train import train
 
@@ -48,7 +50,7 @@ def main(
 
 
 for verb in (
-    *(demo, check, plan, preprocess, train, predict),
-    *(evaluate, compare, report),
+    *(demo, check, plan, preprocess, preview, train, predict),
+    *(evaluate, compare, report, export, card),
 ):
     app.command()(verb)

@@ -1,5 +1,6 @@
 """What every command prints with: the console, progress bars and errors for people."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -25,17 +26,54 @@ _errors = Console(stderr=True)
 _progress = Console(stderr=True, quiet=_IS_HELPER)
 
 
+_FREE_SPACE = (
+    "free some space, or choose a folder on another disk, and give the command again "
+    "(foveal train with --resume)"
+)
+_OTHER_FOLDER = "choose another folder, or ask for the right to write there"
+
+_OF_THE_SYSTEM = {
+    errno.ENOSPC: ("the disk is full", _FREE_SPACE),
+    errno.EDQUOT: ("your share of the disk is used up", _FREE_SPACE),
+    errno.EFBIG: ("the disk takes no file of this size", _FREE_SPACE),
+    errno.EROFS: ("the disk is read-only", _OTHER_FOLDER),
+    errno.EACCES: ("you may not read or write it", _OTHER_FOLDER),
+    errno.EPERM: ("you may not read or write it", _OTHER_FOLDER),
+    errno.EIO: ("reading or writing failed", "check the disk and its free space"),
+    errno.EMFILE: ("too many files are open", 'raise the limit with "ulimit -n 4096"'),
+    errno.ENFILE: ("too many files are open", "close other programs"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
+    errno.ENOTDIR: ("part of the path is a file", "choose another folder"),
+    errno.EEXIST: ("a file is where a folder should be", "choose another folder"),
+    errno.EISDIR: ("a folder is where a file should be", "choose another name"),
+}
+"""What the system refuses a user: what is wrong and what to do."""
+
+
 @contextmanager
 def errors_for_people() -> Iterator[None]:
     """Print an error that the user can mend without a traceback; exit status 1."""
     try:
         yield
     except FovealError as error:
-        _errors.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        _print_error(str(error))
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in _OF_THE_SYSTEM:
+            raise
+        wrong, remedy = _OF_THE_SYSTEM[error.errno]
+        what = "a file" if error.filename is None else os.fsdecode(error.filename)
+        _print_error(
+            f"{what}: {wrong} ({error.strerror}). What was finished is kept; {remedy}"
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         _errors.print("[bold]stopped[/]; what was finished is kept")
         raise typer.Exit(130) from None
+
+
+def _print_error(sentence: str) -> None:
+    _errors.print(f"[bold red]error:[/] {_escaped(sentence)}", soft_wrap=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from foveal.config import (
     read_settings,
 )
 from foveal.engine.checkpoints import load_checkpoint
-from foveal.engine.run_directory import RunDirectory, find_runs
+from foveal.engine.run_directory import RunDirectory, find_runs, open_run
 from foveal.engine.training import under
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.model_file import read_model_file
@@ -121,6 +121,7 @@ def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> Stored
         RunError: The run has no checkpoint yet, or it is damaged.
         PluginError: That plugin was not given, or another one.
     """
+    run = open_run(run.path)
     settings, _ = read_settings(run.settings)
     plan = read_plan(run.plan)
     needed = plugins_for_network(run, plan.network.name, plugins)

@@ -31,6 +31,7 @@ from foveal.inference.record import (
     InputFile,
     Outcome,
     RecordWriter,
+    open_record,
     read_outcomes,
 )
 from foveal.inference.restore import structure_probabilities
@@ -207,18 +208,18 @@ def _earlier_predictions(
         ):
             if recorded != wanted:
                 raise RunError(
-                    f"the predictions in {place.folder} were made with other {what}: "
-                    f"{_shown(recorded)}, now {_shown(wanted)}. Resume with the same, "
-                    "or give another folder"
+                    f"the predictions in {place.folder} were made with other {what} "
+                    f"({_shown(recorded)}) than those given now ({_shown(wanted)}); "
+                    "resume with the same, or give another folder"
                 )
     return {outcome.case: outcome for outcome in outcomes if outcome.status != "failed"}
 
 
-def _shown(value: object) -> str:
+def _shown(value: tuple[str, ...] | dict[str, Any]) -> str:
     """Digests or options, to compare by eye."""
     if isinstance(value, tuple):
-        return " + ".join(str(part) for part in value)
-    return str(value)
+        return " + ".join(value)
+    return ", ".join(f"{name} = {entry}" for name, entry in value.items())
 
 
 def _refuse_to_replace(
@@ -297,7 +298,7 @@ class _Prediction:
 def _record(place: _Place) -> contextlib.AbstractContextManager[RecordWriter | None]:
     if place.record is None:
         return contextlib.nullcontext()
-    return RecordWriter(place.record)
+    return open_record(place.record)
 
 
 @contextlib.contextmanager
@@ -342,7 +343,7 @@ class _Stages:
             job.reasons = self._departures(case)
             job.case = case
         except (FovealError, OSError, MemoryError) as error:
-            job.error = _words(error)
+            job.error = _words(job.files.name, error)
         job.seconds += time.perf_counter() - start
         return job
 
@@ -357,7 +358,7 @@ class _Stages:
         except (FovealError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
-            job.error = _words(error)
+            job.error = _words(job.files.name, error)
         job.seconds += time.perf_counter() - start
         return job
 
@@ -373,7 +374,7 @@ class _Stages:
         except OSError as error:
             if error.errno in OUTPUT_ERRORS:
                 raise
-            job.error = _words(error)
+            job.error = _words(job.files.name, error)
         job.prediction = None
         job.seconds += time.perf_counter() - start
         outcome = self._outcome(job, staged)
@@ -513,10 +514,10 @@ def _array_on_disk(shape: tuple[int, ...], folder: Path) -> NDArray[np.float32]:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
-def _words(error: BaseException) -> str:
-    """An error as a reason in the record."""
+def _words(case: str, error: BaseException) -> str:
+    """An error as a reason in the record, which names the case already."""
     if isinstance(error, FovealError):
-        return str(error)
+        return str(error).removeprefix(f"case {case}: ")
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'} cannot be read or written ({error})"
     return (

@@ -8,6 +8,7 @@ from foveal import build
 from foveal.config import Plan, Settings
 from foveal.errors import PluginError, SettingsError
 from foveal.methods.interface import Clock, Method
+from foveal.methods.supervised import Loss
 from foveal.networks.interface import Network, Output
 from foveal.plugins.blame import blaming
 from foveal.plugins.parts import Parts
@@ -51,6 +52,8 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
     if parts.plugins:
         device = torch.device(build.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):
+            for name, (loss, _) in build.losses(settings, parts).items():
+                _try_loss(name, loss, plan, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
 
@@ -77,16 +80,40 @@ def _try_network(predictor: Network, plan: Plan, device: torch.device) -> None:
         )
 
 
+def _try_loss(name: str, loss: Loss, plan: Plan, device: torch.device) -> None:
+    batch = _made_up_batch(plan, device)
+    shape = (1, plan.labels.num_classes, *plan.patches.size)
+    logits = torch.randn(shape, device=device, requires_grad=True)
+    value = loss(logits, *batch.labels())
+    if not _is_number(value) or not value.requires_grad or not value.isfinite():
+        raise PluginError(
+            f"loss {name} gives {_described(value)} for noise; it must be one finite "
+            "number with a gradient, such as a mean over voxels"
+        )
+
+
 def _try_step(trained: Method, plan: Plan, device: torch.device) -> None:
     batches = {name: _made_up_batch(plan, device) for name in trained.streams}
     terms = trained(batches, Clock(0, 1, 0, 0))
     for name, term in terms.items():
-        if not isinstance(term, torch.Tensor) or term.shape != ():
+        if not _is_number(term):
             raise PluginError(
-                f'loss term "{name}" is {term!r:.60}; give a tensor of one number, '
-                "such as a mean"
+                f'loss term "{name}" of the method is {_described(term)}; give a '
+                "tensor of one number"
             )
     torch.stack(list(terms.values())).sum().backward()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape == ()
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"{value!r:.80}, no tensor"
+    if value.shape != ():
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value.item()}, {'with' if value.requires_grad else 'without'} a gradient"
 
 
 def _made_up_batch(plan: Plan, device: torch.device) -> Batch:

@@ -19,7 +19,7 @@ from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
 from foveal.commands.rehearsal import fitting_patch, rehearse
 from foveal.config import (
-    UNET3D,
+    DEFAULT_NETWORK,
     Plan,
     Settings,
     changed_plan,
@@ -98,15 +98,20 @@ def train(
     plan_entries: dict[str, Any] = {}
     all_folds = fold == "all" or (resume and is_cross_validation(out))
     parts = build.parts_with(plugins)
+    for plugin in parts.plugins:
+        watcher.on_stage(
+            f"Plugin: {plugin.path} adds {plugin.words}; a copy is kept in the run"
+        )
     if resume:
         settings = _settings_to_resume(out, all_folds=all_folds)
-        require_kept(RunDirectory(out), parts.plugins)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
     else:
-        settings, plan_entries = _settings(
+        settings, plan_entries = resolved_settings(
             Path(source), steps, budget_seconds, fold, options, plan, parts
         )
-    dataset = read_dataset(_dataset_path(settings))
+    dataset = read_dataset(dataset_path(settings))
+    if dataset.left_out:
+        watcher.on_stage(dataset.left_out)
     fabric = _launched_fabric(settings)
     begins = fabric.is_global_zero and not resume
     if all_folds:
@@ -134,14 +139,15 @@ def _train_run(
     """Preprocess, train and score a run from wherever it stands."""
     # Here, as the prediction of a fold before may have set another number.
     torch.set_num_threads(settings.training.threads or usable_threads())
+    require_kept(run, parts.plugins)
     planned = read_plan(run.plan)
     division = read_splits(run.splits).folds[settings.splits.fold]
     watcher.on_stage(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
-    training_files = _cases_of(dataset, division.train)
-    validation_files = _cases_of(dataset, division.validation)
+    training_files = cases_of(dataset, division.train)
+    validation_files = cases_of(dataset, division.validation)
     with fabric.rank_zero_first():
         stored = preprocess(
             replace(dataset, cases=(*training_files, *validation_files)),
@@ -234,7 +240,7 @@ def validation_scores(out: Path) -> dict[str, float]:
     return {name: value for name, value in dice.items() if not math.isnan(value)}
 
 
-def _settings(
+def resolved_settings(
     source: Path,
     steps: int | None,
     budget_seconds: float | None,
@@ -265,7 +271,7 @@ def _settings(
     if settings.store is not None:
         # In the run's own settings file the path would be relative to that file.
         settings = settings.model_copy(update={"store": settings.store.absolute()})
-    before = UNET3D if plan is None else read_plan(plan).network.name
+    before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     build.require_used(settings, network_name, parts)
     length = settings.training
@@ -300,7 +306,7 @@ def _refuse_changes(
             "--budget, --fold and --set, or start a new run"
         )
     is_settings = source.is_file() and is_settings_file(source)
-    if not is_settings and source.resolve() != _dataset_path(settings):
+    if not is_settings and source.resolve() != dataset_path(settings):
         raise SettingsError(
             f"the run was trained on {settings.dataset}, not on {source}; give the "
             "same data set to resume, or start a new run"
@@ -317,14 +323,8 @@ def _begin(
     watcher: Watcher,
 ) -> None:
     """Plan, divide the patients, and write down what the run starts from."""
-    splits = _splits(dataset, settings)
-    if settings.splits.fold >= len(splits.folds):
-        raise SettingsError(
-            f"splits.fold {settings.splits.fold}: there are {len(splits.folds)} folds, "
-            "counted from 0, as the data set has few patients or names those to "
-            "validate itself"
-        )
-    planned = _plan(dataset, settings, plan, plan_entries, parts, watcher)
+    splits = resolved_splits(dataset, settings)
+    planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _write_beginning(run, splits, planned, settings, parts)
 
 
@@ -345,7 +345,7 @@ def _begin_all(
             "--fold all needs two folds or more, but there is one, as splits.folds is "
             "1 or the data set names the patients to validate itself; leave out --fold"
         )
-    planned = _plan(dataset, settings, plan, plan_entries, parts, watcher)
+    planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _write_beginning(folder, splits, planned, settings, parts)
 
 
@@ -394,13 +394,35 @@ def _splits(dataset: Dataset, settings: Settings) -> Splits:
     )
 
 
-def _dataset_path(settings: Settings) -> Path:
+def resolved_splits(dataset: Dataset, settings: Settings) -> Splits:
+    """Division of the patients, in which there is the fold that the settings name.
+
+    Raises:
+        DatasetError: The patients cannot be divided.
+        SettingsError: There is no such fold.
+    """
+    splits = _splits(dataset, settings)
+    if settings.splits.fold >= len(splits.folds):
+        raise SettingsError(
+            f"splits.fold {settings.splits.fold}: there are {len(splits.folds)} folds, "
+            "counted from 0, as the data set has few patients or names those to "
+            "validate itself"
+        )
+    return splits
+
+
+def dataset_path(settings: Settings) -> Path:
+    """Where the data set of a run is.
+
+    Raises:
+        SettingsError: The settings name none.
+    """
     if settings.dataset is None:
         raise SettingsError('the settings name no data set; add dataset = "path"')
     return settings.dataset
 
 
-def _plan(
+def resolved_plan(
     dataset: Dataset,
     settings: Settings,
     path: Path | None,
@@ -408,7 +430,7 @@ def _plan(
     parts: Parts,
     watcher: Watcher,
 ) -> Plan:
-    """The plan, with which everything can be built."""
+    """Plan from a file, or made from the data, then the entries that replace some."""
     if path is not None:
         planned = read_plan(path, parts.plan_model)
     else:
@@ -417,6 +439,9 @@ def _plan(
             dataset,
             threads=settings.training.threads,
             device=settings.training.device,
+            resample_channels=entries.get("preprocessing", {}).get(
+                "resample_channels", False
+            ),
             on_progress=watcher.on_cases,
         )
         planned = made.plan
@@ -442,7 +467,8 @@ def _launched_fabric(settings: Settings) -> Fabric:
     return fabric
 
 
-def _cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:
+def cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:
+    """Labelled cases of some patients, in the data set's order."""
     wanted = set(patients)
     return tuple(case for case in dataset.labelled if case.patient in wanted)
 
@@ -469,5 +495,5 @@ def _score(
     )
     for outcome in outcomes:
         if outcome.status == "failed":
-            watcher.on_stage(f"not predicted: {'; '.join(outcome.reasons)}")
+            watcher.on_stage(f"{outcome.case} was not predicted: {outcome.reasons[0]}")
     evaluate(run.path, output=run.metrics, on_progress=watcher.on_cases)

@@ -8,11 +8,11 @@ not Foveal's.
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from foveal.errors import RunError
 
@@ -121,29 +121,10 @@ def _outcome(record: Mapping[str, Any]) -> Outcome:
 
 
 class RecordWriter:
-    """Adds lines to a record; one program at a time may.
+    """Adds lines to a record, see `open_record`."""
 
-    Args:
-        path: Made if absent; a last line that was cut short is removed.
-
-    Raises:
-        RunError: Another program is adding to it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("ab+")
-        if sys.platform != "win32":
-            # Given up by the system when the program ends, however it ends.
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self._file.close()
-                raise RunError(
-                    f"another program is predicting into {path.parent}; wait for it, "
-                    "or give another folder"
-                ) from error
-        self._file.seek(0)
-        self._file.truncate(self._file.read().rfind(b"\n") + 1)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
     def append(self, outcome: Outcome) -> None:
         """Add a line, and wait until it is on the disk."""
@@ -151,13 +132,27 @@ class RecordWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def __enter__(self) -> "RecordWriter":  # noqa: PYI034 - the shape checks cannot
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
+@contextmanager
+def open_record(path: Path) -> Iterator[RecordWriter]:
+    """Open a record to add lines to it; one program at a time may.
+
+    Args:
+        path: Made if absent; a last line that was cut short is removed.
+
+    Raises:
+        RunError: Another program has it open.
+    """
+    with path.open("ab+") as file:
+        if sys.platform != "win32":
+            # Given up by the system when the program ends, however it ends.
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another program is predicting into {path.parent}; wait for it, "
+                    "or give another folder"
+                ) from error
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        yield RecordWriter(file)

@@ -221,6 +221,7 @@ def _labels(
     label_maps = [case.label_map for case in cases if case.label_map is not None]
     if drawn:
         _require_sound_structures(path, labels, drawn)
+        _require_drawn_if_annotated(cases)
         if labels.values is not None:
             return labels
         others = [file for file in label_maps if not is_slicer_segmentation(file)]
@@ -262,6 +263,16 @@ def _require_sound_structures(path: Path, labels: Labels, drawn: Sequence[str]) 
     require_different_names(
         path, [(structure, None) for structure in drawn], "structure"
     )
+
+
+def _require_drawn_if_annotated(cases: Iterable[ListedCase]) -> None:
+    """Refuse cases that claim to be contoured without a file that says so."""
+    for case in cases:
+        if case.annotated and case.label_map is None and not case.structure_files:
+            raise DatasetError(
+                f"case {case.name}: annotated_labels but no mask at all; give it an "
+                f"empty mask of {case.annotated[0]!r}, or take annotated_labels out"
+            )
 
 
 def _found_labels(

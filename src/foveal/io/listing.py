@@ -89,9 +89,9 @@ def read_labels(entries: object, source: Path) -> Labels:
             )
         named[name] = values
     ignore_value = _taken_ignore_value(named, source)
-    named = dict(sorted(named.items(), key=lambda label: label[1]))
     if all(len(values) == 1 for values in named.values()):
-        labels = {name: values[0] for name, values in named.items()}
+        in_order = sorted(named.items(), key=lambda label: label[1])
+        labels = {name: values[0] for name, values in in_order}
         return Labels(labels, {}, ignore_value)
     return Labels(_labels_of_regions(named, source), named, ignore_value)
 

@@ -5,6 +5,7 @@ checksum verified, so a damaged ``.nii.gz`` never passes for an image.
 """
 
 import gzip
+import math
 import zlib
 from io import BufferedReader
 from pathlib import Path
@@ -55,6 +56,7 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Grid, nib.Nifti1Header]:
     kind = nib.Nifti2Image if _is_nifti2(content[:4]) else nib.Nifti1Image
     image = kind.from_bytes(content)
     grid, num_channels = _grid(path, image.header)
+    _require_all_bytes(len(content), image.header)
     array = _values(image).reshape(*grid.shape, num_channels, order="F")
     return array, grid, image.header
 
@@ -65,9 +67,12 @@ def read_nifti_grid(path: Path) -> tuple[Grid, int]:
         is_compressed = file.read(2) == GZIP_START
         file.seek(0)
         stream = BufferedReader(gzip.GzipFile(fileobj=file)) if is_compressed else file
-        kind = nib.Nifti2Header if _is_nifti2(stream.peek(4)[:4]) else nib.Nifti1Header
-        header = kind.from_fileobj(stream)
-    return _grid(path, header)
+        is_nifti2 = _is_nifti2(stream.peek(4)[:4])
+        kind: Any = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
+        header = kind.from_fileobj(stream, check=False)
+    _require_spacing(path, header)
+    # nibabel mends small faults of a header, and raises for others.
+    return _grid(path, kind(header.binaryblock))
 
 
 def write_nifti(
@@ -146,6 +151,27 @@ def _grid(path: Path, header: nib.Nifti1Header) -> tuple[Grid, int]:
             f"{path} has axes of {lengths} voxels; at most one axis may follow i, j, k"
         )
     return Grid((i, j, k), header.get_best_affine()), more[0] if more else 1
+
+
+def _require_spacing(path: Path, header: nib.Nifti1Header) -> None:
+    """Refuse lengths of 0 mm, which nibabel would silently take for 1."""
+    axes = min(int(header["dim"][0]), 3)
+    lengths, spacing_mm = header["dim"][1 : axes + 1], header["pixdim"][1 : axes + 1]
+    if int(header["sform_code"]) == 0 and ((lengths > 1) & (spacing_mm == 0)).any():
+        raise CaseError(
+            f"{path} has voxels of {' x '.join(f'{mm:g}' for mm in spacing_mm)} mm; "
+            "export it again with spacing and orientation"
+        )
+
+
+def _require_all_bytes(num_bytes: int, header: nib.Nifti1Header) -> None:
+    """Refuse a file that is shorter than its header says, before memory is taken."""
+    num_voxels = math.prod(int(length) for length in header.get_data_shape())
+    wanted = int(header.get_data_offset()) + (
+        num_voxels * header.get_data_dtype().itemsize
+    )
+    if num_bytes < wanted:
+        raise EOFError(f"it holds {num_bytes} of {wanted} bytes")
 
 
 def _is_nifti2(start: bytes) -> bool:

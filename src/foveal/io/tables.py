@@ -97,7 +97,7 @@ def list_toml(path: Path) -> Listing:
     if "regions" in table:
         labels = with_regions(labels, table["regions"], path)
     if "ignore" in table:
-        labels = replace(labels, ignore_value=_ignore_value(path, table["ignore"]))
+        labels = _with_ignore_value(path, labels, table["ignore"])
     entries = table.get("cases", [])
     if not isinstance(entries, list) or not all(
         isinstance(row, dict) for row in entries
@@ -242,10 +242,15 @@ def _annotated(entry: object, where: str) -> tuple[str | int, ...] | None:
     return tuple(entry)
 
 
-def _ignore_value(path: Path, entry: object) -> int | None:
-    if entry is not None and (not isinstance(entry, int) or isinstance(entry, bool)):
+def _with_ignore_value(path: Path, labels: Labels, entry: object) -> Labels:
+    if not isinstance(entry, int) or isinstance(entry, bool):
         raise DatasetError(f"{path}: ignore {entry!r} must be a label value")
-    return entry
+    if entry in (labels.values or {}).values():
+        raise DatasetError(
+            f"{path}: ignore is {entry}, which is also the value of a label; "
+            "give ignored voxels a value of their own"
+        )
+    return replace(labels, ignore_value=entry)
 
 
 def _text(entry: object, where: str) -> str:

@@ -1,7 +1,9 @@
 """One volume from or to one file, whatever its format."""
 
+import errno
 import itertools
-import tempfile
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io import itk, nifti
 from foveal.io.files import atomic_path, replace_file
+from foveal.unfinished import naming, remove_abandoned, unfinished
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SLICER_ENDING = ".seg.nrrd"
@@ -22,6 +25,9 @@ SLICER_ENDING = ".seg.nrrd"
 
 ITK_ENDINGS = (SLICER_ENDING, ".nrrd", ".mha", ".mhd")
 VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+
+ITK_PLACE = re.compile(r".*ERROR: (\w+\(0x[0-9a-f]+\): )?", re.DOTALL)
+"""What ITK puts before a reason: its own source lines and addresses."""
 
 LARGEST_AXIS_COSINE = 0.01
 """Axes that are less perpendicular than this (half a degree) are a gantry tilt or a
@@ -134,12 +140,13 @@ def write_volume(
             own_header = header if isinstance(header, nib.Nifti1Header) else None
             nifti.write_nifti(temporary, array, grid, own_header)
         else:
-            itk.write_itk(temporary, array, grid)
+            _write_itk(temporary, array, grid)
 
 
 def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
     """All channels of a file ``(i, j, k, channel)``, their grid and header."""
-    _require_file(path)
+    # What the header claims is refused before memory is taken for it.
+    read_grid(path)
     header = None
     try:
         if volume_ending(path) in NIFTI_ENDINGS:
@@ -148,21 +155,28 @@ def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
             array, grid = itk.read_itk(path)
     except nifti.READ_ERRORS + itk.READ_ERRORS as error:
         raise _unreadable(path, error) from error
-    _require_sound_grid(path, grid)
     return array, grid, header
 
 
 def _write_header_and_raw(path: Path, array: NDArray[Any], grid: Grid) -> None:
     """Write an ``.mhd`` header and its raw file, which the header names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        itk.write_itk(Path(folder) / path.name, array, grid)
-        # The header last: until then it is the old one or none.
-        written = sorted(
-            Path(folder).iterdir(), key=lambda file: file.name == path.name
-        )
-        for file in written:
-            replace_file(file, path.parent / file.name)
+    remove_abandoned(path.parent)
+    with naming(path), unfinished(path, Path.mkdir) as folder:
+        try:
+            _write_itk(folder / path.name, array, grid)
+            # The header last: until then it is the old one or none.
+            for file in sorted(folder.iterdir(), key=lambda one: one.name == path.name):
+                replace_file(file, path.parent / file.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_itk(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    try:
+        itk.write_itk(path, array, grid)
+    except RuntimeError as error:  # ITK knows no other.
+        raise OSError(errno.EIO, _itk_reason(error), str(path)) from error
 
 
 def _common_number_type(array: NDArray[Any]) -> NDArray[Any]:
@@ -199,13 +213,15 @@ def _require_file(path: Path) -> None:
             f"{path} does not exist or is no file; "
             "correct the path or take the case out of the data set"
         )
+    if path.stat().st_size == 0:
+        raise CaseError(f"{path} cannot be read (it is empty); copy or export it again")
 
 
 def _require_sound_grid(path: Path, grid: Grid) -> None:
     """Refuse grids whose voxels lie nowhere, on one another, or askew."""
     matrix = grid.affine[:3, :3]
     is_finite = bool(np.isfinite(grid.affine).all())
-    if not is_finite or np.linalg.matrix_rank(matrix) < 3 or 0 in grid.shape:
+    if not is_finite or np.linalg.matrix_rank(matrix) < 3 or min(grid.shape) < 1:
         raise CaseError(
             f"{path} has a singular affine or no voxels: shape {grid.shape}, affine "
             f"{grid.affine[:3].tolist()}; export it again with spacing and orientation"
@@ -221,10 +237,13 @@ def _require_sound_grid(path: Path, grid: Grid) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> CaseError:
-    # ITK puts its own source lines before the reason.
-    reason = " ".join(str(error).rpartition("ITK ERROR: ")[2].split())
-    reason = reason or type(error).__name__
+    reason = _itk_reason(error) or type(error).__name__
     return CaseError(
         f"{path} cannot be read ({reason}); "
         "the file is damaged or cut short: copy or export it again"
     )
+
+
+def _itk_reason(error: Exception) -> str:
+    """Message of an error; ITK puts its own source lines before the reason."""
+    return " ".join(ITK_PLACE.sub("", str(error)).split())

@@ -59,6 +59,11 @@ class Plugin:
         """Hash of the content."""
         return content_digest(self.content)
 
+    @property
+    def words(self) -> str:
+        """What it adds, such as ``loss "focal", method "steady"``."""
+        return ", ".join(f'{part.kind} "{part.name}"' for part in self.parts)
+
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Parts of a kind."""
         return tuple(part.name for part in self.parts if part.kind == kind)
@@ -142,6 +147,16 @@ class OwnParts:
             raise PluginError(
                 f'{kind} "{name}": its options are {section!r}; give a class derived '
                 "from foveal.config.Section"
+            )
+        without = [
+            option
+            for option, field in section.model_fields.items()
+            if field.is_required()
+        ]
+        if without:
+            raise PluginError(
+                f'{kind} "{name}": give {", ".join(without)} a default, so that a run '
+                "can leave it unset"
             )
         _require_call(kind, name, build, tuple(section.model_fields))
         if kind == "network" and not issubclass(section, NetworkConfig):

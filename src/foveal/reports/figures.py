@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from foveal.reports.slices import draw_outlines
 from foveal.reports.views import View
 
 REFERENCE_COLOUR = "#56b4e9"
@@ -241,7 +242,7 @@ def overlay(view: View, display_range: tuple[float, float]) -> bytes:
             (view.reference, REFERENCE_COLOUR, 3.0),
             (view.prediction, PREDICTION_COLOUR, 1.3),
         ):
-            _draw_outlines(outlined, label_map[view.close_up], colour, width)
+            draw_outlines(outlined, label_map[view.close_up], width, colour)
         errors = error_colours(
             view.reference[view.close_up], view.prediction[view.close_up]
         )
@@ -274,20 +275,6 @@ def error_colours(
         rgb = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
         colours[where] = (*rgb, 0.8)
     return colours
-
-
-def _draw_outlines(
-    axes: Axes, label_map: NDArray[Any], colour: str, width: float
-) -> None:
-    """Outline every structure, so that structures which touch stay apart."""
-    # A frame of background closes the outlines of structures that are cut off.
-    framed = np.pad(label_map, 1)
-    rows, columns = (np.arange(-1, length + 1) for length in label_map.shape)
-    for value in np.unique(label_map[label_map != 0]):
-        mask = (framed == value).astype(np.float64)
-        axes.contour(columns, rows, mask, levels=[0.5], colors=colour, linewidths=width)
-    axes.set_xlim(-0.5, label_map.shape[1] - 0.5)
-    axes.set_ylim(label_map.shape[0] - 0.5, -0.5)
 
 
 def _draw_frame(axes: Axes, window: tuple[slice, slice]) -> None:

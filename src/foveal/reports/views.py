@@ -74,20 +74,20 @@ def worst_view(
     image, reference, prediction = (
         change.apply(volume) for volume in (image, reference, prediction)
     )
-    axis = _slice_axis(lps.spacing_mm)
+    axis = slice_axis(lps.spacing_mm)
     expected, found = reference == value, prediction == value
     others = tuple(other for other in range(3) if other != axis)
     counts = np.count_nonzero(expected != found, axis=others)
     if not counts.any():
         counts = np.count_nonzero(expected, axis=others)
     place = int(counts.argmax())
-    rows_mm, columns_mm = _pixel_mm(lps.spacing_mm, axis)
-    either = _laid_out(expected | found, axis, place)
+    rows_mm, columns_mm = pixel_mm_of(lps.spacing_mm, axis)
+    either = laid_out(expected | found, axis, place)
     length = lps.shape[axis]
     return View(
-        image=_laid_out(image, axis, place),
-        reference=_laid_out(reference, axis, place),
-        prediction=_laid_out(prediction, axis, place),
+        image=laid_out(image, axis, place),
+        reference=laid_out(reference, axis, place),
+        prediction=laid_out(prediction, axis, place),
         pixel_mm=(rows_mm, columns_mm),
         close_up=_close_up(either, (rows_mm, columns_mm)),
         plane=PLANES[axis],
@@ -96,19 +96,22 @@ def worst_view(
     )
 
 
-def _slice_axis(spacing_mm: tuple[float, float, float]) -> int:
+def slice_axis(spacing_mm: tuple[float, float, float]) -> int:
     """Axis of an LPS volume to cut across."""
     coarsest = int(np.argmax(spacing_mm))
     is_anisotropic = spacing_mm[coarsest] > ANISOTROPIC * float(np.median(spacing_mm))
     return coarsest if is_anisotropic else 2
 
 
-def _pixel_mm(spacing_mm: tuple[float, float, float], axis: int) -> tuple[float, float]:
+def pixel_mm_of(
+    spacing_mm: tuple[float, float, float], axis: int
+) -> tuple[float, float]:
+    """Height and width of a pixel in slices across an axis of an LPS volume."""
     left, back, up = spacing_mm
     return {0: (up, back), 1: (up, left), 2: (back, left)}[axis]
 
 
-def _laid_out(volume: NDArray[Any], axis: int, place: int) -> NDArray[Any]:
+def laid_out(volume: NDArray[Any], axis: int, place: int) -> NDArray[Any]:
     """Slice of an LPS volume, rows towards the back if axial, else towards the feet."""
     flat = np.take(volume, place, axis=axis).T
     return flat if axis == 2 else flat[::-1]

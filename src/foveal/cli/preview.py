@@ -1,0 +1,54 @@
+"""``foveal preview``: training patches with their labels, as a picture."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foveal.cli.screen import console, errors_for_people, training_progress
+
+
+def preview(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A data set, a settings file that names one, or a run.",
+            metavar="DATASET|SETTINGS.toml|RUN",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Picture (PNG).")
+    ] = Path("preview.png"),
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan file; made from the data if unset.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="table.name=value; may be repeated."),
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Python file that adds a loss, network, sampler or method; it is run. "
+            "May be repeated."
+        ),
+    ] = None,
+    step: Annotated[
+        int, typer.Option(help="Step of the training whose patches to show.", min=0)
+    ] = 0,
+) -> None:
+    """Show augmented training patches, and where in the cases patches are drawn."""
+    with errors_for_people():
+        from foveal.commands.preview import preview as command
+
+        with training_progress() as watcher:
+            path = command(
+                source,
+                output,
+                plan=plan,
+                options=options or (),
+                plugins=plugin or (),
+                step=step,
+                watcher=watcher,
+            )
+        console.print(f"Picture: {path}", markup=False, highlight=False, soft_wrap=True)

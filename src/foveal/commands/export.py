@@ -1,0 +1,148 @@
+"""Put what was trained into one file, and say what a person should know of it."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from foveal import __version__
+from foveal.case import Dataset
+from foveal.commands.models import StoredModel, load_model, stored_model_of
+from foveal.config import Plan, Settings, read_settings, to_toml
+from foveal.engine.run_directory import RunDirectory, find_runs
+from foveal.ensembles.model_file import (
+    MemberContent,
+    read_model_file,
+    write_model_file,
+)
+from foveal.errors import FovealError, RunError
+from foveal.io.datasets import read_dataset
+from foveal.planning.splits import read_splits
+
+CARD_VERSION = 1
+
+Card = dict[str, Any]
+
+
+def export(run: Path | str, model: Path | str) -> Card:
+    """Write one file with what `foveal.predict` needs, and nothing of any patient.
+
+    It holds weights, plan, the settings of prediction and a model card: counts, ranges
+    and mean scores, but no name of a case, a patient, a data set or a folder. It
+    predicts what the run predicts, to the bit.
+
+    Args:
+        run: A run, or a folder of runs, which become one file.
+        model: File to be made, of any name.
+
+    Returns:
+        The model card.
+
+    Raises:
+        RunError: ``run`` is no run, has no checkpoint, its runs do not agree, or
+            ``model`` exists.
+    """
+    target = Path(model)
+    if target.exists():
+        raise RunError(f"{target} exists already; give another name or remove it")
+    load_model(run, device="cpu")
+    runs = find_runs(Path(run))
+    card = _card(runs)
+    write_model_file(target, [_content(stored_model_of(one)) for one in runs], card)
+    return card
+
+
+def model_card(model: Path | str) -> Card:
+    """What a person should know of a model before using it.
+
+    Args:
+        model: A model file, a run or a folder of runs.
+
+    Raises:
+        RunError: It is none of these, or damaged.
+    """
+    path = Path(model)
+    if path.is_file():
+        return read_model_file(path)[1]
+    return _card(find_runs(path))
+
+
+def _content(stored: StoredModel) -> MemberContent:
+    # A data set is often called after its folder, which may tell of a patient or site.
+    plan = stored.plan.model_copy(update={"dataset_name": ""})
+    return MemberContent(to_toml(plan), stored.prediction_settings, stored.weights)
+
+
+def _card(runs: Sequence[RunDirectory]) -> Card:
+    members = [stored_model_of(run) for run in runs]
+    plan = members[0].plan
+    return {
+        "format_version": CARD_VERSION,
+        "foveal": __version__,
+        "exported": datetime.now(UTC).date().isoformat(),
+        "structures": dict(zip(plan.labels.names, plan.labels.values, strict=True)),
+        "channels": [channel.name for channel in plan.preprocessing.channels],
+        "members": [
+            {**_training(run, member.plan), "validation": _validation(run)}
+            for run, member in zip(runs, members, strict=True)
+        ],
+    }
+
+
+def _training(run: RunDirectory, plan: Plan) -> Card:
+    """How much and what a run was trained on, in numbers."""
+    settings, _ = read_settings(run.settings)
+    fold = read_splits(run.splits).folds[settings.splits.fold]
+    dataset = _dataset(settings)
+    usual = plan.fingerprint
+    return {
+        "network": plan.network.name,
+        "steps": settings.training.steps,
+        "seed": settings.training.seed,
+        "fold": settings.splits.fold,
+        "training_patients": len(fold.train),
+        "training_cases": _num_cases(dataset, fold.train),
+        "validation_patients": len(fold.validation),
+        "validation_cases": _num_cases(dataset, fold.validation),
+        "spacing_mm_range": None if usual is None else usual.spacing_mm_range,
+        "extent_mm_range": None if usual is None else usual.extent_mm_range,
+        "intensity_ranges": None if usual is None else usual.intensity_ranges,
+        "orientations": None if usual is None else usual.orientations,
+    }
+
+
+def _dataset(settings: Settings) -> Dataset | None:
+    """The data set of a run, if it is still where it was."""
+    if settings.dataset is None:
+        return None
+    try:
+        return read_dataset(settings.dataset)
+    except FovealError:
+        return None
+
+
+def _num_cases(dataset: Dataset | None, patients: Sequence[str]) -> int | None:
+    """Labelled cases of some patients; ``None``: the data set is not there to ask."""
+    if dataset is None:
+        return None
+    wanted = set(patients)
+    return sum(case.patient in wanted for case in dataset.labelled)
+
+
+def _validation(run: RunDirectory) -> dict[str, dict[str, Card]]:
+    """Structure and metric to mean, median and number of cases; empty if not measured.
+
+    The checkpoint was chosen on these cases, so the figures are optimistic.
+    """
+    path = run.validation / "metrics.json"
+    if not path.exists():
+        return {}
+    figures: dict[str, dict[str, Card]] = {}
+    for entry in json.loads(path.read_text(encoding="utf-8"))["summary"]:
+        figures.setdefault(entry["structure"], {})[entry["metric"]] = {
+            "mean": entry["mean"],
+            "median": entry["median"],
+            "cases": entry["num_cases"],
+        }
+    return figures

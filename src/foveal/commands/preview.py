@@ -1,0 +1,308 @@
+"""Show training patches before, or after, training: what they hold, where they lie."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+
+from foveal import build
+from foveal.case import CaseFiles, Dataset
+from foveal.commands.fit import Watcher
+from foveal.commands.preprocess import preprocess
+from foveal.commands.train import (
+    cases_of,
+    dataset_path,
+    resolved_plan,
+    resolved_settings,
+    resolved_splits,
+)
+from foveal.config import Plan, Settings, changed_plan, choose_settings, read_plan
+from foveal.engine.loading import PatchSource, ReadPatch
+from foveal.engine.run_directory import RunDirectory
+from foveal.errors import SettingsError
+from foveal.geometry import Grid
+from foveal.io.datasets import read_dataset
+from foveal.io.files import atomic_write_bytes
+from foveal.planning.splits import Fold, read_splits
+from foveal.plugins.kept import require_kept
+from foveal.plugins.parts import Parts
+from foveal.plugins.registration import Plugin
+from foveal.reports.patches import (
+    DrawnCase,
+    ShownPatch,
+    patches_picture,
+    projection,
+)
+from foveal.reports.slices import fullest_slice, percentile_range
+from foveal.reports.views import PLANES
+from foveal.sampling.randomness import generator
+from foveal.store.store import StoredCase
+
+MOST_PATCHES = 6
+"""Of a batch, on the picture."""
+
+MOST_FURTHER_CHANNELS = 3
+"""Shown in the axial plane, beside the three planes of the first channel."""
+
+MOST_CASES = 3
+"""In which is shown where patches are drawn."""
+
+NUM_DRAWS = 500
+"""Patches drawn in each of them."""
+
+
+def preview(
+    source: Path | str,
+    output: Path | str = "preview.png",
+    *,
+    plan: Path | None = None,
+    options: Sequence[str] = (),
+    plugins: Sequence[Path | str | Plugin] = (),
+    step: int = 0,
+    watcher: Watcher | None = None,
+) -> Path:
+    """Draw the patches of one training step, and where patches of their cases lie.
+
+    The patches are those that training with the same settings takes at that step, to
+    the voxel. Only the cases that they come from are preprocessed.
+
+    Args:
+        source: A data set, a settings file that names one, or the folder of a run.
+        output: PNG, replaced if there.
+        plan: Plan file; unset: that of the run, or the data set is planned now.
+        options: ``table.name=value``, for settings and plan alike.
+        plugins: Files that add losses, networks, samplers or methods; they are run. A
+            run needs those that it was begun with.
+        step: Counted from 0.
+        watcher: Told of progress.
+
+    Returns:
+        The picture.
+
+    Raises:
+        FovealError: Something the user can mend; see `foveal.errors`.
+    """
+    watcher = watcher or Watcher()
+    parts = build.parts_with(plugins)
+    settings, planned, dataset, fold = _resolved(
+        Path(source), plan, options, parts, watcher
+    )
+    cases = CasesOnUse(
+        cases_of(dataset, fold.train), dataset, planned, settings, watcher
+    )
+    method = build.method(settings, planned, parts)
+    sources = build.patch_sources(
+        settings, planned, method, {"labelled": cases}, rank=0, parts=parts
+    )
+    patches: list[ShownPatch] = []
+    drawn: dict[str, DrawnCase] = {}
+    for stream in sources.values():
+        read = stream.read(step)
+        watcher.on_stage(f"drawing the patches of step {step}")
+        patches += _shown_patches(stream, read, step)
+        for case in {patch.case.name: patch.case for patch in read}.values():
+            if len(drawn) < MOST_CASES and case.class_counts:
+                drawn.setdefault(case.name, _drawn_case(stream, case, step))
+    structures = dict(enumerate(planned.labels.names, start=1))
+    picture = patches_picture(
+        f"{dataset.name}: patches of step {step}, augmented",
+        patches,
+        list(drawn.values()),
+        structures,
+    )
+    path = Path(output)
+    atomic_write_bytes(path, picture)
+    return path
+
+
+class CasesOnUse(Sequence[StoredCase]):
+    """The cases of a fold, each preprocessed when it is first asked for."""
+
+    def __init__(
+        self,
+        files: Sequence[CaseFiles],
+        dataset: Dataset,
+        plan: Plan,
+        settings: Settings,
+        watcher: Watcher,
+    ) -> None:
+        """Take the cases to train on, in the order in which training has them."""
+        self._files = files
+        self._dataset = dataset
+        self._plan = plan
+        self._settings = settings
+        self._watcher = watcher
+        self._stored: dict[int, StoredCase] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredCase: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[StoredCase]: ...
+
+    def __getitem__(self, index: int | slice) -> StoredCase | Sequence[StoredCase]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if index not in self._stored:
+            (self._stored[index],) = preprocess(
+                replace(self._dataset, cases=(self._files[index],)),
+                self._plan,
+                store=self._settings.store,
+                threads=1,
+                on_progress=self._watcher.on_cases,
+            )
+        return self._stored[index]
+
+
+def _resolved(
+    source: Path,
+    plan: Path | None,
+    options: Sequence[str],
+    parts: Parts,
+    watcher: Watcher,
+) -> tuple[Settings, Plan, Dataset, Fold]:
+    """Settings, plan and patients, as training has them."""
+    run = RunDirectory(source)
+    if not (run.settings.is_file() and run.plan.is_file()):
+        settings, entries = resolved_settings(
+            source, None, None, None, options, plan, parts
+        )
+        dataset = _dataset(settings, watcher)
+        splits = resolved_splits(dataset, settings)
+        planned = resolved_plan(dataset, settings, plan, entries, parts, watcher)
+        return settings, planned, dataset, splits.folds[settings.splits.fold]
+    if plan is not None:
+        raise SettingsError(
+            f"{source} is a run, which has a plan of its own; leave out --plan, or "
+            "give the data set in place of the run"
+        )
+    require_kept(run, parts.plugins)
+    settings, entries = choose_settings(
+        run.settings, options, {}, sections=parts.sections, plan=run.plan
+    )
+    planned = changed_plan(
+        read_plan(run.plan, parts.plan_model), entries, parts.plan_model
+    )
+    dataset = _dataset(settings, watcher)
+    folds = read_splits(run.splits).folds
+    if settings.splits.fold >= len(folds):
+        raise SettingsError(
+            f"splits.fold {settings.splits.fold}: the run has {len(folds)} folds, "
+            "counted from 0"
+        )
+    return settings, planned, dataset, folds[settings.splits.fold]
+
+
+def _dataset(settings: Settings, watcher: Watcher) -> Dataset:
+    dataset = read_dataset(dataset_path(settings))
+    if dataset.left_out:
+        watcher.on_stage(dataset.left_out)
+    return dataset
+
+
+# ------------------------------------------------------------------------- the patches
+
+
+def _shown_patches(
+    stream: PatchSource, read: Sequence[ReadPatch], step: int
+) -> list[ShownPatch]:
+    batch = stream.batch(step, list(read), torch.device("cpu"))
+    shown = []
+    for number, patch in enumerate(read[:MOST_PATCHES]):
+        # Mirrored and deformed patches keep the directions of their case.
+        grid = Grid(stream.patch_size, patch.case.grid.affine)
+        labels = None if batch.label_map is None else batch.label_map[number].numpy()
+        channels = batch.image[number].float().numpy()
+        slices = [
+            fullest_slice(channels[0], labels, grid, plane=plane) for plane in PLANES
+        ]
+        ranges = [percentile_range(channels[0])] * len(PLANES)
+        for channel in channels[1 : 1 + MOST_FURTHER_CHANNELS]:
+            slices.append(fullest_slice(channel, labels, grid, plane="axial"))
+            ranges.append(percentile_range(channel))
+        shown.append(
+            ShownPatch(
+                f"{patch.case.name}, corner {_numbers(patch.corner)}; "
+                + _changes(patch),
+                list(zip(slices, ranges, strict=True)),
+            )
+        )
+    return shown
+
+
+def _changes(patch: ReadPatch) -> str:
+    """What was done to the geometry of a patch."""
+    words = []
+    if patch.transform.deformation is not None:
+        words.append("turned, scaled or bent")
+    if patch.transform.mirrored_axes:
+        words.append(f"mirrored along axis {_numbers(patch.transform.mirrored_axes)}")
+    return ", ".join(words) or "in place"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+# -------------------------------------------------------------- where they are drawn
+
+
+def _drawn_case(stream: PatchSource, case: StoredCase, step: int) -> DrawnCase:
+    """Draw many patches of one case, before augmentation."""
+    draws = generator(stream.seed, step, stream.rank, stream.name, "preview")
+    corners = [
+        stream.sampler.draw([case], stream.patch_size, draws).corner
+        for _ in range(NUM_DRAWS)
+    ]
+    whole = tuple(slice(0, length) for length in case.shape)
+    channel, labels = case.read_image(whole)[0], case.read_label_map(whole)
+    seen = []
+    for plane in ("axial", "coronal"):
+        shown = fullest_slice(channel, labels, case.grid, plane=plane)
+        seen.append(
+            projection(
+                replace(shown, labels=None),
+                labels,
+                corners,
+                stream.patch_size,
+                case.grid,
+            )
+        )
+    display_range = percentile_range(channel)
+    return DrawnCase(
+        case=case.name,
+        num_draws=NUM_DRAWS,
+        projections=[(one, display_range) for one in seen],
+        shares={
+            label: _share_with(labels, label, corners, stream.patch_size)
+            for label, count in enumerate(case.class_counts)
+            if label > 0 and count > 0
+        },
+    )
+
+
+def _share_with(
+    labels: np.ndarray,
+    label: int,
+    corners: Sequence[Sequence[int]],
+    patch_size: Sequence[int],
+) -> float:
+    """Share of the patches that hold a voxel of a structure."""
+    is_there = labels == label
+    return sum(
+        bool(
+            is_there[
+                tuple(
+                    slice(max(start, 0), start + size)
+                    for start, size in zip(corner, patch_size, strict=True)
+                )
+            ].any()
+        )
+        for corner in corners
+    ) / len(corners)

@@ -1,0 +1,224 @@
+"""Picture of training patches, and of where in the cases patches are drawn."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from foveal.geometry import Grid, reorientation
+from foveal.reports.slices import (
+    Slice,
+    draw_outlines,
+    draw_slice,
+    outline_colour,
+    structure_legend,
+)
+from foveal.reports.views import PLANES, laid_out
+
+PANEL_INCHES = 2.3
+
+SMOOTHING_FRACTION = 0.03
+"""Of the longer side of a projection: how far a patch centre spreads its colour."""
+
+INK, FAINT = "#1f2933", "#9aa5b1"
+
+
+@dataclass(frozen=True, eq=False)
+class ShownPatch:
+    """One augmented patch."""
+
+    caption: str
+
+    slices: Sequence[tuple[Slice, tuple[float, float]]]
+    """With the intensities shown black and white; as many in every patch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Where patches lie in a case, seen through the whole case."""
+
+    shown: Slice
+    """The fullest slice, without labels."""
+
+    structures: Mapping[int, NDArray[np.bool_]]
+    """Inside label to the pixels in front of or behind which the structure lies."""
+
+    centres: NDArray[np.float64]
+    """Patch centres per pixel."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnCase:
+    """Where patches of one case are drawn."""
+
+    case: str
+    num_draws: int
+    projections: Sequence[tuple[Projection, tuple[float, float]]]
+    """With the intensities shown black and white; as many in every case."""
+
+    shares: Mapping[int, float]
+    """Inside label to the share of the patches that hold a voxel of it; structures that
+    the case lacks are left out."""
+
+
+def projection(
+    shown: Slice,
+    labels: NDArray[np.uint8],
+    corners: Sequence[Sequence[int]],
+    patch_size: Sequence[int],
+    grid: Grid,
+) -> Projection:
+    """Look through a case at its structures and at the centres of patches.
+
+    Args:
+        shown: Slice of the case, which says the plane.
+        labels: Inside labels ``(i, j, k)`` of the whole case.
+        corners: Of the patches.
+        patch_size: In voxels.
+        grid: Of ``labels``.
+    """
+    change = reorientation(grid, "LPS")
+    axis = PLANES.index(shown.plane)
+    counts = np.zeros(labels.shape, np.float32)
+    half = np.array(patch_size) // 2
+    for corner in corners:
+        # A centre may lie beyond the border along an axis shorter than the patch.
+        i, j, k = np.clip(np.add(corner, half), 0, np.array(labels.shape) - 1)
+        counts[i, j, k] += 1
+    turned = change.apply(labels)
+    present = [label for label in np.unique(labels).tolist() if 0 < label < 255]
+    return Projection(
+        shown=shown,
+        structures={
+            label: laid_out((turned == label).any(axis=axis, keepdims=True), axis, 0)
+            for label in present
+        },
+        centres=laid_out(change.apply(counts).sum(axis=axis, keepdims=True), axis, 0),
+    )
+
+
+def patches_picture(
+    title: str,
+    patches: Sequence[ShownPatch],
+    cases: Sequence[DrawnCase],
+    structures: Mapping[int, str],
+) -> bytes:
+    """PNG with a row per patch, and below a row per case in which patches are drawn.
+
+    Args:
+        title: What the picture shows.
+        patches: At least one.
+        cases: At least one.
+        structures: Inside label to name.
+    """
+    columns = max(len(patches[0].slices), len(cases[0].projections) + 1)
+    heights = [len(patches) * PANEL_INCHES + 0.4, len(cases) * PANEL_INCHES + 0.6]
+    with rc_context({"font.family": "sans-serif", "font.size": 9, "text.color": INK}):
+        figure = Figure(
+            figsize=(columns * (PANEL_INCHES + 0.3), sum(heights) + 0.4),
+            layout="constrained",
+        )
+        parts = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)
+        upper, lower = parts.flat
+        _draw_patches(upper, title, patches, columns)
+        _draw_cases(lower, cases, structures, columns)
+        figure.legend(
+            handles=structure_legend(structures),
+            loc="outside lower center",
+            ncols=min(len(structures), 5),
+            frameon=False,
+        )
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=110, metadata={"Software": None})
+    return png.getvalue()
+
+
+def _draw_patches(
+    part: SubFigure, title: str, patches: Sequence[ShownPatch], columns: int
+) -> None:
+    part.suptitle(title, fontsize=11, fontweight="bold")
+    for row, patch in zip(
+        part.subplots(len(patches), columns, squeeze=False), patches, strict=True
+    ):
+        for axes in row:
+            axes.set_axis_off()
+        for axes, (shown, display_range) in zip(row, patch.slices, strict=False):
+            draw_slice(axes, shown, display_range)
+            axes.set_anchor("N")
+        _caption(row[0], patch.caption)
+
+
+def _draw_cases(
+    part: SubFigure,
+    cases: Sequence[DrawnCase],
+    structures: Mapping[int, str],
+    columns: int,
+) -> None:
+    part.suptitle("Where patches are drawn", fontsize=11, fontweight="bold")
+    rows = part.subplots(len(cases), columns, squeeze=False)
+    for row, case in zip(rows, cases, strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        for axes, (seen, display_range) in zip(row, case.projections, strict=False):
+            _draw_projection(axes, seen, display_range)
+            axes.set_anchor("N")
+        _caption(row[0], f"{case.case}: centres of {case.num_draws} patches")
+        _draw_shares(row[len(case.projections)], case.shares, structures)
+
+
+def _caption(first: Axes, words: str) -> None:
+    """Words above a row, which may reach beyond its first picture."""
+    first.set_title(words, fontsize=8, loc="left").set_in_layout(False)
+    first.set_zorder(1)
+
+
+def _draw_projection(
+    axes: Axes, seen: Projection, display_range: tuple[float, float]
+) -> None:
+    draw_slice(axes, seen.shown, display_range)
+    rows_mm, columns_mm = seen.shown.pixel_mm
+    lengths_mm = np.multiply(seen.centres.shape, (rows_mm, columns_mm))
+    spread_mm = SMOOTHING_FRACTION * float(lengths_mm.max())
+    density = ndimage.gaussian_filter(
+        seen.centres, (spread_mm / rows_mm, spread_mm / columns_mm), mode="constant"
+    )
+    density = density / density.max()
+    axes.imshow(
+        density,
+        cmap="inferno",
+        vmin=0,
+        vmax=1,
+        # The root lets the few patches far from any structure be seen.
+        alpha=0.75 * np.sqrt(density),
+        aspect=rows_mm / columns_mm,
+        interpolation="bilinear",
+    )
+    for label, mask in seen.structures.items():
+        draw_outlines(axes, mask * label, width=1.1)
+
+
+def _draw_shares(
+    axes: Axes, shares: Mapping[int, float], structures: Mapping[int, str]
+) -> None:
+    """Bars: how many of the patches show each structure."""
+    axes.set_axis_on()
+    axes.set_title("patches that show it", fontsize=8, loc="left")
+    places = list(range(len(shares)))
+    values = [100 * share for share in shares.values()]
+    axes.barh(
+        places, values, height=0.6, color=[outline_colour(label) for label in shares]
+    )
+    for place, value in zip(places, values, strict=True):
+        axes.text(value + 2, place, f"{value:.0f} %", va="center", fontsize=8)
+    axes.set_yticks(places, [structures[label] for label in shares], fontsize=8)
+    axes.set(xlim=(0, 125), xticks=[], ylim=(max(len(shares), 5) - 0.5, -0.5))
+    axes.tick_params(length=0)
+    for side in ("top", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.spines["left"].set_color(FAINT)

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from phantoms import write_ball_and_box_dataset
+from typer.testing import CliRunner
+
+import foveal
+from foveal import build
+from foveal.cli.main import app
+from foveal.commands import preview as command
+from foveal.commands.fit import Watcher
+from foveal.commands.preprocess import preprocess
+from foveal.commands.train import cases_of
+from foveal.config import read_plan, read_settings
+from foveal.engine.run_directory import RunDirectory
+from foveal.errors import SettingsError
+from foveal.io.datasets import read_dataset
+from foveal.planning.splits import read_splits
+
+SMALL = [
+    "network.features=[4, 8]",
+    "network.kernels=[[3, 3, 3], [3, 3, 3]]",
+    "network.strides=[[2, 2, 2]]",
+    "patches.size=[16, 16, 12]",
+    "training.device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_ball_and_box_dataset(tmp_path_factory.mktemp("dataset"), num_cases=5)
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A run of one step on the data set."""
+    out = tmp_path_factory.mktemp("runs")
+    return foveal.train(
+        folder, out / "run", steps=1, options=[*SMALL, f"store={out / 'store'}"]
+    )
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Everything that is drawn."""
+    pictures = []
+
+    def note(title, patches, cases, structures):
+        pictures.append((title, patches, cases, structures))
+        return b"picture"
+
+    monkeypatch.setattr(command, "patches_picture", note)
+    return pictures
+
+
+def test_the_patches_are_those_of_training_at_that_step(run, tmp_path, seen):
+    foveal.preview(run, tmp_path / "preview.png", step=7)
+    ((title, patches, _, structures),) = seen
+    assert "step 7" in title
+    assert structures == {1: "ball", 2: "box"}
+
+    # What training itself takes, every case preprocessed.
+    directory = RunDirectory(run)
+    settings, plan = read_settings(directory.settings)[0], read_plan(directory.plan)
+    dataset = read_dataset(settings.dataset)
+    fold = read_splits(directory.splits).folds[0]
+    stored = preprocess(dataset, plan, store=settings.store)
+    trained_on = {case.name for case in cases_of(dataset, fold.train)}
+    labelled = [case for case in stored if case.name in trained_on]
+    method = build.method(settings, plan)
+    (source,) = build.patch_sources(
+        settings, plan, method, {"labelled": labelled}, rank=0
+    ).values()
+    batch = source.batch(7, source.read(7), torch.device("cpu"))
+    assert len(patches) == len(batch.case_names)
+    for number, patch in enumerate(patches):
+        assert patch.caption.startswith(f"{batch.case_names[number]}, corner ")
+        assert ", ".join(map(str, batch.corners[number])) in patch.caption
+        image, labels = batch.image[number, 0].numpy(), batch.label_map[number].numpy()
+        axial = patch.slices[2][0]
+        k = int(np.argmax(((labels != 0) & (labels != 255)).sum(axis=(0, 1))))
+        # Rows run to the back and columns to the left: both against RAS.
+        assert np.array_equal(axial.image, image[::-1, ::-1, k].T)
+        assert np.array_equal(axial.labels, labels[::-1, ::-1, k].T)
+
+
+def test_a_case_is_preprocessed_when_it_is_asked_for(run, tmp_path):
+    directory = RunDirectory(run)
+    settings, plan = read_settings(directory.settings)[0], read_plan(directory.plan)
+    dataset = read_dataset(settings.dataset)
+    store = tmp_path / "store"
+    cases = command.CasesOnUse(
+        dataset.cases,
+        dataset,
+        plan,
+        settings.model_copy(update={"store": store}),
+        Watcher(),
+    )
+    assert len(cases) == 5
+    assert not store.exists()
+    assert cases[3].name == "case_3"
+    assert cases[3] is cases[3]
+    assert len([path for path in store.iterdir() if path.is_dir()]) == 1
+    assert [case.name for case in cases[2:4]] == ["case_2", "case_3"]
+
+
+def test_centres_and_shares_are_those_of_the_draws(run, tmp_path, seen):
+    foveal.preview(run, tmp_path / "p.png", options=["sampling.foreground_fraction=1"])
+    ((_, _, cases, _),) = seen
+    for case in cases:
+        for seen_through, _ in case.projections:
+            assert seen_through.centres.sum() == case.num_draws == 500
+            assert set(seen_through.structures) == {1, 2}
+        # Half of the patches are drawn for each, and each shows the other at times.
+        assert all(0.4 < share <= 1 for share in case.shares.values())
+
+
+def test_a_picture_is_written(folder, tmp_path):
+    path = foveal.preview(
+        folder, tmp_path / "p.png", options=[*SMALL, f"store={tmp_path / 'store'}"]
+    )
+    pixels = imread(path)
+    assert pixels.ndim == 3
+    assert min(pixels.shape[:2]) > 300
+
+
+def test_a_run_has_its_own_plan_and_its_folds(run, tmp_path):
+    with pytest.raises(SettingsError, match="is a run, which has a plan of its own"):
+        foveal.preview(run, tmp_path / "p.png", plan=RunDirectory(run).plan)
+    with pytest.raises(SettingsError, match=r"splits.fold 9: the run has 5 folds"):
+        foveal.preview(run, tmp_path / "p.png", options=["splits.fold=9"])
+
+
+@pytest.mark.usefixtures("seen")
+def test_the_command_says_where_the_picture_is_and_what_is_wrong(run, tmp_path):
+    runner = CliRunner()
+    path = tmp_path / "p.png"
+    result = runner.invoke(app, ["preview", str(run), "-o", str(path), "--step", "2"])
+    assert result.exit_code == 0
+    assert f"Picture: {path}" in result.output.replace("\n", "")
+    assert path.read_bytes() == b"picture"
+    result = runner.invoke(app, ["preview", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    assert "does not exist" in " ".join(result.output.split())

@@ -1,0 +1,158 @@
+"""What fails in the night fails at once on a made-up patch."""
+
+import re
+
+import pytest
+
+from foveal.build import WITHOUT_PLUGINS, parts_with
+from foveal.commands.rehearsal import rehearse
+from foveal.config import Plan, Settings
+from foveal.errors import PluginError, SettingsError
+
+PLAN = Plan.model_validate(
+    {
+        "dataset_name": "made up",
+        "labels": {"names": ["ball", "box"], "values": [1, 2]},
+        "preprocessing": {
+            "spacing_mm": [1.0, 1.0, 1.0],
+            "channels": [{"name": "MR", "normalisation": "zscore"}],
+        },
+        "patches": {"size": [8, 8, 8], "batch_size": 2},
+        "network": {"features": [2], "kernels": [[3, 3, 3]], "strides": []},
+    }
+)
+
+NETWORK = """
+from torch import nn
+from foveal.networks.interface import Network, Output
+
+class Tiny(Network):
+    padding = "same"
+    alignment = (2, 2, 2)
+    receptive_field = (1, 1, 1)
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.layer = nn.Conv3d(in_channels, num_classes, 1)
+
+    def output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def forward(self, image, taps=()):
+        return Output(self.layer(image))
+
+def register(parts):
+    parts.add_network("tiny", Tiny)
+"""
+
+LOSS = """
+def loss(logits, label_map, annotated, structures):
+    return {value}
+
+def register(parts):
+    parts.add_loss("mine", loss)
+"""
+
+METHOD = """
+from foveal.methods.supervised import Supervised
+from foveal.methods.interface import Stream
+
+class Mine(Supervised):
+    def forward(self, batches, clock):
+        return {value}
+
+def built(network, losses, *, sampler, batch_size):
+    made = Mine(network, losses, sampler=sampler, batch_size=batch_size)
+    made.streams = {{"{cases}": Stream("{cases}", sampler, batch_size)}}
+    return made
+
+def register(parts):
+    parts.add_method("mine", built)
+"""
+
+WITH_LOSS = {"loss": {"mine": 1.0}}
+WITH_METHOD = {"method": {"name": "mine"}}
+
+
+def rehearsed(tmp_path, text, settings, plan=PLAN):
+    (tmp_path / "own.py").write_text(text)
+    chosen = Settings.model_validate(settings | {"training": {"device": "cpu"}})
+    rehearse(chosen, plan, parts_with([tmp_path / "own.py"]))
+
+
+def planned(**changes):
+    return Plan.model_validate(PLAN.model_dump() | changes)
+
+
+def test_what_works_passes(tmp_path):
+    rehearsed(tmp_path, LOSS.format(value="logits.mean()"), WITH_LOSS)
+    rehearsed(tmp_path, NETWORK, {}, planned(network={"name": "tiny"}))
+    method = METHOD.format(value="super().forward(batches, clock)", cases="labelled")
+    rehearsed(tmp_path, method, WITH_METHOD)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("logits.mean(dim=1)", "loss mine gives a tensor of shape (1, 8, 8, 8)"),
+        ("0.0", "loss mine gives 0.0, no tensor"),
+        ("logits.detach().mean()", "without a gradient for noise; it must be one"),
+        ("logits.mean() / 0", "with a gradient for noise; it must be one finite"),
+        ("logits + label_map[:, :3]", "own.py, line 3: RuntimeError: The size of"),
+    ],
+)
+def test_wrong_loss_is_told(tmp_path, value, message):
+    with pytest.raises(PluginError, match=re.escape(message)):
+        rehearsed(tmp_path, LOSS.format(value=value), WITH_LOSS)
+
+
+@pytest.mark.parametrize(
+    ("old", "wrong", "message"),
+    [
+        ("Output(self.layer(image))", "self.layer(image)", "tiny gives a Tensor; let"),
+        ("(image))", "(image)[..., 1:])", "(1, 3, 8, 8, 7) for a patch of (8, 8, 8)"),
+        ("(2, 2, 2)", "(3, 2, 2)", "must be divisible by (3, 2, 2) for network tiny"),
+        ("in_channels, num_classes, 1", "2, num_classes, 1", "line 18: RuntimeError"),
+        ("Tiny(Network)", "Tiny(nn.Module)", '"tiny" is of type Tiny; derive it from'),
+    ],
+)
+def test_wrong_network_is_told(tmp_path, old, wrong, message):
+    with pytest.raises((PluginError, SettingsError), match=re.escape(message)):
+        rehearsed(
+            tmp_path, NETWORK.replace(old, wrong), {}, planned(network={"name": "tiny"})
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "cases", "message"),
+    [
+        ("{'term': batches['labelled'].image}", "labelled", 'loss term "term" of the'),
+        ("{'term': 3}", "labelled", "is 3, no tensor; give a tensor of one number"),
+        ("{}", "unlabelled", 'stream "unlabelled" asks for unlabelled cases; there'),
+        ("batches['labeled']", "labelled", "own.py, line 7: KeyError: 'labeled'"),
+    ],
+)
+def test_wrong_method_is_told(tmp_path, value, cases, message):
+    text = METHOD.format(value=value, cases=cases)
+    with pytest.raises((PluginError, SettingsError), match=re.escape(message)):
+        rehearsed(tmp_path, text, WITH_METHOD)
+
+
+def test_method_and_sampler_of_another_kind_are_told(tmp_path):
+    text = """
+def register(parts):
+    parts.add_method("mine", lambda network, losses, sampler, batch_size: 3)
+    parts.add_sampler("other", lambda structures: 3)
+"""
+    with pytest.raises(PluginError, match='method "mine" is of type int; derive it'):
+        rehearsed(tmp_path, text, WITH_METHOD)
+    with pytest.raises(PluginError, match='"other" is of type int, without draw'):
+        rehearsed(tmp_path, text, {"sampling": {"sampler": "other"}})
+
+
+def test_settings_that_do_not_fit_the_labels_are_told_without_plugins_too():
+    settings = Settings.model_validate(
+        {"sampling": {"structure_weights": {"bowl": 1.0}}}
+    )
+    with pytest.raises(SettingsError, match=r"structure_weights names \['bowl'\]"):
+        rehearse(settings, PLAN, WITHOUT_PLUGINS)
