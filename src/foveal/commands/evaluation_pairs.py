@@ -108,7 +108,9 @@ def _match_runs(path: Path, references: Path | None) -> Matched:
         matched = _match_dataset(found.predictions, expected, references)
     else:
         matched = _match_folders(path, found.predictions, references, expected)
-    labels = read_plan(found.runs[0].plan).labels.structure_values
+    labels: Mapping[str, Sequence[int]] = {}
+    if all(path.is_file() for path in found.predictions.values()):
+        labels = read_plan(found.runs[0].plan).labels.structure_values
     return replace(matched, prediction_labels=labels, notes=tuple(notes))
 
 

@@ -11,7 +11,7 @@ from foveal.case import Dataset
 from foveal.config import read_settings
 from foveal.engine.run_directory import RunDirectory, find_runs
 from foveal.errors import EvaluationError, RunError
-from foveal.io.volumes import case_stem, is_volume
+from foveal.io.segmentations import found_segmentations
 from foveal.metrics.evaluation import Evaluation, joined, read_evaluation
 from foveal.planning.splits import Fold, read_splits
 
@@ -26,7 +26,7 @@ class OutOfFold:
     runs: tuple[RunDirectory, ...]
 
     predictions: dict[str, Path]
-    """Case to its predicted label map."""
+    """Case to its predicted label map, or folder of masks."""
 
     run_of: dict[str, RunDirectory]
     """Case to the run that predicted it."""
@@ -55,14 +55,8 @@ def find_out_of_fold(path: Path) -> OutOfFold:
 
 
 def validation_predictions(run: RunDirectory) -> dict[str, Path]:
-    """Case to its predicted label map, in order of name; empty before validation."""
-    if not run.validation.is_dir():
-        return {}
-    return {
-        case_stem(path): path
-        for path in sorted(run.validation.iterdir())
-        if is_volume(path)
-    }
+    """Case to its predicted label map or folder of masks; empty before validation."""
+    return found_segmentations(run.validation) if run.validation.is_dir() else {}
 
 
 def measured_out_of_fold(runs: Sequence[RunDirectory]) -> Evaluation | None:

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal import __version__
-from foveal.case import Case, CaseFiles, Dataset
+from foveal.case import (
+    Case,
+    CaseFiles,
+    Dataset,
+    StructureFile,
+    meaning_of_values,
+)
 from foveal.commands.out_of_fold import (
     division,
     find_out_of_fold,
@@ -30,11 +36,11 @@ from foveal.config import Plan, Settings, read_plan, read_settings
 from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
 from foveal.errors import CaseError, DatasetError
-from foveal.geometry import same_grid
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.io.volumes import read_volume
+from foveal.io.label_maps import read_reference, require_same_grid
+from foveal.io.volumes import case_stem, is_volume, read_volume
 from foveal.metrics.evaluation import Evaluation
 from foveal.planning.splits import Fold, read_splits
 from foveal.plugins.kept import kept_plugins
@@ -288,21 +294,16 @@ def _overlay(
     Raises:
         CaseError: A file cannot be read, or the prediction is on another grid.
     """
-    case = read_case(files)
-    predicted = read_volume(prediction)
-    if case.label_map is None or not same_grid(case.grid, predicted.grid):
-        raise CaseError(
-            f"{prediction} and the reference do not share one grid; predict it again"
-        )
-    members = plan.labels.structure_values
-    annotated = members if files.annotated is None else files.annotated
-    shown = sorted({value for name in annotated for value in members[name]})
-    found = np.where(np.isin(predicted.array, shown), predicted.array, 0)
-    if plan.labels.ignore_value is not None:
+    case = read_case(files, resample_channels=plan.preprocessing.resample_channels)
+    structures = plan.labels.structure_values
+    drawn = frozenset(structures if files.annotated is None else files.annotated)
+    numbers: dict[frozenset[str], int] = {}
+    expected = _numbered(_label_map_of(case), case.meaning(structures), drawn, numbers)
+    found = _numbered(*_predicted(prediction, case, structures), drawn, numbers)
+    if plan.labels.ignore_value is not None and case.combinations is None:
         found[case.label_map == plan.labels.ignore_value] = 0
-    expected = np.where(np.isin(case.label_map, shown), case.label_map, 0)
-    value = plan.labels.values[plan.labels.names.index(structure)]
-    view = worst_view(case.image[0], expected, found, case.grid, value)
+    shown = [number for names, number in numbers.items() if structure in names]
+    view = worst_view(case.image[0], expected, found, case.grid, shown)
     dice = scores.structures[structure]["dice"]
     return Overlay(
         case=scores.name,
@@ -311,6 +312,57 @@ def _overlay(
         f"Mean Dice of the case {number(scores.mean_dice)}.",
         png=figures.overlay(view, _display_range(case, plan)),
     )
+
+
+def _label_map_of(case: Case) -> NDArray[Any]:
+    if case.label_map is None:
+        raise CaseError("its data set has no reference for it any more")
+    return case.label_map
+
+
+def _predicted(
+    prediction: Path, case: Case, structures: Mapping[str, Sequence[int]]
+) -> tuple[NDArray[Any], dict[int, frozenset[str]]]:
+    """Label map of a prediction, and the structures its numbers stand for.
+
+    Raises:
+        CaseError: A file cannot be read, or lies on another grid than the case.
+    """
+    if prediction.is_dir():
+        masks = tuple(
+            StructureFile(case_stem(file), file)
+            for file in sorted(prediction.iterdir())
+            if is_volume(file)
+        )
+        files = CaseFiles(case.name, case.name, (), structure_files=masks)
+        label_map, combinations = read_reference(files, case.grid)
+        return label_map, dict(enumerate(combinations or ()))
+    predicted = read_volume(prediction)
+    require_same_grid("image", case.grid, "prediction", predicted.grid)
+    return predicted.array, meaning_of_values(structures)
+
+
+def _numbered(
+    label_map: NDArray[Any],
+    meaning: Mapping[int, frozenset[str]],
+    drawn: frozenset[str],
+    numbers: dict[frozenset[str], int],
+) -> NDArray[np.int32]:
+    """Label map in which a number stands for the same structures in every label map.
+
+    Args:
+        label_map: ``(i, j, k)``.
+        meaning: Structures that each of its numbers stands for.
+        drawn: Structures that count; the others are background.
+        numbers: Structures that lie over one another to their number, from 1; those
+            that are not there yet are added.
+    """
+    numbered = np.zeros(label_map.shape, np.int32)
+    for value, names in meaning.items():
+        if names & drawn:
+            number = numbers.setdefault(names & drawn, len(numbers) + 1)
+            numbered[label_map == value] = number
+    return numbered
 
 
 def _display_range(case: Case, plan: Plan) -> tuple[float, float]:
@@ -432,7 +484,8 @@ def _files(
         if case.name in cases:
             listed = cases[case.name]
             files.append((f"{case.name}, image", str(listed.channels[0].path)))
-            files.append((f"{case.name}, reference", str(listed.label_map)))
+            reference = listed.label_map or listed.structure_files[0].path.parent
+            files.append((f"{case.name}, reference", str(reference)))
         if case.name in predictions:
             path = predictions[case.name].resolve()
             files.append((f"{case.name}, prediction", str(path)))

@@ -18,19 +18,24 @@ def dataset_facts(dataset: Dataset | None, plan: Plan, patients: str) -> Facts:
         plan: Of the runs.
         patients: `patients_of_fold` or `patients_of_folds`.
     """
+    labels = plan.labels
+    where = "in brackets the value in the label maps"
     structures = ", ".join(
-        f"{name} ({value})"
-        for name, value in zip(plan.labels.names, plan.labels.values, strict=True)
+        f"{name} ({' + '.join(map(str, values))})"
+        for name, values in labels.structure_values.items()
     )
+    if labels.separate_masks:
+        where = "one mask each"
+        structures = ", ".join(labels.structure_values)
     counts = "is not there any more"
     if dataset is not None:
         counts = f"has {len(dataset.cases)} cases, {len(dataset.labelled)} labelled"
-    ignored = plan.labels.ignore_value
+    ignored = labels.ignore_value
     return [
         ("Data set", f"{plan.dataset_name} {counts}."),
         (
             "Structures",
-            f"{structures}; in brackets the value in the label maps."
+            f"{structures}; {where}."
             + (f" Voxels of value {ignored} count for nothing." if ignored else ""),
         ),
         ("Patients", patients),

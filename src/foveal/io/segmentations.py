@@ -180,27 +180,34 @@ def segmentations_in(path: Path) -> dict[str, Path]:
     Raises:
         DatasetError: The folder holds neither, or two label maps of one case.
     """
-    if path.is_file():
-        return {case_stem(path): path}
+    found = {case_stem(path): path} if path.is_file() else found_segmentations(path)
+    if not found:
+        raise DatasetError(
+            f"{path} holds no label maps and no folders of masks; files must end in "
+            f"{', '.join(VOLUME_ENDINGS)}"
+        )
+    return found
+
+
+def found_segmentations(folder: Path) -> dict[str, Path]:
+    """As `segmentations_in`; empty if the folder holds neither.
+
+    Raises:
+        DatasetError: The folder holds two label maps of one case.
+    """
     by_case: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
-        if not is_volume(file):
-            continue
+    inside = sorted(folder.iterdir())
+    for file in filter(is_volume, inside):
         case = case_stem(file)
         if case in by_case:
             raise DatasetError(
                 f"{by_case[case]} and {file} both belong to case {case}; remove one"
             )
         by_case[case] = file
-    if not by_case:
-        by_case = {
-            folder.name: folder
-            for folder in sorted(path.iterdir())
-            if folder.is_dir() and any(map(is_volume, folder.iterdir()))
-        }
-    if not by_case:
-        raise DatasetError(
-            f"{path} holds no label maps and no folders of masks; files must end in "
-            f"{', '.join(VOLUME_ENDINGS)}"
-        )
-    return by_case
+    return by_case or {
+        path.name: path
+        for path in inside
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and any(map(is_volume, path.iterdir()))
+    }

@@ -1,5 +1,6 @@
 """The slice of a volume that shows an error best, laid out as radiologists expect."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ def worst_view(
     reference: NDArray[Any],
     prediction: NDArray[Any],
     grid: Grid,
-    value: int,
+    values: Sequence[int],
 ) -> View:
     """Slice in which most voxels of a structure are wrong.
 
@@ -67,7 +68,7 @@ def worst_view(
         reference: Label values on the same grid.
         prediction: Likewise.
         grid: Of all three.
-        value: Label of the structure.
+        values: Labels of the structure.
     """
     change = reorientation(grid, "LPS")
     lps = change.apply_to_grid(grid)
@@ -75,7 +76,7 @@ def worst_view(
         change.apply(volume) for volume in (image, reference, prediction)
     )
     axis = slice_axis(lps.spacing_mm)
-    expected, found = reference == value, prediction == value
+    expected, found = np.isin(reference, values), np.isin(prediction, values)
     others = tuple(other for other in range(3) if other != axis)
     counts = np.count_nonzero(expected != found, axis=others)
     if not counts.any():
