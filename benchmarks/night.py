@@ -102,7 +102,8 @@ def watch(
     each = (time.perf_counter() - started) / max(last - first, 1)
     sizes = ", ".join(f"{size:.0f} MB at {mark}" for mark, size in memory.items())
     print(
-        f"{folder.name}: {last - before} cases, {each:.3f} s per case; resident {sizes}",
+        f"{folder.name}, lines {before + 1} to {last}: {each:.3f} s per case; "
+        f"resident {sizes}",
         flush=True,
     )
 
