@@ -38,6 +38,7 @@ from foveal.engine.run_directory import (
     create_run,
     is_cross_validation,
     is_run,
+    open_cross_validation,
     open_run,
     write_with_checksum,
 )
@@ -202,7 +203,7 @@ def _is_finished(run: RunDirectory) -> bool:
     """Whether nothing is left to do; the validation cases are measured last of all."""
     if not is_run(run.path):
         return False
-    settings, _ = read_settings(run.settings)
+    settings, _ = read_settings(open_run(run.path).settings)
     if read_splits(run.splits).folds[settings.splits.fold].validation:
         return run.metrics.exists()
     if settings.training.steps is None or not has_checkpoint(run.checkpoints):
@@ -281,7 +282,7 @@ def _settings_to_resume(out: Path, *, all_folds: bool) -> Settings:
             f"{out} is no cross-validation that was begun: cross_validation.toml is "
             "missing; start it without --resume"
         )
-    return read_settings(CrossValidationDirectory(out).settings)[0]
+    return read_settings(open_cross_validation(out).settings)[0]
 
 
 def _refuse_changes(
