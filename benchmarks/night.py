@@ -27,8 +27,9 @@ from foveal.engine.checkpoints import save_checkpoint
 from foveal.inference.record import RECORD_FILE
 
 NUM_CASES = 200
-SHAPE = (96, 96, 48)
-SPACING_MM = (1.5, 1.5, 3.0)
+SHAPE = (96, 96, 64)
+FILE_SPACING_MM = (1.0, 1.0, 1.0)
+PLAN_SPACING_MM = (2.0, 2.0, 2.0)
 MARKS = (20, 100, 200)
 
 ONE_BY_ONE = """
@@ -48,7 +49,7 @@ def main() -> None:
     """Make scans and model, predict thrice, print memory and seconds."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     out, threads = arguments.out, str(arguments.threads)
     scans, run = out / "scans", out / "run"
@@ -91,7 +92,7 @@ def watch(
         if kill_at is not None and lines >= kill_at:
             process.kill()
             break
-        time.sleep(0.002)
+        time.sleep(0.01)
     status = process.wait()
     if kill_at is None and status != 0:
         raise subprocess.CalledProcessError(status, command)
@@ -101,7 +102,9 @@ def watch(
     each = (time.perf_counter() - started) / max(last - first, 1)
     sizes = ", ".join(f"{size:.0f} MB at {mark}" for mark, size in memory.items())
     print(
-        f"{folder.name}: {last - before} cases, {each:.3f} s per case; resident {sizes}"
+        f"{folder.name}, lines {before + 1} to {last}: {each:.3f} s per case; "
+        f"resident {sizes}",
+        flush=True,
     )
 
 
@@ -132,7 +135,7 @@ def write_scans(folder: Path) -> None:
         coarse = generator.normal(0, 300, [length // 8 for length in SHAPE])
         image = np.kron(coarse, np.ones((8, 8, 8))).astype(np.int16)
         image += generator.integers(-20, 20, SHAPE, dtype=np.int16)
-        nib.save(nib.Nifti1Image(image, np.diag([*SPACING_MM, 1.0])), path)
+        nib.save(nib.Nifti1Image(image, np.diag([*FILE_SPACING_MM, 1.0])), path)
 
 
 def write_run(run: Path) -> None:
@@ -142,7 +145,7 @@ def write_run(run: Path) -> None:
             "dataset_name": "made up",
             "labels": {"names": ("a", "b", "c"), "values": (1, 2, 3)},
             "preprocessing": {
-                "spacing_mm": SPACING_MM,
+                "spacing_mm": PLAN_SPACING_MM,
                 "channels": [
                     {
                         "name": "CT",
@@ -153,16 +156,16 @@ def write_run(run: Path) -> None:
                     }
                 ],
             },
-            "patches": {"size": (64, 64, 32), "batch_size": 2},
+            "patches": {"size": (32, 32, 32), "batch_size": 2},
             "network": {
-                "features": (4, 8, 16),
-                "kernels": ((3, 3, 3),) * 3,
-                "strides": ((2, 2, 2),) * 2,
+                "features": (4, 8),
+                "kernels": ((3, 3, 3),) * 2,
+                "strides": ((2, 2, 2),),
             },
         }
     )
     settings = config.Settings.model_validate(
-        {"training": {"precision": "float32", "memory_layout": "channels_last"}}
+        {"training": {"precision": "float32", "memory_layout": "contiguous"}}
     )
     run.mkdir(parents=True, exist_ok=True)
     (run / "plan.toml").write_text(config.to_toml(plan))

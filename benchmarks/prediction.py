@@ -7,6 +7,7 @@ the command runs in a process of its own; its largest resident size is printed.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ def main() -> None:
         write_scan(scan)
     run = arguments.out / "run"
     write_run(run, tuple(arguments.spacing_mm), arguments.precision)
+    shutil.rmtree(arguments.out / "predictions", ignore_errors=True)
     start = time.perf_counter()
     command = [sys.executable, "-m", "foveal", "predict", str(run), str(scan)]
     process = psutil.Popen([*command, str(arguments.out / "predictions")])

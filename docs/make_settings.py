@@ -16,7 +16,8 @@ Written by `python docs/make_settings.py` from `src/foveal/config.py`; do not ed
 
 Set any of them with `--set table.name=value` (values are TOML; bare words are text), in
 a settings file given to `foveal train` in place of the data set, or, for the tables of
-the plan, in `plan.toml`. An unknown name is an error.
+the plan, in `plan.toml`. An unknown name is an error; all mistakes are told at once. A
+[plugin](own_parts.md) adds names and tables of its own.
 """
 
 PARTS = {

@@ -124,6 +124,12 @@ class Dataset:
         return tuple(case for case in self.cases if case.is_labelled)
 
     @property
+    def left_out(self) -> str:
+        """Excluded cases with their reasons, in a line; empty if there are none."""
+        cases = ", ".join(f"{case.name} ({case.reason})" for case in self.excluded)
+        return f"left out, as the data set says: {cases}" if cases else ""
+
+    @property
     def structures(self) -> dict[str, tuple[int, ...]]:
         """What is segmented: name to the label values whose union it is."""
         if self.regions:

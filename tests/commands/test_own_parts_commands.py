@@ -90,6 +90,7 @@ def made(tmp_path_factory):
     )
     assert status == 0, text
     assert "Patch: (21, 21, 21) voxels instead of" in text
+    assert 'own.py adds network "tiny", sampler "middle"; a copy is kept' in text
     return folder
 
 
@@ -141,6 +142,7 @@ def test_report_names_what_the_plugin_added(made):
     page = (made / "run" / "report.html").read_text(encoding="utf-8")
     assert "tiny, width 3" in page
     assert "drawn by middle, a plugin" in page
+    assert "The plugin own.py adds network " in page
 
 
 def test_the_kept_copy_predicts_and_resumes(made):

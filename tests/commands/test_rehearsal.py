@@ -46,7 +46,7 @@ def register(parts):
 """
 
 LOSS = """
-def loss(logits, label_map, annotated):
+def loss(logits, label_map, annotated, structures):
     return {value}
 
 def register(parts):
@@ -151,6 +151,8 @@ def register(parts):
 
 
 def test_settings_that_do_not_fit_the_labels_are_told_without_plugins_too():
-    settings = Settings.model_validate({"sampling": {"class_weights": {"bowl": 1.0}}})
-    with pytest.raises(SettingsError, match=r"class_weights names \['bowl'\]"):
+    settings = Settings.model_validate(
+        {"sampling": {"structure_weights": {"bowl": 1.0}}}
+    )
+    with pytest.raises(SettingsError, match=r"structure_weights names \['bowl'\]"):
         rehearse(settings, PLAN, WITHOUT_PLUGINS)

@@ -13,7 +13,7 @@ from foveal.plugins.kept import (
 from foveal.plugins.parts import Parts
 
 LOSS = """
-def loss(logits, label_map, annotated):
+def loss(logits, label_map, annotated, structures):
     return logits.mean()
 
 
@@ -104,7 +104,7 @@ def register(parts):
             r"batch_size=…\), which it does not take",
         ),
         (
-            "def register(parts):\n    parts.add_loss('x', lambda a, b, c: 0, dict)",
+            "def register(parts):\n    parts.add_loss('x', lambda a, b, c, d: 0, dict)",
             r"give a class derived from foveal\.config\.Section",
         ),
         (
@@ -112,7 +112,7 @@ def register(parts):
                 "from foveal.config import Section\n"
                 "class Options(Section):\n    a: int\n"
                 "def register(parts):\n"
-                "    parts.add_loss('x', lambda l, m, n, *, a: 0, Options)"
+                "    parts.add_loss('x', lambda l, m, n, s, *, a: 0, Options)"
             ),
             'loss "x": give a a default',
         ),

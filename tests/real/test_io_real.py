@@ -17,7 +17,7 @@ from foveal.io.volumes import case_stem, read_grid, read_volume, write_volume
 )
 def test_nothing_is_wrong_with_the_decathlon_folders(folder, channel, structures):
     found = foveal.check(data_folder(folder))
-    assert found.findings == ()
+    assert [finding for finding in found.findings if finding.severity != "note"] == []
     assert found.dataset.channel_names == (channel,)
     assert len(found.dataset.label_values) == structures
 

@@ -38,10 +38,12 @@ def plan(
     """Look at a data set and decide how to train on it; says what and why."""
     with errors_for_people():
         from foveal.commands import plan as command
+        from foveal.io.datasets import read_dataset
 
+        listed = read_dataset(dataset)
         with progress("looking at the cases") as on_progress:
             planned = command.plan(
-                dataset,
+                listed,
                 memory_gb=memory_gb,
                 threads=threads,
                 device=device,
@@ -52,6 +54,8 @@ def plan(
         if as_json:
             print_json(planned.plan.model_dump(mode="json"))
             return
+        if listed.left_out:
+            console.print(listed.left_out, markup=False, highlight=False)
         for reason in planned.reasons:
             topic, _, text = reason.partition(": ")
             style = "bold yellow" if topic == "Warning" else "bold"

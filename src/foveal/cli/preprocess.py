@@ -27,12 +27,16 @@ def preprocess(
     """Preprocess every case; stopped at any moment, it goes on when called again."""
     with errors_for_people():
         from foveal.commands import preprocess as command
+        from foveal.io.datasets import read_dataset
         from foveal.store.store import default_store_root
 
         folder = store or default_store_root()
         console.print(f"store: {folder}", markup=False, highlight=False)
+        listed = read_dataset(dataset)
+        if listed.left_out:
+            console.print(listed.left_out, markup=False, highlight=False)
         with progress("preprocessing") as on_progress:
             stored = command.preprocess(
-                dataset, plan, store=folder, threads=threads, on_progress=on_progress
+                listed, plan, store=folder, threads=threads, on_progress=on_progress
             )
         console.print(f"{len(stored)} cases are ready.", highlight=False)

@@ -173,7 +173,7 @@ def _resolved(
         settings, entries = resolved_settings(
             source, None, None, None, options, plan, parts
         )
-        dataset = read_dataset(dataset_path(settings))
+        dataset = _dataset(settings, watcher)
         splits = resolved_splits(dataset, settings)
         planned = resolved_plan(dataset, settings, plan, entries, parts, watcher)
         return settings, planned, dataset, splits.folds[settings.splits.fold]
@@ -189,7 +189,7 @@ def _resolved(
     planned = changed_plan(
         read_plan(run.plan, parts.plan_model), entries, parts.plan_model
     )
-    dataset = read_dataset(dataset_path(settings))
+    dataset = _dataset(settings, watcher)
     folds = read_splits(run.splits).folds
     if settings.splits.fold >= len(folds):
         raise SettingsError(
@@ -197,6 +197,13 @@ def _resolved(
             "counted from 0"
         )
     return settings, planned, dataset, folds[settings.splits.fold]
+
+
+def _dataset(settings: Settings, watcher: Watcher) -> Dataset:
+    dataset = read_dataset(dataset_path(settings))
+    if dataset.left_out:
+        watcher.on_stage(dataset.left_out)
+    return dataset
 
 
 # ------------------------------------------------------------------------- the patches

@@ -37,6 +37,7 @@ from foveal.io.files import atomic_write_text
 from foveal.io.volumes import read_volume
 from foveal.metrics.evaluation import Evaluation
 from foveal.planning.splits import Fold, read_splits
+from foveal.plugins.kept import kept_plugins
 from foveal.reports import figures
 from foveal.reports.page import Curve, Overlay, Page, number, render
 from foveal.reports.scores import CaseScores, FoldScores, RunScores, ordered_scores
@@ -141,6 +142,7 @@ def _page_of_run(run: _Run) -> Page:
             *dataset_facts(dataset, plan, patients_of_fold(fold)),
             *plan_facts(plan),
             *training_facts(run.settings, _seconds(run.log)),
+            *_plugin_facts(run.directory),
             *_environment_facts(run.directory),
         ],
         warnings=_memory_warnings(run),
@@ -190,6 +192,7 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
             ),
             *plan_facts(plan),
             *training_facts(first.settings, sum(_seconds(run.log) for run in runs)),
+            *_plugin_facts(first.directory),
             *_environment_facts(first.directory),
         ],
         warnings=[
@@ -381,6 +384,19 @@ def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
 def _seconds(log: Sequence[LogRow]) -> float:
     """That the logged steps and validations took."""
     return sum(row.get("seconds", 0.0) + row.get("waited_seconds", 0.0) for row in log)
+
+
+def _plugin_facts(run: RunDirectory) -> Facts:
+    return [
+        (
+            "Own parts",
+            (
+                f"The plugin {plugin.path.name} adds {plugin.words}. Hash (blake2b) "
+                f"{plugin.digest}; a copy is kept in the run."
+            ),
+        )
+        for plugin in kept_plugins(run)
+    ]
 
 
 def _environment_facts(run: RunDirectory) -> Facts:

@@ -42,7 +42,7 @@ from foveal.engine.run_directory import (
     open_run,
     write_with_checksum,
 )
-from foveal.errors import RunError, SettingsError
+from foveal.errors import EvaluationError, SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.metrics.evaluation import joined, read_evaluation
@@ -98,6 +98,10 @@ def train(
     plan_entries: dict[str, Any] = {}
     all_folds = fold == "all" or (resume and is_cross_validation(out))
     parts = build.parts_with(plugins)
+    for plugin in parts.plugins:
+        watcher.on_stage(
+            f"Plugin: {plugin.path} adds {plugin.words}; a copy is kept in the run"
+        )
     if resume:
         settings = _settings_to_resume(out, all_folds=all_folds)
         _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
@@ -106,6 +110,8 @@ def train(
             Path(source), steps, budget_seconds, fold, options, plan, parts
         )
     dataset = read_dataset(dataset_path(settings))
+    if dataset.left_out:
+        watcher.on_stage(dataset.left_out)
     fabric = _launched_fabric(settings)
     begins = fabric.is_global_zero and not resume
     if all_folds:
@@ -176,7 +182,7 @@ def _train_all(
         if fabric.is_global_zero and not is_run(run.path):
             _begin_fold(folder, number, parts)
         fabric.barrier()
-        settings, _ = read_settings(run.settings)
+        settings, _ = read_settings(open_run(run.path).settings)
         _train_run(fabric, run, settings, dataset, parts, told)
     runs = [folder.fold(number) for number in range(num_folds)]
     measured = {
@@ -205,7 +211,12 @@ def _is_finished(run: RunDirectory) -> bool:
         return False
     settings, _ = read_settings(open_run(run.path).settings)
     if read_splits(run.splits).folds[settings.splits.fold].validation:
-        return run.metrics.exists()
+        try:
+            read_evaluation(run.metrics)
+        except EvaluationError:
+            # Absent, or damaged: then it is measured again.
+            return False
+        return True
     if settings.training.steps is None or not has_checkpoint(run.checkpoints):
         return False
     _, state, _ = load_newest(run.checkpoints)
@@ -275,14 +286,8 @@ def resolved_settings(
 
 def _settings_to_resume(out: Path, *, all_folds: bool) -> Settings:
     """Settings that a run or a cross-validation was begun with."""
-    if not all_folds:
-        return read_settings(open_run(out).settings)[0]
-    if not is_cross_validation(out):
-        raise RunError(
-            f"{out} is no cross-validation that was begun: cross_validation.toml is "
-            "missing; start it without --resume"
-        )
-    return read_settings(open_cross_validation(out).settings)[0]
+    begun = open_cross_validation(out) if all_folds else open_run(out)
+    return read_settings(begun.settings)[0]
 
 
 def _refuse_changes(

@@ -217,10 +217,18 @@ def open_cross_validation(path: Path) -> CrossValidationDirectory:
     """Folder of a cross-validation that was started.
 
     Raises:
-        RunError: Its settings, plan or splits are damaged.
+        RunError: It is not one, or what all folds share is damaged.
     """
     folder = CrossValidationDirectory(path)
-    _require_unchanged(folder.settings, folder.plan, folder.splits)
+    shared = (folder.settings, folder.plan, folder.splits)
+    missing = [file.name for file in shared if not file.exists()]
+    if missing:
+        raise RunError(
+            f"{path} is not a cross-validation: {' and '.join(missing)} missing; give "
+            "the folder that foveal train --fold all wrote (--out). One that was "
+            "stopped before it had a plan is started again without --resume"
+        )
+    _require_unchanged(*shared)
     return folder
 
 

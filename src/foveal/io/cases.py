@@ -137,7 +137,8 @@ def _read_image(
             raise CaseError(
                 f"{difference}; all channels must share one grid: resample them onto "
                 "the first, or let Foveal do so with "
-                '"--set preprocessing.resample_channels=true"'
+                '"--set preprocessing.resample_channels=true" '
+                '(check and plan: "--resample-channels")'
             )
     return image, first
 

@@ -1,5 +1,6 @@
 """What a user gives to `predict`: a file, a folder of images or a data set."""
 
+import logging
 from pathlib import Path
 
 from foveal.case import CaseFiles, ChannelFile
@@ -9,6 +10,8 @@ from foveal.io.datasets import read_dataset
 from foveal.io.file_names import require_different_names, require_file_name
 from foveal.io.folder_names import CHANNEL_SUFFIX, complete_channels, images_by_name
 from foveal.io.volumes import is_slicer_segmentation, is_volume
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
@@ -45,12 +48,15 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
 
 def _cases_of_dataset(path: Path) -> tuple[CaseFiles, ...]:
     try:
-        return read_dataset(path, find_labels=False).cases
+        dataset = read_dataset(path, find_labels=False)
     except DatasetError as error:
         raise DatasetError(
             f"{error} (an input to predict may also be one volume, or a folder "
             "that holds volumes itself)"
         ) from error
+    if dataset.left_out:
+        _LOGGER.warning("%s", dataset.left_out)
+    return dataset.cases
 
 
 def _cases_of_folder(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:

@@ -39,7 +39,6 @@ def read_plugin(path: Path | str) -> Plugin:
         raise PluginError(
             f"plugin {path} cannot be read ({error.strerror}); give a Python file"
         ) from error
-    # Under a name of its own among the modules, where dataclasses look for it.
     name = f"foveal_plugin_{content_digest(content)}"
     spec = importlib.util.spec_from_file_location(
         name, path, loader=_FileOnce(path, content)
@@ -47,6 +46,7 @@ def read_plugin(path: Path | str) -> Plugin:
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    # Where dataclasses look for the names in their annotations.
     sys.modules[name] = module
     with blaming([path]):
         spec.loader.exec_module(module)

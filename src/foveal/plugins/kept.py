@@ -26,6 +26,13 @@ class KeptPlugin:
     digest: str
     parts: Mapping[Kind, tuple[str, ...]]
 
+    @property
+    def words(self) -> str:
+        """What it adds, as `Plugin.words`."""
+        return ", ".join(
+            f'{kind} "{name}"' for kind in KINDS for name in self.parts[kind]
+        )
+
 
 def keep_plugins(run: RunDirectory, plugins: Sequence[Plugin]) -> None:
     """Copy plugins into a run and write down what they are.
@@ -121,9 +128,6 @@ def _matching(
     for plugin in plugins:
         if plugin.digest == needed.digest:
             return plugin
-    added = ", ".join(
-        f'{kind} "{name}"' for kind in KINDS for name in needed.parts[kind]
-    )
     given = [
         f"{plugin.path} (blake2b {plugin.digest})"
         for plugin in plugins
@@ -132,7 +136,7 @@ def _matching(
     instead = f" {' and '.join(given)} is another." if given else ""
     raise PluginError(
         f"run {run.path} needs the plugin {needed.path.name} (blake2b "
-        f"{needed.digest}), which adds {added}.{instead} A saved run never runs code "
-        f"by itself: look at the copy {needed.path} and, if you trust it, add "
-        f"--plugin {needed.path}"
+        f"{needed.digest}), which adds {needed.words}.{instead} A saved run never "
+        f"runs code by itself: look at the copy {needed.path} and, if you trust it, "
+        f"add --plugin {needed.path}"
     )

@@ -59,6 +59,11 @@ class Plugin:
         """Hash of the content."""
         return content_digest(self.content)
 
+    @property
+    def words(self) -> str:
+        """What it adds, such as ``loss "focal", method "steady"``."""
+        return ", ".join(f'{part.kind} "{part.name}"' for part in self.parts)
+
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Parts of a kind."""
         return tuple(part.name for part in self.parts if part.kind == kind)
