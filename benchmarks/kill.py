@@ -30,6 +30,7 @@ from pathlib import Path
 from made_up_cases import write_balls
 
 from foveal.engine.checkpoints import load_checkpoint
+from foveal.inference.record import RECORD_FILE
 from foveal.unfinished import is_unfinished
 
 KILLS_PER_ROUND = 5
@@ -136,6 +137,9 @@ def make_commands(
         run = str(place / "run")
         return ["train", str(few), "--out", run, *options, "--set", store, *more]
 
+    def train_folds(place: Path) -> list[str]:
+        return train(place, "--steps", str(steps // 2), "--fold", "all")
+
     def preprocess(place: Path) -> list[str]:
         store = str(place / "store")
         return ["preprocess", str(many), "--store", store, "--threads", "2"]
@@ -143,6 +147,11 @@ def make_commands(
     def resume(place: Path) -> list[str]:
         if not (place / "run" / "settings.toml").exists():
             return train(place, "--steps", str(steps))
+        return ["train", str(few), "--out", str(place / "run"), "--resume"]
+
+    def resume_folds(place: Path) -> list[str]:
+        if not (place / "run" / "cross_validation.toml").exists():
+            return train_folds(place)
         return ["train", str(few), "--out", str(place / "run"), "--resume"]
 
     def predict(place: Path, *more: str) -> list[str]:
@@ -160,6 +169,7 @@ def make_commands(
             resume,
             _training_phase,
         ),
+        Command("cross-validation", train_folds, resume_folds, _folds_phase),
         Command(
             "predict",
             predict,
@@ -303,8 +313,11 @@ def _content(path: Path, place: Path) -> bytes:
         return _checkpoint_content(path)
     content = path.read_bytes()
     if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in content.splitlines()]
-        return json.dumps([_without_times(row) for row in rows]).encode()
+        rows = [_without_times(json.loads(line)) for line in content.splitlines()]
+        if path.name == RECORD_FILE:
+            # Of several lines of a case, the last one counts.
+            rows = sorted({row["case"]: row for row in rows}.items())
+        return json.dumps(rows).encode()
     if path.suffix == ".json":
         return json.dumps(_without_times(json.loads(content))).encode()
     if path.suffix == ".toml":
@@ -349,8 +362,18 @@ def _preprocessing_phase(place: Path) -> str:
     return "preprocessing" if store.exists() else "start-up and planning"
 
 
+def _folds_phase(place: Path) -> str:
+    begun = sorted((place / "run").glob("fold_*"))
+    if not begun:
+        return "start-up and planning"
+    return f"fold {begun[-1].name[-1]}, {_phase_of_run(begun[-1])}"
+
+
 def _training_phase(place: Path) -> str:
-    run = place / "run"
+    return _phase_of_run(place / "run")
+
+
+def _phase_of_run(run: Path) -> str:
     if not run.exists():
         return "start-up"
     if not (run / "settings.toml").exists():

@@ -1,6 +1,7 @@
 """The heart of `train`: settle what depends on the machine, then run the loop."""
 
 import copy
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def _keep_sound_best(training: Training, run: RunDirectory, watcher: Watcher) ->
     problem = problem_of_best(run.checkpoints)
     if problem:
         (run.checkpoints / "best.safetensors").unlink(missing_ok=True)
+        # The predictions are of the weights that are lost.
+        shutil.rmtree(run.validation, ignore_errors=True)
         training.best_score = None
         watcher.on_stage(
             f"{problem}; it is dropped, and the best of the validations still to come "

@@ -42,10 +42,7 @@ from foveal.io.volumes import volume_ending, write_volume
 from foveal.planning.departures import departures, look_at
 from foveal.plugins.registration import Plugin
 from foveal.preprocessing.sources import FileDigests
-
-UNFINISHED = ".foveal-unfinished-"
-"""Start of the name of the folder, in the output folder, where predictions lie until
-they are whole."""
+from foveal.unfinished import remove_abandoned, unfinished
 
 OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """What a full disk or a read-only folder raises: no later case could be written."""
@@ -304,12 +301,12 @@ def _record(place: _Place) -> contextlib.AbstractContextManager[RecordWriter | N
 @contextlib.contextmanager
 def _unfinished(place: _Place) -> Iterator[Path]:
     """A folder for what is not whole yet; gone afterwards."""
-    if place.record is not None:
-        # Whoever left one was killed: the record is in no other program's hands now.
-        for left in place.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=place.folder) as folder:
-        yield Path(folder)
+    remove_abandoned(place.folder)
+    with unfinished(place.folder / "predictions", Path.mkdir) as folder:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Stages:

@@ -209,9 +209,7 @@ def open_run(path: Path) -> RunDirectory:
             "give the folder that foveal train wrote (--out). A run that was stopped "
             "before it had a plan is started again without --resume"
         )
-    for file in (run.settings, run.plan, run.splits):
-        if file.exists():
-            _require_unchanged(file)
+    _require_unchanged(run.settings, run.plan, run.splits)
     return run
 
 
@@ -230,8 +228,7 @@ def open_cross_validation(path: Path) -> CrossValidationDirectory:
             "the folder that foveal train --fold all wrote (--out). One that was "
             "stopped before it had a plan is started again without --resume"
         )
-    for file in shared:
-        _require_unchanged(file)
+    _require_unchanged(*shared)
     return folder
 
 
@@ -241,8 +238,14 @@ def write_with_checksum(path: Path, text: str) -> None:
     atomic_write_text(path, f"{line}\n{text}")
 
 
-def _require_unchanged(path: Path) -> None:
-    """Refuse a wrong or cut checksum; a file without one may pass."""
+def _require_unchanged(*paths: Path) -> None:
+    """Refuse files whose checksum is wrong or cut; one without a checksum may pass."""
+    for path in paths:
+        if path.exists():
+            _require_checksum(path)
+
+
+def _require_checksum(path: Path) -> None:
     content = path.read_bytes()
     first, _, rest = content.partition(b"\n")
     start = CHECKSUM_START.encode()

@@ -69,7 +69,8 @@ def read_nifti_grid(path: Path) -> tuple[Grid, int]:
         stream = BufferedReader(gzip.GzipFile(fileobj=file)) if is_compressed else file
         is_nifti2 = _is_nifti2(stream.peek(4)[:4])
         kind: Any = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
-        header = kind.from_fileobj(stream, check=False)
+        # Without extensions, which nibabel looks for even in a file of something else.
+        header = kind(stream.read(kind.template_dtype.itemsize), check=False)
     _require_spacing(path, header)
     # nibabel mends small faults of a header, and raises for others.
     return _grid(path, kind(header.binaryblock))
