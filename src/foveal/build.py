@@ -353,6 +353,7 @@ def model(
         recipe=preprocessing_recipe(plan),
         structures=plan.labels.structures,
         label_values=plan.labels.values,
+        separate_masks=plan.labels.separate_masks,
         patch_size=plan.patches.size,
         overlap_fraction=settings.prediction.overlap_fraction,
         batch_size=settings.prediction.batch_size,

@@ -99,7 +99,7 @@ def test_model_file_names_no_case_patient_data_set_or_folder(runs, tmp_path):
 def test_card_has_counts_ranges_and_figures(runs, tmp_path):
     path = tmp_path / "model.foveal"
     card = foveal.export(runs, path)
-    assert card["structures"] == {"ball": 1, "box": 2}
+    assert card["structures"] == {"ball": [1], "box": [2]}
     assert card["channels"] == ["MRI_0"]
     first, second = card["members"]
     assert first["seed"] == second["seed"] == 0
@@ -157,7 +157,7 @@ def test_what_is_no_model_is_named(runs, tmp_path):
     for path, message in (
         (tmp_path / "absent", "does not exist"),
         (tmp_path / "empty", "is not a run and holds none"),
-        (text, "cannot be read"),
+        (text, "no file of weights"),
         (checkpoint, "digest|checkpoint"),
     ):
         with pytest.raises(RunError, match=message):

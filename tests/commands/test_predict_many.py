@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import foveal
 from foveal.cli.main import app
 from foveal.commands import predict as command
-from foveal.errors import CaseError, RunError
+from foveal.errors import CaseError, DatasetError, RunError
 from foveal.inference.record import open_record, read_outcomes
 
 
@@ -117,7 +117,8 @@ def test_record_tells_what_a_prediction_was_made_from(run, scans, tmp_path):
     assert first["format_version"] == 1
     assert first["foveal"] == foveal.__version__
     assert first["options"] == {"probabilities": False}
-    assert first["output"] == "case_0.nii.gz"
+    (output,) = first["outputs"]
+    assert output["file"] == "case_0.nii.gz"
     assert first["inputs"][0]["file"] == "case_0.nii.gz"
     digest = hashlib.blake2b((scans / "case_0.nii.gz").read_bytes()).hexdigest()
     assert first["inputs"][0]["blake2b"] == digest
@@ -155,9 +156,9 @@ def test_resume_skips_what_is_done_and_tries_again_what_failed(
     write_scan(scans / "case_3.nii.gz", image, affine)
     read = []
 
-    def counted(files):
+    def counted(files, **options):
         read.append(files.name)
-        return foveal.read_case(files)
+        return foveal.read_case(files, **options)
 
     monkeypatch.setattr(command, "read_case", counted)
     outcomes = foveal.predict(run, scans, out, resume=True, threads=1)
@@ -246,7 +247,7 @@ def test_two_cases_of_one_name_are_refused_before_work(run, scans, tmp_path):
     (scans / "x").mkdir()
     shutil.copy(scans / "case_0.nii.gz", scans / "x" / "y.nii.gz")
     shutil.copy(scans / "case_0.nii.gz", scans / "x_y.nii.gz")
-    with pytest.raises(CaseError, match=r"names are those of several cases.*x_y"):
+    with pytest.raises(DatasetError, match=r"case name .x_y. stands 2 times"):
         foveal.predict(run, scans, tmp_path / "out", threads=1)
     assert not (tmp_path / "out").exists()
 

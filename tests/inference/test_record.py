@@ -3,13 +3,18 @@ import json
 import pytest
 
 from foveal.errors import RunError
-from foveal.inference.record import InputFile, Outcome, open_record, read_outcomes
+from foveal.inference.record import (
+    InputFile,
+    Outcome,
+    OutputFile,
+    open_record,
+    read_outcomes,
+)
 
 OUTCOME = Outcome(
     case="a",
     status="suspect",
-    output="a.nii.gz",
-    output_blake2b="00",
+    outputs=(OutputFile("a.nii.gz", "00"),),
     reasons=("spacing is 9 mm",),
     inputs=(InputFile("channel 0", "a.nii.gz", "ff"),),
     models=("12",),

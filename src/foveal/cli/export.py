@@ -20,13 +20,17 @@ def export(
         Path,
         typer.Argument(help="File to be made, such as liver.foveal.", metavar="MODEL"),
     ],
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="Python file of the run's network, if a plugin added it."),
+    ] = None,
 ) -> None:
     """Put what predict needs into one file: no patient data, no paths."""
     with errors_for_people():
         from foveal.commands.export import export as command
 
         with console.status("writing the model file"):
-            made = command(run, model)
+            made = command(run, model, plugins=plugin or ())
         _print_card(made)
         console.print(
             f"{model}: {model.stat().st_size / 1e6:.1f} MB. Next: foveal predict "
@@ -62,9 +66,14 @@ def card(
 
 def _print_card(found: dict[str, Any]) -> None:
     members = found["members"]
-    structures = [f"{name} ({value})" for name, value in found["structures"].items()]
+    as_masks = found["one_mask_per_structure"]
+    structures = [
+        name if as_masks else f"{name} ({', '.join(map(str, values))})"
+        for name, values in found["structures"].items()
+    ]
+    meaning = "one mask each" if as_masks else "in brackets the values in label maps"
     lines = [
-        f"Segments {', '.join(structures)}; in brackets the value in the label maps.",
+        f"Segments {', '.join(structures)}; {meaning}.",
         f"Needs {len(found['channels'])} channel(s): {', '.join(found['channels'])}.",
         f"Made by Foveal {found['foveal']}, {found['exported']}.",
     ]

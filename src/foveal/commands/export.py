@@ -9,7 +9,7 @@ from typing import Any
 from foveal import __version__
 from foveal.case import Dataset
 from foveal.commands.models import StoredModel, load_model, stored_model_of
-from foveal.config import Plan, Settings, read_settings, to_toml
+from foveal.config import Plan, Settings, read_plan, read_settings, to_toml
 from foveal.engine.run_directory import RunDirectory, find_runs
 from foveal.ensembles.model_file import (
     MemberContent,
@@ -19,13 +19,20 @@ from foveal.ensembles.model_file import (
 from foveal.errors import FovealError, RunError
 from foveal.io.datasets import read_dataset
 from foveal.planning.splits import read_splits
+from foveal.plugins.files import read_plugins
+from foveal.plugins.registration import Plugin
 
 CARD_VERSION = 1
 
 Card = dict[str, Any]
 
 
-def export(run: Path | str, model: Path | str) -> Card:
+def export(
+    run: Path | str,
+    model: Path | str,
+    *,
+    plugins: Sequence[Path | str | Plugin] = (),
+) -> Card:
     """Write one file with what `foveal.predict` needs, and nothing of any patient.
 
     It holds weights, plan, the settings of prediction and a model card: counts, ranges
@@ -35,6 +42,8 @@ def export(run: Path | str, model: Path | str) -> Card:
     Args:
         run: A run, or a folder of runs, which become one file.
         model: File to be made, of any name.
+        plugins: File of the run's network, if a plugin added it; it is run. Whoever
+            predicts with the model needs it too: only its hash goes into the model.
 
     Returns:
         The model card.
@@ -42,14 +51,17 @@ def export(run: Path | str, model: Path | str) -> Card:
     Raises:
         RunError: ``run`` is no run, has no checkpoint, its runs do not agree, or
             ``model`` exists.
+        PluginError: The network is a plugin's, which was not given.
     """
     target = Path(model)
     if target.exists():
         raise RunError(f"{target} exists already; give another name or remove it")
-    load_model(run, device="cpu")
+    given = read_plugins(plugins)
+    load_model(run, device="cpu", plugins=given)
     runs = find_runs(Path(run))
     card = _card(runs)
-    write_model_file(target, [_content(stored_model_of(one)) for one in runs], card)
+    members = [_content(stored_model_of(one, given)) for one in runs]
+    write_model_file(target, members, card)
     return card
 
 
@@ -71,21 +83,29 @@ def model_card(model: Path | str) -> Card:
 def _content(stored: StoredModel) -> MemberContent:
     # A data set is often called after its folder, which may tell of a patient or site.
     plan = stored.plan.model_copy(update={"dataset_name": ""})
-    return MemberContent(to_toml(plan), stored.prediction_settings, stored.weights)
+    return MemberContent(
+        to_toml(plan),
+        stored.prediction_settings,
+        stored.weights,
+        tuple((plugin.path.name, plugin.digest) for plugin in stored.plugins),
+    )
 
 
 def _card(runs: Sequence[RunDirectory]) -> Card:
-    members = [stored_model_of(run) for run in runs]
-    plan = members[0].plan
+    plans = [read_plan(run.plan) for run in runs]
+    plan = plans[0]
     return {
         "format_version": CARD_VERSION,
         "foveal": __version__,
         "exported": datetime.now(UTC).date().isoformat(),
-        "structures": dict(zip(plan.labels.names, plan.labels.values, strict=True)),
+        "structures": {
+            name: list(values) for name, values in plan.labels.structure_values.items()
+        },
+        "one_mask_per_structure": plan.labels.separate_masks,
         "channels": [channel.name for channel in plan.preprocessing.channels],
         "members": [
-            {**_training(run, member.plan), "validation": _validation(run)}
-            for run, member in zip(runs, members, strict=True)
+            {**_training(run, own), "validation": _validation(run)}
+            for run, own in zip(runs, plans, strict=True)
         ],
     }
 

@@ -22,8 +22,8 @@ from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.run_directory import RunDirectory, find_runs, open_run
 from foveal.engine.training import under
 from foveal.ensembles.members import Ensemble
-from foveal.ensembles.model_file import read_model_file
-from foveal.errors import RunError
+from foveal.ensembles.model_file import MemberContent, read_model_file
+from foveal.errors import PluginError, RunError
 from foveal.inference.model import Model
 from foveal.io.weights import tensors_digest
 from foveal.plugins.files import read_plugins
@@ -151,6 +151,22 @@ def _models_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
             parse_plan(member.plan, f"the plan in {path}"),
             changed_settings(Settings(), member.settings),
             member.weights,
+            _given_plugins(path, member, plugins),
         )
         for member in members
     ]
+
+
+def _given_plugins(
+    path: Path, member: MemberContent, plugins: Sequence[Plugin]
+) -> tuple[Plugin, ...]:
+    """Plugins that a network of a model file needs, among those given."""
+    by_digest = {plugin.digest: plugin for plugin in plugins}
+    for name, digest in member.plugins:
+        if digest not in by_digest:
+            raise PluginError(
+                f"the network of {path} comes from the plugin {name} (blake2b "
+                f"{digest}), which a model file does not hold; get that file from "
+                "whoever made the model and, if you trust it, add --plugin FILE"
+            )
+    return tuple(by_digest[digest] for _, digest in member.plugins)

@@ -30,6 +30,7 @@ from foveal.inference.record import (
     RECORD_FILE,
     InputFile,
     Outcome,
+    OutputFile,
     RecordWriter,
     open_record,
     read_outcomes,
@@ -65,10 +66,12 @@ def predict(
 ) -> list[Outcome]:
     """Predict every case of an input into a folder of label maps.
 
-    Label maps have the grid, the file format and, for NIfTI, the header codes of the
-    case's first channel, and the label values of the training data. A case that cannot
-    be predicted does not stop the others. ``predictions.jsonl`` in the folder gets a
-    line for each case as it is finished, see `foveal.inference.record`.
+    A model that was trained on one mask per structure gives a folder of masks per case.
+    Label maps and masks have the grid, the file format and, for NIfTI, the header codes
+    of the case's first channel; label maps have the label values of the training data.
+    A case that cannot be predicted does not stop the others. ``predictions.jsonl`` in
+    the folder gets a line for each case as it is finished, see
+    `foveal.inference.record`.
 
     Args:
         models: A run, a folder of runs, a model file, or several of these; the
@@ -108,8 +111,16 @@ def predict(
         device=build.resolved_device(device),
     )
     earlier = _earlier_predictions(place, asked, resume=resume)
-    structures = tuple(ensemble.structures) if probabilities else ()
-    _refuse_to_replace(cases, place, earlier, structures)
+    drawn = _Drawn(
+        masks=ensemble.structure_values if ensemble.separate_masks else {},
+        probabilities=tuple(ensemble.structures) if probabilities else (),
+    )
+    if drawn.masks and place.record is None:
+        raise CaseError(
+            f"the model gives one mask per structure, which {output} cannot hold; give "
+            "a folder"
+        )
+    _refuse_to_replace(cases, place, earlier, drawn)
     jobs = [
         _Job(files, place.targets[files.name], earlier.get(files.name))
         for files in cases
@@ -118,7 +129,7 @@ def predict(
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
         with _record(place) as record, _unfinished(place) as unfinished:
-            stages = _Stages(stored, ensemble, asked, record, unfinished)
+            stages = _Stages(stored, ensemble, asked, drawn, record, unfinished)
             for outcome in overlapped(jobs, stages.read, stages.compute, stages.write):
                 outcomes.append(outcome)
                 if on_progress:
@@ -145,13 +156,45 @@ class _Asked:
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """What is written of every case."""
+
+    masks: Mapping[str, Sequence[int]]
+    """Structure to its label values, if each gets a mask of its own in place of a label
+    map."""
+
+    probabilities: Sequence[str]
+    """Structures whose probabilities are wanted."""
+
+    def files(self, target: Path) -> dict[tuple[str, str], Path]:
+        """What (label map, mask or probabilities) of which structure to its file.
+
+        Args:
+            target: Label map of the case; with masks, its name is that of a folder.
+        """
+        ending = volume_ending(target)
+        stem = target.name.removesuffix(ending)
+        folder = target.parent / "probabilities"
+        files = {
+            ("probabilities", name): folder / f"{stem}_{name}{ending}"
+            for name in self.probabilities
+        }
+        if not self.masks:
+            return files | {("label map", ""): target}
+        return files | {
+            ("mask", name): target.parent / stem / f"{name}{ending}"
+            for name in self.masks
+        }
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where predictions go."""
 
     folder: Path
 
     targets: dict[str, Path]
-    """Case to its label map."""
+    """Case to its label map, see `_Drawn.files`."""
 
     record: Path | None
     """``None`` for a single file, whose folder is not Foveal's."""
@@ -223,37 +266,30 @@ def _refuse_to_replace(
     cases: Sequence[CaseFiles],
     place: _Place,
     earlier: Mapping[str, Outcome],
-    structures: Sequence[str],
+    drawn: _Drawn,
 ) -> None:
     """Refuse targets that are inputs, or that nobody knows Foveal to have written."""
     inputs = {channel.path.resolve() for case in cases for channel in case.channels}
     for case in cases:
         inputs |= {path.resolve() for path in (case.label_map, case.mask) if path}
+        inputs |= {part.path.resolve() for part in case.structure_files}
     taken = []
     for case in cases:
-        target = place.targets[case.name]
-        if target.resolve() in inputs:
-            raise CaseError(
-                f"{target} is an input and would be overwritten; give another output"
-            )
-        recorded = earlier.get(case.name)
-        if recorded is None or recorded.output != target.name:
-            files = [target, *_probability_files(target, structures).values()]
-            taken += [file for file in files if file.exists()]
+        files = drawn.files(place.targets[case.name]).values()
+        for file in files:
+            if file.resolve() in inputs:
+                raise CaseError(
+                    f"{file} is an input and would be overwritten; give another output"
+                )
+        recorded = earlier[case.name].outputs if case.name in earlier else ()
+        own = {place.folder / output.file for output in recorded}
+        taken += [file for file in files if file.exists() and file not in own]
     if taken:
         names = ", ".join(file.name for file in taken[:NAMES_SHOWN])
         raise CaseError(
             f"{place.folder} already holds {len(taken)} files that would be "
             f"overwritten ({names}); move them, or give another output"
         )
-
-
-def _probability_files(target: Path, structures: Sequence[str]) -> dict[str, Path]:
-    """Structure to the file of its probabilities."""
-    ending = volume_ending(target)
-    stem = target.name.removesuffix(ending)
-    folder = target.parent / "probabilities"
-    return {name: folder / f"{stem}_{name}{ending}" for name in structures}
 
 
 # ------------------------------------------------------------------------- the work
@@ -317,10 +353,12 @@ class _Stages:
         stored: Sequence[StoredModel],
         ensemble: Ensemble,
         asked: _Asked,
+        drawn: _Drawn,
         record: RecordWriter | None,
         unfinished: Path,
     ) -> None:
         self._stored, self._ensemble, self._asked = stored, ensemble, asked
+        self._drawn = drawn
         self._record, self._unfinished = record, unfinished
         self._digests = FileDigests()
 
@@ -329,11 +367,14 @@ class _Stages:
         start = time.perf_counter()
         try:
             job.inputs = self._input_files(job.files)
-            if job.earlier is not None and job.target.exists():
-                if job.earlier.is_of(job.inputs):
+            if job.earlier is not None:
+                folder = job.target.parent
+                files = [folder / output.file for output in job.earlier.outputs]
+                is_there = all(file.exists() for file in files)
+                if is_there and job.earlier.is_of(job.inputs):
                     job.is_finished = True
                     return job
-                self._refuse_to_replace_changed(job.target, job.earlier)
+                self._refuse_to_replace_changed(folder, job.earlier)
             case = read_case(
                 job.files, resample_channels=self._ensemble.resample_channels
             )
@@ -378,7 +419,7 @@ class _Stages:
         if self._record is not None:
             self._record.append(outcome)
         for temporary, path in staged.items():
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(temporary, path)
         return outcome
 
@@ -400,13 +441,15 @@ class _Stages:
                 f"({error.strerror}); correct the path or take the case out"
             ) from error
 
-    def _refuse_to_replace_changed(self, target: Path, earlier: Outcome) -> None:
-        if self._digests.digest(target) != earlier.output_blake2b:
-            raise CaseError(
-                f"case {earlier.case}: its input changed, but so did the prediction "
-                f"{target.name} since it was written, perhaps corrected by hand; move "
-                "it away to predict the case again"
-            )
+    def _refuse_to_replace_changed(self, folder: Path, earlier: Outcome) -> None:
+        for output in earlier.outputs:
+            path = folder / output.file
+            if path.exists() and self._digests.digest(path) != output.blake2b:
+                raise CaseError(
+                    f"case {earlier.case} is to be predicted again, but its "
+                    f"prediction {output.file} was changed since it was written, "
+                    "perhaps corrected by hand; move it away first"
+                )
 
     def _departures(self, case: Case) -> list[str]:
         """Where a case is unlike the training cases of any of the models."""
@@ -445,32 +488,39 @@ class _Stages:
         )
 
     def _staged(self, prediction: _Prediction, target: Path) -> dict[Path, Path]:
-        """Write the files of a case aside.
-
-        Returns:
-            Each file and where it belongs, the label map last: where that is, all is.
-        """
+        """Write the files of a case aside; each to where it belongs."""
         folder = Path(tempfile.mkdtemp(dir=self._unfinished))
-        write_case(folder, target, prediction)
-        written = [path for path in folder.rglob("*") if path.is_file()]
-        written.sort(key=lambda path: path == folder / target.name)
-        return {path: target.parent / path.relative_to(folder) for path in written}
+        staged = {}
+        for (what, structure), path in self._drawn.files(target).items():
+            array = self._array(prediction, what, structure)
+            temporary = folder / path.relative_to(target.parent)
+            write_volume(temporary, array, prediction.grid, prediction.header)
+            staged[temporary] = path
+        return staged
+
+    def _array(
+        self, prediction: _Prediction, what: str, structure: str
+    ) -> NDArray[Any]:
+        if what == "probabilities":
+            return prediction.probabilities[structure]
+        if what == "mask":
+            return np.isin(prediction.label_map, self._drawn.masks[structure])
+        return prediction.label_map
 
     def _outcome(self, job: _Job, staged: Mapping[Path, Path]) -> Outcome:
         status: Literal["done", "suspect", "failed"] = "done"
-        output = output_blake2b = None
-        if job.error:
-            status = "failed"
-        else:
-            status = "suspect" if job.reasons else "done"
-            output = job.target.name
-            *_, label_map = staged
-            output_blake2b = FileDigests().digest(label_map)
+        if job.error or job.reasons:
+            status = "failed" if job.error else "suspect"
         return Outcome(
             case=job.files.name,
             status=status,
-            output=output,
-            output_blake2b=output_blake2b,
+            outputs=tuple(
+                OutputFile(
+                    path.relative_to(job.target.parent).as_posix(),
+                    FileDigests().digest(temporary),
+                )
+                for temporary, path in staged.items()
+            ),
             reasons=(job.error,) if job.error else tuple(job.reasons),
             inputs=job.inputs,
             models=self._asked.models,
@@ -480,21 +530,6 @@ class _Stages:
             seconds=round(job.seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-
-
-def write_case(folder: Path, target: Path, prediction: _Prediction) -> None:
-    """Write all files of one case.
-
-    Args:
-        folder: Stands for the folder of ``target``.
-        target: Gives the label map its name and format.
-        prediction: What to write.
-    """
-    grid, header = prediction.grid, prediction.header
-    write_volume(folder / target.name, prediction.label_map, grid, header)
-    files = _probability_files(folder / target.name, tuple(prediction.probabilities))
-    for structure, values in prediction.probabilities.items():
-        write_volume(files[structure], values, grid, header)
 
 
 def _array_on_disk(shape: tuple[int, ...], folder: Path) -> NDArray[np.float32]:

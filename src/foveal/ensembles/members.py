@@ -61,6 +61,19 @@ class Ensemble:
         return self.models[0].label_values
 
     @property
+    def structure_values(self) -> dict[str, tuple[int, ...]]:
+        """Name of each structure to its values in label maps."""
+        return {
+            name: tuple(self.label_values[number - 1] for number in classes)
+            for name, classes in self.structures.items()
+        }
+
+    @property
+    def separate_masks(self) -> bool:
+        """Whether predictions are one mask per structure."""
+        return self.models[0].separate_masks
+
+    @property
     def orientation(self) -> str:
         """Of the rows that `probabilities` gives."""
         return self.models[0].orientation

@@ -32,6 +32,9 @@ class MemberContent:
 
     weights: Mapping[str, Tensor]
 
+    plugins: tuple[tuple[str, str], ...] = ()
+    """File name and hash of the plugin that the network comes from; mostly none."""
+
 
 def write_model_file(
     path: Path, members: Sequence[MemberContent], card: Mapping[str, Any]
@@ -55,7 +58,11 @@ def write_model_file(
             "format_version": str(FORMAT_VERSION),
             "members": json.dumps(
                 [
-                    {"plan": member.plan, "settings": member.settings}
+                    {
+                        "plan": member.plan,
+                        "settings": member.settings,
+                        "plugins": member.plugins,
+                    }
                     for member in members
                 ]
             ),
@@ -93,5 +100,8 @@ def read_model_file(path: Path) -> tuple[list[MemberContent], dict[str, Any]]:
             for name, tensor in tensors.items()
             if name.startswith(prefix)
         }
-        members.append(MemberContent(entry["plan"], entry["settings"], weights))
+        plugins = tuple((name, digest) for name, digest in entry["plugins"])
+        members.append(
+            MemberContent(entry["plan"], entry["settings"], weights, plugins)
+        )
     return members, json.loads(texts["card"])

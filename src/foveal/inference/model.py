@@ -27,6 +27,9 @@ class Model:
     label_values: tuple[int, ...]
     """Value of each label in label maps, in the order of inside classes from 1."""
 
+    separate_masks: bool
+    """Whether references were one mask per structure, so that predictions are too."""
+
     patch_size: tuple[int, int, int]
     overlap_fraction: float
     batch_size: int

@@ -38,6 +38,16 @@ class InputFile:
 
 
 @dataclass(frozen=True)
+class OutputFile:
+    """One file that was written of a case."""
+
+    file: str
+    """Path from the folder of the record, with ``/`` between folders."""
+
+    blake2b: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of one case."""
 
@@ -46,10 +56,8 @@ class Outcome:
     status: Literal["done", "suspect", "failed"]
     """``suspect``: predicted, but unlike the training cases; see ``reasons``."""
 
-    output: str | None
-    """The prediction, relative to the folder of the record; ``None`` if it failed."""
-
-    output_blake2b: str | None
+    outputs: tuple[OutputFile, ...]
+    """Everything that was written of it; nothing if it failed."""
 
     reasons: tuple[str, ...]
     """Why it is suspect, or why it failed."""
@@ -115,6 +123,7 @@ def _outcome(record: Mapping[str, Any]) -> Outcome:
     if version != FORMAT_VERSION:
         raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
     entries["inputs"] = tuple(InputFile(**one) for one in entries["inputs"])
+    entries["outputs"] = tuple(OutputFile(**one) for one in entries["outputs"])
     for name in ("reasons", "models"):
         entries[name] = tuple(entries[name])
     return Outcome(**entries)
