@@ -52,6 +52,6 @@ def test_stored_model_predicts_as_when_it_was_made(version):
 @pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
 def test_stored_model_has_a_card(version):
     card = foveal.model_card(MODELS / f"format_{version}.foveal")
-    assert card["structures"] == {"ball": 7, "box": 300}
+    assert card["structures"] == {"ball": [7], "box": [300]}
     assert card["members"][0]["training_cases"] == 4
     assert card["members"][0]["validation"]["ball"]["dice"]["cases"] == 2
