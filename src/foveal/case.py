@@ -205,3 +205,23 @@ def meaning_of_values(
         for value in values:
             belongs.setdefault(value, set()).add(name)
     return {value: frozenset(names) for value, names in belongs.items()}
+
+
+def seen_classes(
+    annotated: NDArray[np.bool_], structures: NDArray[np.bool_]
+) -> tuple[int, ...]:
+    """Class as which each inside class shows where some structures are not annotated.
+
+    Without its structures that were not annotated, a class may look like others: a
+    lesion in an organ like the organ, a structure of its own like background. All that
+    look alike count as the first of them.
+
+    Args:
+        annotated: Whether each structure was annotated in a case.
+        structures: Whether each structure includes each class, ``(structure, class)``;
+            none includes class 0, background.
+    """
+    if annotated.all():
+        return tuple(range(structures.shape[1]))
+    visible = [column.tobytes() for column in structures[annotated].T]
+    return tuple(visible.index(column) for column in visible)

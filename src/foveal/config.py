@@ -45,6 +45,10 @@ Factors = tuple[PositiveFloat, PositiveFloat]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
+MOST_LABELS = 254
+"""One byte holds these, background and ignored voxels."""
+
+
 class Section(BaseModel):
     """One table of a settings file; a name that it does not know is an error."""
 
@@ -97,9 +101,9 @@ class LabelsConfig(Section):
                 "labels: every label needs its own name and value, "
                 "different from 0 (background) and labels.ignore_value"
             )
-        if len(self.names) > 254:
+        if len(self.names) > MOST_LABELS:
             raise ValueError(
-                f"labels.names has {len(self.names)} labels; at most 254 fit "
+                f"labels.names has {len(self.names)} labels; at most {MOST_LABELS} fit "
                 "one byte per voxel"
             )
         return self
@@ -158,18 +162,21 @@ class LabelsConfig(Section):
         """
         partner = both_ways(left_right_pairs)
         combinations = self.combinations
-        swapped = []
+        alike: dict[frozenset[str], list[int]] = {}
         for number, names in enumerate(combinations):
+            alike.setdefault(names, []).append(number)
+        swapped = list(range(len(combinations)))
+        for names, numbers in alike.items():
             mirrored = frozenset(partner.get(name, name) for name in names)
-            if mirrored == names:
-                swapped.append(number)
-                continue
-            if mirrored not in combinations:
+            partners = alike.get(mirrored, [])
+            if len(partners) != len(numbers):
                 raise ValueError(
-                    f'label "{self.names[number - 1]}" has no mirror image among the '
-                    "labels; take the sagittal axis out of mirroring.axes"
+                    f'label "{self.names[numbers[0] - 1]}" has no mirror image among '
+                    "the labels; take the sagittal axis out of mirroring.axes"
                 )
-            swapped.append(combinations.index(mirrored))
+            # Labels that are in the same structures change places in their order.
+            for number, other in zip(numbers, partners, strict=True):
+                swapped[number] = other
         return tuple(swapped)
 
     @property

@@ -108,3 +108,9 @@ def test_a_structure_is_there_where_its_probability_is_above_one_half(seed):
     for classes, probability in zip(structures, of_structures, strict=True):
         found = torch.isin(decided, torch.tensor(classes))
         assert torch.equal(found, probability > 0.5)
+
+
+def test_labels_that_no_structure_tells_apart_are_told_by_their_probability():
+    probabilities = torch.tensor([0.05, 0.05, 0.9]).reshape(3, 1, 1, 1)
+    whole = ((1, 2),)
+    assert decided_classes(probabilities, whole).item() == 2

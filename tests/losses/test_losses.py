@@ -2,15 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveal.case import IGNORED
+from foveal.case import IGNORED, seen_classes
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
-from foveal.losses.partial_annotation import merge_unannotated, seen_classes
+from foveal.losses.partial_annotation import merge_unannotated
 
 LOSSES = [cross_entropy, dice_loss]
 
@@ -185,7 +186,14 @@ def test_without_lesions_annotated_a_lesion_is_organ(loss):
         assert value.item() == pytest.approx(0, abs=1e-5)
 
 
-def test_where_only_lesions_are_annotated_organ_looks_like_background():
-    annotated = torch.tensor([[False, True], [True, True], [False, False]])
-    expected = [[0, 0, 2], [0, 1, 2], [0, 0, 0]]
-    assert seen_classes(annotated, ORGAN_AND_LESION).tolist() == expected
+@pytest.mark.parametrize(
+    ("annotated", "expected"),
+    [
+        ([False, True], (0, 0, 2)),
+        ([True, True], (0, 1, 2)),
+        ([True, False], (0, 1, 1)),
+        ([False, False], (0, 0, 0)),
+    ],
+)
+def test_classes_that_look_alike_count_as_the_first_of_them(annotated, expected):
+    assert seen_classes(np.array(annotated), ORGAN_AND_LESION.numpy()) == expected

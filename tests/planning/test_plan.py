@@ -276,3 +276,30 @@ def test_a_combination_without_a_mirror_image_turns_mirroring_off():
 
     assert plan.mirroring.axes == ()
     assert any("kidney_l+cyst" in reason for reason in reasons)
+
+
+def test_a_lesion_seen_alone_where_its_organ_was_not_annotated_is_no_label():
+    labels = labels_of(
+        (("lesion", "organ"), [["organ"], ["organ", "lesion"]]),
+        (("lesion",), [["lesion"]]),
+        structures=("lesion", "organ"),
+    )
+
+    assert labels.names == ("organ", "lesion+organ")
+
+
+def test_too_many_combinations_are_refused_with_the_remedy():
+    names = tuple(f"s{n:03}" for n in range(30))
+    pairs = [[a, b] for a in names for b in names if a < b]
+    with pytest.raises(DatasetError, match=r"465 labels.*foveal check"):
+        labels_of((names, [*([name] for name in names), *pairs]), structures=names)
+
+
+def test_labels_of_one_structure_change_places_with_their_counterparts():
+    labels = LabelsConfig(
+        names=("cortex_l", "medulla_l", "cortex_r", "medulla_r"),
+        values=(1, 2, 3, 4),
+        regions={"left": ("cortex_l", "medulla_l"), "right": ("cortex_r", "medulla_r")},
+    )
+
+    assert labels.swapped_classes((("left", "right"),)) == (0, 3, 4, 1, 2)

@@ -6,8 +6,8 @@ from foveal.errors import CaseError
 from foveal.preprocessing.labels import (
     annotated_structures,
     classes_of_combinations,
+    classes_shown,
     inside_label_map,
-    seen_classes,
     without_unannotated,
 )
 
@@ -81,9 +81,16 @@ def test_an_annotated_name_that_is_no_structure_is_refused():
 
 def test_classes_that_look_alike_are_counted_as_the_first_of_them():
     classes = (NOTHING, ORGAN, BOTH)
-    assert seen_classes(classes, None) == (0, 1, 2)
-    assert seen_classes(classes, ("organ",)) == (0, 1, 1)
-    assert seen_classes(classes, ("lesion",)) == (0, 0, 2)
+    assert classes_shown(classes, None) == (0, 1, 2)
+    assert classes_shown(classes, ("organ",)) == (0, 1, 1)
+    assert classes_shown(classes, ("lesion",)) == (0, 0, 2)
+
+
+def test_labels_in_the_same_structures_stay_apart_where_all_is_annotated():
+    classes = (NOTHING, ORGAN, ORGAN, BOTH)
+    assert classes_shown(classes, None) == (0, 1, 2, 3)
+    assert classes_shown(classes, ("organ", "lesion")) == (0, 1, 2, 3)
+    assert classes_shown(classes, ("organ",)) == (0, 1, 1, 1)
 
 
 def test_stray_voxels_of_a_structure_that_was_not_annotated_are_background():

@@ -20,6 +20,9 @@ SMALL = [
     "splits.folds=2",
     "training.precision=float32",
     "training.memory_layout=contiguous",
+    # One validation at the end, of few patches: whole scans take time on a CPU.
+    "training.validate_every_steps=6",
+    "prediction.overlap_fraction=0.1",
 ]
 
 

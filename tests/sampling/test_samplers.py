@@ -22,6 +22,7 @@ class LabelledVolume:
 
     label_map: np.ndarray
     num_classes: int
+    annotated: tuple[bool, ...] | None = None
 
     @property
     def shape(self):
@@ -43,6 +44,7 @@ class LabelledVolume:
 class UnlabelledVolume:
     shape = (20, 20, 20)
     class_counts = ()
+    annotated = None
 
     def class_voxel(self, class_index, n):
         raise AssertionError("an unlabelled case has no voxels of a class")
@@ -159,3 +161,11 @@ def test_a_structure_of_several_classes_is_drawn_voxel_by_voxel(rare_and_common)
     whole = ClassBalancedSampler(1.0, ((1, 2),), (1.0,))
     assert share_with(1, rare_and_common, whole) < 0.02
     assert share_with(2, rare_and_common, whole) > 0.98
+
+
+def test_what_nobody_contoured_is_not_drawn_for(rare_and_common):
+    # Class 1 stands for both structures here, but only the first was contoured.
+    rare_and_common.annotated = (True, False)
+    sampler = ClassBalancedSampler(1.0, ((2,), (1,)), (1.0, 1.0))
+    assert share_with(1, rare_and_common, sampler) == 0
+    assert share_with(2, rare_and_common, sampler) == 1

@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.augmentation.intensity import IntensityAugmentation
-from foveal.augmentation.spatial import PatchTransform, SpatialAugmentation
-from foveal.case import IGNORED
+from foveal.augmentation.spatial import (
+    PatchTransform,
+    SpatialAugmentation,
+    renamed_labels,
+)
+from foveal.case import IGNORED, seen_classes
 from foveal.sampling.batch import Batch
 from foveal.sampling.randomness import generator
 from foveal.sampling.samplers import Draw
@@ -90,6 +94,11 @@ class PatchSource:
                 None if label_map is None else label_map.to(device, non_blocking=True),
                 annotated,
             )
+            if label_map is not None and not bool(annotated.all()):
+                # After left and right changed places, another class is the first of
+                # those that look alike.
+                shown = seen_classes(annotated.numpy(), self.structures.numpy())
+                label_map = renamed_labels(label_map, shown)
             images.append(image)
             annotations.append(annotated)
             if label_map is not None:

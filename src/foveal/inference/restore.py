@@ -188,7 +188,9 @@ def decided_classes(
     for classes in structures:
         members = list(classes)
         agreement[members] += 2 * probabilities[members].sum(dim=0) - 1
-    return agreement.argmax(dim=0)
+    # Classes that no structure tells apart agree alike; the more probable one is meant.
+    is_best = agreement == agreement.amax(dim=0)
+    return probabilities.masked_fill(~is_best, -1.0).argmax(dim=0)
 
 
 def structure_probabilities(

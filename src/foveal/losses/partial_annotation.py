@@ -7,8 +7,10 @@ their logits.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from foveal.case import seen_classes
 
 
 def merge_unannotated(
@@ -29,7 +31,11 @@ def merge_unannotated(
     """
     if bool(annotated.all()):
         return logits
-    seen_as = seen_classes(annotated, structures)
+    table = structures.cpu().numpy()
+    seen_as = torch.tensor(
+        [seen_classes(flags, table) for flags in annotated.cpu().numpy()],
+        device=logits.device,
+    )
     own = torch.arange(logits.shape[1], device=logits.device)
     is_gone = (seen_as != own).reshape(*seen_as.shape, *[1] * (logits.ndim - 2))
     merged = logits.masked_fill(is_gone, -torch.inf)
@@ -39,21 +45,6 @@ def merge_unannotated(
                 together = logits[patch, shown == number]
                 merged[patch, number] = together.logsumexp(dim=0)
     return merged
-
-
-def seen_classes(
-    annotated: Bool[Tensor, "patch structure"],
-    structures: Bool[Tensor, "structure class"],
-) -> Int64[Tensor, "patch class"]:
-    """First class that looks like each class without what was not annotated.
-
-    Args:
-        annotated: Whether each structure was annotated in the patch's case.
-        structures: Whether each structure includes each class.
-    """
-    visible = structures & annotated.unsqueeze(2)
-    looks_alike = (visible.unsqueeze(3) == visible.unsqueeze(2)).all(dim=1)
-    return looks_alike.int().argmax(dim=1)
 
 
 def structure_sums(

@@ -22,6 +22,9 @@ SAGITTAL_AXIS = 0
 INTENSITIES_PER_CASE = 10_000
 """Foreground voxels drawn per case, so that large cases do not outweigh small ones."""
 
+INTENSITIES_IN_ALL = 4_000_000
+"""Of many cases fewer are drawn from each, so that memory does not grow with them."""
+
 AIR_HU = -500.0
 """CT values below are air; no other modality reaches them as a rule."""
 
@@ -102,6 +105,7 @@ def fingerprint_cases(
     Raises:
         CaseError: A case cannot be read or holds a label that is not listed.
     """
+    drawn = min(INTENSITIES_PER_CASE, INTENSITIES_IN_ALL // max(len(cases), 1))
 
     def look(files: CaseFiles) -> CaseFingerprint:
         return case_fingerprint(
@@ -109,6 +113,7 @@ def fingerprint_cases(
             structures,
             annotated=files.annotated,
             ignore_value=ignore_value,
+            intensities_drawn=drawn,
         )
 
     with ThreadPoolExecutor(threads) as pool:
@@ -130,6 +135,7 @@ def case_fingerprint(
     *,
     annotated: Sequence[str] | None = None,
     ignore_value: int | None = None,
+    intensities_drawn: int = INTENSITIES_PER_CASE,
 ) -> CaseFingerprint:
     """Measure one labelled case.
 
@@ -138,6 +144,7 @@ def case_fingerprint(
         structures: Name to label values, see `Dataset.structures`.
         annotated: Structures contoured in this case; ``None``: all.
         ignore_value: Label value that says nothing about the voxel.
+        intensities_drawn: Foreground voxels to draw, at most.
 
     Raises:
         CaseError: The case has no label map, or one with values that are not listed.
@@ -176,7 +183,10 @@ def case_fingerprint(
         nonzero_shape=_box_shape(np.any(image != 0, axis=0)),
         mask_shape=None if mask is None else _box_shape(mask),
         intensities=_drawn_intensities(
-            image, voxels[is_foreground[value_of_voxel]], case.name
+            image,
+            voxels[is_foreground[value_of_voxel]],
+            case.name,
+            most=intensities_drawn,
         ),
         image_quantiles=image_quantiles(case.image),
         is_hu_like=is_hu_like,
@@ -267,13 +277,11 @@ def _box_shape(inside: NDArray[np.bool_]) -> tuple[int, int, int]:
 
 
 def _drawn_intensities(
-    image: NDArray[np.float32], foreground: NDArray[np.intp], name: str
+    image: NDArray[np.float32], foreground: NDArray[np.intp], name: str, *, most: int
 ) -> NDArray[np.float32]:
     """Draw foreground voxels with replacement, the same at every run for a name."""
-    if len(foreground) > INTENSITIES_PER_CASE:
+    if len(foreground) > most:
         generator = np.random.default_rng(zlib.crc32(name.encode()))
-        foreground = foreground[
-            generator.integers(len(foreground), size=INTENSITIES_PER_CASE)
-        ]
+        foreground = foreground[generator.integers(len(foreground), size=most)]
     places = np.unravel_index(foreground, image.shape[1:])
     return np.stack([channel[places] for channel in image])

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from foveal.config import (
+    MOST_LABELS,
     ChannelConfig,
     FingerprintConfig,
     LabelsConfig,
@@ -317,6 +318,7 @@ def choose_labels(
         has_structure_files: Whether references are one mask per structure.
     """
     if not has_structure_files:
+        _require_few(len(label_values), "the data set lists")
         name_of = {value: name for name, value in label_values.items()}
         return LabelsConfig(
             names=tuple(label_values),
@@ -327,16 +329,22 @@ def choose_labels(
                 for region, values in regions.items()
             },
         ), []
-    overlaps = _overlaps(fingerprints)
-    alone = {
-        next(iter(names)) for names in _combinations(fingerprints) if len(names) == 1
-    }
+    known = _known_combinations(fingerprints)
+    overlaps = sorted(
+        (names for names in known if len(names) > 1),
+        key=lambda names: (len(names), sorted(names)),
+    )
     covered = frozenset[str]().union(*overlaps)
-    singles = [name for name in label_values if name in alone or name not in covered]
+    singles = [
+        name
+        for name in label_values
+        if frozenset({name}) in known or name not in covered
+    ]
     order = {name: place for place, name in enumerate(label_values)}
     named = {
         "+".join(sorted(names, key=order.__getitem__)): names for names in overlaps
     }
+    _require_few(len(singles) + len(named), "the masks make, with their overlaps,")
     first_free = max(label_values.values()) + 1
     labels = LabelsConfig(
         names=(*singles, *named),
@@ -366,11 +374,22 @@ def choose_labels(
     ]
 
 
-def _overlaps(fingerprints: Sequence[CaseFingerprint]) -> list[frozenset[str]]:
-    """Combinations of two and more structures that need a label, the smaller first.
+def _require_few(num_labels: int, who: str) -> None:
+    if num_labels > MOST_LABELS:
+        raise DatasetError(
+            f"{who} {num_labels} labels, but at most {MOST_LABELS} fit one byte per "
+            "voxel; leave structures out, or mend masks that should not overlap "
+            "(foveal check lists overlaps of a few voxels)"
+        )
+
+
+def _known_combinations(
+    fingerprints: Sequence[CaseFingerprint],
+) -> set[frozenset[str]]:
+    """Combinations of structures that need a label of their own.
 
     Where some structures were not annotated, a combination may be the visible part of
-    one that is known from other cases; then it needs none of its own.
+    one that is known from other cases; then it needs none.
     """
     known = {
         names
@@ -382,14 +401,7 @@ def _overlaps(fingerprints: Sequence[CaseFingerprint]) -> list[frozenset[str]]:
         looked_at = frozenset(case.structure_volumes_ml)
         visible = {names & looked_at for names in known}
         known |= case.combinations - visible
-    return sorted(
-        (names for names in known if len(names) > 1),
-        key=lambda names: (len(names), sorted(names)),
-    )
-
-
-def _combinations(fingerprints: Sequence[CaseFingerprint]) -> set[frozenset[str]]:
-    return {names for case in fingerprints for names in case.combinations}
+    return known
 
 
 def _possible_mirroring(

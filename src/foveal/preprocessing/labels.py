@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.case import IGNORED
+from foveal.case import IGNORED, seen_classes
 from foveal.errors import CaseError
 
 
@@ -97,22 +97,19 @@ def annotated_structures(
     return tuple(name in annotated for name in structures)
 
 
-def seen_classes(
+def classes_shown(
     combinations: Sequence[frozenset[str]], annotated: Sequence[str] | None
 ) -> tuple[int, ...]:
-    """Class as which each inside class shows where some structures are not annotated.
-
-    Without its structures that were not annotated, a class looks like others: all that
-    look alike are counted as the first of them, background where nothing is left.
+    """Class as which each inside class shows in a case, see `seen_classes`.
 
     Args:
         combinations: Structures of every inside class, background's none first.
         annotated: Structures contoured in the case; ``None``: all.
     """
-    if annotated is None:
-        return tuple(range(len(combinations)))
-    visible = [names & set(annotated) for names in combinations]
-    return tuple(visible.index(names) for names in visible)
+    names = sorted(frozenset[str]().union(*combinations))
+    structures = np.array([[name in one for one in combinations] for name in names])
+    flags = [annotated is None or name in annotated for name in names]
+    return seen_classes(np.array(flags, dtype=bool), structures)
 
 
 def without_unannotated(
@@ -126,7 +123,7 @@ def without_unannotated(
 
     Args:
         label_map: Inside classes ``(i, j, k)``.
-        seen_as: See `seen_classes`.
+        seen_as: See `classes_shown`.
     """
     becomes = np.arange(256, dtype=np.uint8)
     becomes[: len(seen_as)] = seen_as

@@ -31,8 +31,8 @@ from foveal.preprocessing.crop import (
 from foveal.preprocessing.intensity import IntensityRecipe, normalise
 from foveal.preprocessing.labels import (
     classes_of_combinations,
+    classes_shown,
     inside_label_map,
-    seen_classes,
     without_unannotated,
 )
 from foveal.preprocessing.resample import (
@@ -147,7 +147,7 @@ def preprocess_case(
         case: As read.
         recipe: What to do.
         annotated: Structures contoured in the case; ``None``: all. The label map says
-            nothing of the others, see `seen_classes`.
+            nothing of the others, see `classes_shown`.
 
     Raises:
         CaseError: The case lacks channels or the mask that the recipe needs, holds an
@@ -250,5 +250,5 @@ def _preprocessed_label_map(
         class_of = classes_of_combinations(case.combinations, combinations, annotated)
         ignore_value = None
     numbered = inside_label_map(change.apply(case.label_map), class_of, ignore_value)
-    numbered = without_unannotated(numbered, seen_classes(combinations, annotated))
+    numbered = without_unannotated(numbered, classes_shown(combinations, annotated))
     return resample_label_map(np.ascontiguousarray(numbered[window]), shape)

@@ -23,6 +23,11 @@ class SampledCase(Protocol):
         """Voxels per inside class, background first; empty if unlabelled."""
         ...
 
+    @property
+    def annotated(self) -> tuple[bool, ...] | None:
+        """Per structure, whether it was contoured; ``None``: all."""
+        ...
+
     def class_voxel(self, class_index: int, n: int) -> tuple[int, int, int]:
         """Voxel ``n`` of a foreground class."""
         ...
@@ -115,12 +120,17 @@ class ClassBalancedSampler:
         return Draw(case_index, corner_around(voxel, patch_size, case.shape))
 
     def _voxels_present(self, case: SampledCase) -> list[int]:
-        """Voxels of every structure in a case; none if it is unlabelled."""
+        """Voxels of every structure in a case.
+
+        None if the case is unlabelled, and of what nobody contoured in it: a class may
+        stand there for others that look like it.
+        """
         if not case.class_counts:
             return [0] * len(self.structures)
+        is_known = case.annotated or (True,) * len(self.structures)
         return [
-            sum(case.class_counts[number] for number in classes)
-            for classes in self.structures
+            sum(case.class_counts[number] for number in classes) if known else 0
+            for classes, known in zip(self.structures, is_known, strict=True)
         ]
 
     def _voxel(self, case: SampledCase, structure: int, n: int) -> tuple[int, int, int]:
