@@ -378,14 +378,24 @@ def numerics(settings: Settings) -> Numerics:
 
 
 def resolved_device(device: str) -> str:
-    """Name of the device that ``"auto"`` means on this machine."""
+    """Name of the device that ``"auto"`` means on this machine, or the one asked for.
+
+    Raises:
+        SettingsError: PyTorch cannot use the one asked for.
+    """
+    is_there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if device != "auto":
+        if not is_there[device]:
+            raise SettingsError(
+                f"PyTorch finds no {device} device; choose the device cpu, or install "
+                "the build of PyTorch for yours, as pytorch.org says"
+            )
         return device
-    if torch.cuda.is_available():
-        return "cuda"
-    if torch.backends.mps.is_available():
-        return "mps"
-    return "cpu"
+    return next(name for name in ("cuda", "mps", "cpu") if is_there[name])
 
 
 def fabric(settings: Settings) -> Fabric:

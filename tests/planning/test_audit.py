@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from foveal.case import CaseFiles, ChannelFile, Dataset, StructureFile
+from foveal.case import CaseFiles, ChannelFile, Dataset, NamedFold, StructureFile
 from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io.cases import read_case
@@ -151,7 +151,7 @@ def test_what_reading_refuses_is_an_error(tmp_path, write, sound, flaw, what):
 def test_a_blank_image_is_an_error(tmp_path, write, sound):
     blank = ChannelFile(write(np.zeros(SHAPE, np.int16)))
     finding = only_finding(tmp_path, sound, case(write, channels=(blank,)))
-    assert (finding.severity, finding.what) == ("error", "the image is 0 everywhere")
+    assert (finding.severity, finding.what) == ("warning", "the image is 0 everywhere")
 
 
 def test_a_channel_of_one_value_is_a_warning(tmp_path, write):
@@ -400,6 +400,31 @@ def test_table_holds_the_counts_and_every_finding(tmp_path, write, sound):
         "annotated_cases": 5,
         "present_cases": 5,
     }
-    assert (table["errors"], table["warnings"], table["notes"]) == (0, 0, 0)
-    assert table["findings"] == []
+    assert (table["errors"], table["warnings"], table["notes"]) == (0, 0, 1)
+    assert [finding["kind"] for finding in table["findings"]] == ["no label map"]
     assert table["resources"]["store_bytes"] > 0
+
+
+def test_folds_that_training_would_refuse_are_errors(tmp_path, sound):
+    both = NamedFold(("sound_0", "sound_1"), ("sound_1",))
+    found = audit(dataset(tmp_path, *sound, folds=(both,)))
+    (finding,) = [one for one in found.findings if one.kind == "folds"]
+    assert finding.severity == "error"
+    assert "trains on and validates patient sound_1" in finding.what
+
+
+def test_folds_that_leave_cases_unmeasured_are_odd(tmp_path, sound):
+    names = [case.name for case in sound]
+    folds = (NamedFold(tuple(names[1:]), (names[0],)), NamedFold(tuple(names), ()))
+    found = audit(dataset(tmp_path, *sound, folds=folds))
+    by_kind = {finding.kind: finding for finding in found.findings}
+    assert "fold 1 of the data set validates nobody" in (
+        by_kind["fold without validation"].what
+    )
+    assert by_kind["never validated"].cases == tuple(names[1:])
+
+
+def test_cases_without_a_label_map_are_named(tmp_path, sound, write):
+    found = audit(dataset(tmp_path, *sound, case(write, "new", label_map=None)))
+    (finding,) = [one for one in found.findings if one.kind == "no label map"]
+    assert (finding.severity, finding.cases) == ("note", ("new",))

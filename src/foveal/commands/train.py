@@ -448,6 +448,9 @@ def resolved_plan(
         for reason in made.reasons:
             watcher.on_stage(reason)
     chosen = changed_plan(planned, dict(entries), parts.plan_model)
+    if entries:
+        changes = ", ".join(sorted(_entry_names(entries)))
+        watcher.on_stage(f"Changed: {changes}, as the settings say")
     if path is None and "size" not in entries.get("patches", {}):
         fitting = fitting_patch(chosen, build.planned_network(chosen, parts))
         if fitting != chosen.patches.size:
@@ -458,6 +461,19 @@ def resolved_plan(
             chosen = changed_plan(chosen, {"patches": {"size": fitting}})
     rehearse(settings, chosen, parts)
     return chosen
+
+
+def _entry_names(table: Mapping[str, Any], before: str = "") -> list[str]:
+    """Full names of the entries of nested tables."""
+    return [
+        name
+        for key, value in table.items()
+        for name in (
+            _entry_names(value, f"{before}{key}.")
+            if isinstance(value, Mapping)
+            else [f"{before}{key}"]
+        )
+    ]
 
 
 def _launched_fabric(settings: Settings) -> Fabric:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.case import Dataset
+from foveal.errors import DatasetError
 from foveal.planning.case_audit import audit_case
 from foveal.planning.case_summary import CaseSummary
 from foveal.planning.comparisons import (
@@ -20,7 +21,7 @@ from foveal.planning.comparisons import (
 )
 from foveal.planning.findings import Finding, Severity, in_order, listed, told_once
 from foveal.planning.resources import Resources, needed_resources, shortages
-from foveal.planning.splits import USUAL_FOLDS
+from foveal.planning.splits import USUAL_FOLDS, make_splits
 from foveal.store.store import default_store_root
 
 LARGEST_THREADS = 4
@@ -108,6 +109,8 @@ def audit(
     compare_orientations(in_all)
     of_dataset = [
         *_patient_findings(dataset),
+        *_fold_findings(dataset),
+        *_unlabelled_findings(dataset),
         *find_copies(in_all, dataset.channel_names),
         *compare_intensities(in_all, dataset.channel_names),
         *compare_structures(in_all, tuple(dataset.structures)),
@@ -210,6 +213,68 @@ def _patient_findings(dataset: Dataset) -> list[Finding]:
             )
         )
     return findings
+
+
+def _fold_findings(dataset: Dataset) -> list[Finding]:
+    """What is wrong or odd about the folds that a data set brings."""
+    if dataset.folds is None:
+        return []
+    try:
+        splits = make_splits(dataset.cases, None, 0, given=dataset.folds)
+    except DatasetError as error:
+        what, _, remedy = str(error).partition("; ")
+        why = "training would stop at it"
+        return [Finding("folds", "error", what, why, remedy or "mend the folds")]
+    findings = [
+        Finding(
+            "fold without validation",
+            "warning",
+            f"fold {number} of the data set validates nobody",
+            "its last weights are kept, good or not, and nothing is measured",
+            "name patients to validate in it, or leave the fold out",
+        )
+        for number, fold in enumerate(splits.folds)
+        if not fold.validation
+    ]
+    validated = {name for fold in splits.folds for name in fold.validation}
+    never = [
+        case.name
+        for case in dataset.labelled
+        if case.split != "test" and case.patient not in validated
+    ]
+    if never:
+        findings.append(
+            Finding(
+                "never validated",
+                "warning",
+                f"{len(never)} labelled case(s) are in no fold's validation",
+                "a cross-validation does not measure them",
+                "add them to a fold, unless they are kept out on purpose",
+                tuple(never),
+            )
+        )
+    return findings
+
+
+def _unlabelled_findings(dataset: Dataset) -> list[Finding]:
+    """Cases without a label map, which may have been forgotten."""
+    without = tuple(
+        case.name
+        for case in dataset.cases
+        if not case.is_labelled and case.split != "test"
+    )
+    if not without or not dataset.labelled:
+        return []
+    return [
+        Finding(
+            "no label map",
+            "note",
+            f"{len(without)} of {len(dataset.cases)} cases have no label map",
+            "they are not trained on",
+            "nothing, if it is meant; else add the label maps or correct their names",
+            without,
+        )
+    ]
 
 
 def _label_findings(

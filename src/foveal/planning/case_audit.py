@@ -116,10 +116,11 @@ def _check_constants(
     """Note channels of one value; ``None`` stands for a channel of several."""
     remedy = "export the image again or take the case out of the data set"
     if constants and all(value == 0 for value in constants.values()):
-        summary.error(
+        summary.warning(
             "blank image",
             "the image is 0 everywhere",
-            "a plan that crops to what is not 0 would stop at it",
+            "nothing can be learned from it, and a plan that crops to what is not 0 "
+            "would stop at it",
             remedy,
         )
         return

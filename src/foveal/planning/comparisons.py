@@ -145,18 +145,22 @@ def compare_intensities(
 ) -> list[Finding]:
     """Warn of cases on another scale than most, channel by channel.
 
+    Cases of one domain are compared with one another: those of another scanner or
+    sequence may well have another scale.
+
     Returns:
         A finding per scale that many cases share; single cases keep theirs.
     """
     findings = []
     for number, name in enumerate(channel_names):
-        seen = [
-            (summary, summary.channels[number])
-            for summary in summaries
-            if number in summary.channels
-        ]
-        _warn_of_lost_offset(seen, name)
-        findings += _compare_scales(seen, name)
+        by_domain: dict[str | None, list[tuple[CaseSummary, ChannelSummary]]] = {}
+        for summary in summaries:
+            if number in summary.channels:
+                seen = by_domain.setdefault(summary.case.domain, [])
+                seen.append((summary, summary.channels[number]))
+        for seen in by_domain.values():
+            _warn_of_lost_offset(seen, name)
+            findings += _compare_scales(seen, name)
     return findings
 
 
