@@ -16,10 +16,13 @@ from made_up_models import scan, write_run
 from typer.testing import CliRunner
 
 import foveal
+from foveal.case import Case
 from foveal.cli.main import app
 from foveal.commands import predict as command
 from foveal.errors import CaseError, DatasetError, RunError
+from foveal.geometry import Grid
 from foveal.inference.record import open_record, read_outcomes
+from foveal.io.volumes import VOLUME_ENDINGS, read_volume, write_volume
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,48 @@ def test_bad_cases_fail_alone_and_odd_ones_are_suspect(run, scans, tmp_path):
         for name, outcome in outcomes.items()
         if outcome.status != "failed"
     }
+
+
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
+def test_every_format_is_predicted_to_the_same_voxels(ending, run, tmp_path):
+    image, affine = scan()
+    grid = Grid(image.shape, affine)
+    write_volume(tmp_path / f"a{ending}", image, grid)
+    (outcome,) = foveal.predict(run, tmp_path / f"a{ending}", tmp_path / "out")
+    (output,) = outcome.outputs
+    written = {".mhd": ".mha", ".seg.nrrd": ".nrrd"}.get(ending, ending)
+    assert output.file == f"a{written}"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "predictions.jsonl",
+        output.file,
+    }
+    found = read_volume(tmp_path / "out" / output.file)
+    expected = foveal.load_model(run).predict(Case("a", image[None], grid))
+    np.testing.assert_array_equal(found.array, expected)
+    np.testing.assert_allclose(found.grid.affine, affine, atol=1e-6)
+    assert len(np.unique(expected)) > 1
+    (again,) = foveal.predict(
+        run, tmp_path / f"a{ending}", tmp_path / "out", resume=True
+    )
+    assert again == outcome
+
+
+@pytest.mark.parametrize(
+    ("ending", "instead"), [(".mhd", "b.mha"), (".seg.nrrd", "b.nrrd")]
+)
+def test_a_single_output_in_two_files_or_in_slicers_form_is_refused(
+    ending, instead, run, scans, tmp_path
+):
+    with pytest.raises(CaseError, match=f"no prediction is written as.*give {instead}"):
+        foveal.predict(run, scans / "case_0.nii.gz", tmp_path / f"b{ending}")
+
+
+def test_an_ending_in_capitals_is_no_part_of_a_name(run, scans, tmp_path):
+    foveal.predict(
+        run, scans / "case_0.nii.gz", tmp_path / "A.NII.GZ", probabilities=True
+    )
+    names = {path.name for path in (tmp_path / "probabilities").rglob("*.nii.gz")}
+    assert names == {"A_ball.nii.gz", "A_box.nii.gz"}
 
 
 def test_record_tells_what_a_prediction_was_made_from(run, scans, tmp_path):
