@@ -235,8 +235,42 @@ def test_changed_input_is_predicted_again_unless_the_prediction_was_edited(
         "case_2": "done",
     }
     assert "perhaps corrected by hand" in outcomes[1].reasons[0]
+    assert "case_1.nii.gz, is still there" in outcomes[1].reasons[1]
     assert (out / "case_1.nii.gz").read_bytes() == by_hand
     assert (out / "case_0.nii.gz").read_bytes() != before["case_0.nii.gz"]
+
+
+def test_an_older_prediction_is_never_under_the_line_of_a_newer(
+    run, scans, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    foveal.predict(run, scans, out, probabilities=True, threads=1)
+    write_scan(scans / "case_1.nii.gz", *scan(12))
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "replace_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        foveal.predict(run, scans, out, probabilities=True, resume=True, threads=1)
+    assert not (out / "case_1.nii.gz").exists()
+    monkeypatch.undo()
+    foveal.predict(run, scans, out, probabilities=True, resume=True, threads=1)
+    foveal.predict(run, scans, tmp_path / "unbroken", probabilities=True, threads=1)
+    assert content(out) == content(tmp_path / "unbroken")
+
+
+def test_a_case_that_fails_now_says_that_its_earlier_prediction_is_kept(
+    run, scans, tmp_path
+):
+    out = tmp_path / "out"
+    foveal.predict(run, scans, out, threads=1)
+    before = content(out)
+    (scans / "case_1.nii.gz").write_bytes(b"")
+    outcome = foveal.predict(run, scans, out, resume=True, threads=1)[1]
+    assert outcome.status == "failed"
+    assert outcome.reasons[1].startswith("an earlier prediction, case_1.nii.gz, is")
+    assert content(out) == before
 
 
 def test_a_folder_with_predictions_needs_resume(run, scans, tmp_path):

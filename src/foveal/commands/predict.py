@@ -430,6 +430,11 @@ class _Stages:
         job.prediction = None
         job.seconds += time.perf_counter() - start
         outcome = self._outcome(job, staged)
+        if staged:
+            # The record is written first: a kill in between must leave no older file
+            # under the line of this one.
+            for path in _kept_outputs(job):
+                path.unlink()
         if self._record is not None:
             self._record.append(outcome)
         for temporary, path in staged.items():
@@ -523,8 +528,18 @@ class _Stages:
 
     def _outcome(self, job: _Job, staged: Mapping[Path, Path]) -> Outcome:
         status: Literal["done", "suspect", "failed"] = "done"
-        if job.error or job.reasons:
-            status = "failed" if job.error else "suspect"
+        reasons = tuple(job.reasons)
+        if job.error:
+            status = "failed"
+            kept = ", ".join(path.name for path in _kept_outputs(job))
+            reasons = (job.error,)
+            if kept:
+                reasons += (
+                    f"an earlier prediction, {kept}, is still there; it may be of other "
+                    "input than there is now",
+                )
+        elif reasons:
+            status = "suspect"
         return Outcome(
             case=job.files.name,
             status=status,
@@ -535,7 +550,7 @@ class _Stages:
                 )
                 for temporary, path in staged.items()
             ),
-            reasons=(job.error,) if job.error else tuple(job.reasons),
+            reasons=reasons,
             inputs=job.inputs,
             models=self._asked.models,
             options=self._asked.options,
@@ -544,6 +559,13 @@ class _Stages:
             seconds=round(job.seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _kept_outputs(job: _Job) -> list[Path]:
+    """What is still there of an earlier prediction."""
+    outputs = () if job.earlier is None else job.earlier.outputs
+    paths = [job.target.parent / output.file for output in outputs]
+    return [path for path in paths if path.exists()]
 
 
 def _array_on_disk(shape: tuple[int, ...], folder: Path) -> NDArray[np.float32]:
