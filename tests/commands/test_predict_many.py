@@ -16,10 +16,13 @@ from made_up_models import scan, write_run
 from typer.testing import CliRunner
 
 import foveal
+from foveal.case import Case
 from foveal.cli.main import app
 from foveal.commands import predict as command
 from foveal.errors import CaseError, DatasetError, RunError
+from foveal.geometry import Grid
 from foveal.inference.record import open_record, read_outcomes
+from foveal.io.volumes import VOLUME_ENDINGS, read_volume, write_volume
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,48 @@ def test_bad_cases_fail_alone_and_odd_ones_are_suspect(run, scans, tmp_path):
         for name, outcome in outcomes.items()
         if outcome.status != "failed"
     }
+
+
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
+def test_every_format_is_predicted_to_the_same_voxels(ending, run, tmp_path):
+    image, affine = scan()
+    grid = Grid(image.shape, affine)
+    write_volume(tmp_path / f"a{ending}", image, grid)
+    (outcome,) = foveal.predict(run, tmp_path / f"a{ending}", tmp_path / "out")
+    (output,) = outcome.outputs
+    written = {".mhd": ".mha", ".seg.nrrd": ".nrrd"}.get(ending, ending)
+    assert output.file == f"a{written}"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "predictions.jsonl",
+        output.file,
+    }
+    found = read_volume(tmp_path / "out" / output.file)
+    expected = foveal.load_model(run).predict(Case("a", image[None], grid))
+    np.testing.assert_array_equal(found.array, expected)
+    np.testing.assert_allclose(found.grid.affine, affine, atol=1e-6)
+    assert len(np.unique(expected)) > 1
+    (again,) = foveal.predict(
+        run, tmp_path / f"a{ending}", tmp_path / "out", resume=True
+    )
+    assert again == outcome
+
+
+@pytest.mark.parametrize(
+    ("ending", "instead"), [(".mhd", "b.mha"), (".seg.nrrd", "b.nrrd")]
+)
+def test_a_single_output_in_two_files_or_in_slicers_form_is_refused(
+    ending, instead, run, scans, tmp_path
+):
+    with pytest.raises(CaseError, match=f"no prediction is written as.*give {instead}"):
+        foveal.predict(run, scans / "case_0.nii.gz", tmp_path / f"b{ending}")
+
+
+def test_an_ending_in_capitals_is_no_part_of_a_name(run, scans, tmp_path):
+    foveal.predict(
+        run, scans / "case_0.nii.gz", tmp_path / "A.NII.GZ", probabilities=True
+    )
+    names = {path.name for path in (tmp_path / "probabilities").rglob("*.nii.gz")}
+    assert names == {"A_ball.nii.gz", "A_box.nii.gz"}
 
 
 def test_record_tells_what_a_prediction_was_made_from(run, scans, tmp_path):
@@ -190,8 +235,42 @@ def test_changed_input_is_predicted_again_unless_the_prediction_was_edited(
         "case_2": "done",
     }
     assert "perhaps corrected by hand" in outcomes[1].reasons[0]
+    assert "case_1.nii.gz, is still there" in outcomes[1].reasons[1]
     assert (out / "case_1.nii.gz").read_bytes() == by_hand
     assert (out / "case_0.nii.gz").read_bytes() != before["case_0.nii.gz"]
+
+
+def test_an_older_prediction_is_never_under_the_line_of_a_newer(
+    run, scans, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    foveal.predict(run, scans, out, probabilities=True, threads=1)
+    write_scan(scans / "case_1.nii.gz", *scan(12))
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "replace_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        foveal.predict(run, scans, out, probabilities=True, resume=True, threads=1)
+    assert not (out / "case_1.nii.gz").exists()
+    monkeypatch.undo()
+    foveal.predict(run, scans, out, probabilities=True, resume=True, threads=1)
+    foveal.predict(run, scans, tmp_path / "unbroken", probabilities=True, threads=1)
+    assert content(out) == content(tmp_path / "unbroken")
+
+
+def test_a_case_that_fails_now_says_that_its_earlier_prediction_is_kept(
+    run, scans, tmp_path
+):
+    out = tmp_path / "out"
+    foveal.predict(run, scans, out, threads=1)
+    before = content(out)
+    (scans / "case_1.nii.gz").write_bytes(b"")
+    outcome = foveal.predict(run, scans, out, resume=True, threads=1)[1]
+    assert outcome.status == "failed"
+    assert outcome.reasons[1].startswith("an earlier prediction, case_1.nii.gz, is")
+    assert content(out) == before
 
 
 def test_a_folder_with_predictions_needs_resume(run, scans, tmp_path):

@@ -39,7 +39,7 @@ from foveal.inference.restore import structure_probabilities
 from foveal.io.cases import read_case
 from foveal.io.files import replace_file
 from foveal.io.inputs import cases_to_predict
-from foveal.io.volumes import volume_ending, write_volume
+from foveal.io.volumes import case_stem, volume_ending, write_volume
 from foveal.planning.departures import departures, look_at
 from foveal.plugins.registration import Plugin
 from foveal.preprocessing.sources import FileDigests
@@ -50,6 +50,10 @@ OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 NAMES_SHOWN = 5
 """Files listed in an error message."""
+
+ENDINGS_OF_OUTPUTS = {".mhd": ".mha", ".seg.nrrd": ".nrrd"}
+"""For inputs whose own ending no output takes: the first is two files, which cannot
+be put into place in one step; the second says that 3D Slicer wrote it."""
 
 
 def predict(
@@ -67,8 +71,9 @@ def predict(
     """Predict every case of an input into a folder of label maps.
 
     A model that was trained on one mask per structure gives a folder of masks per case.
-    Label maps and masks have the grid, the file format and, for NIfTI, the header codes
-    of the case's first channel; label maps have the label values of the training data.
+    Label maps and masks have the grid, the file format (``.mha`` for ``.mhd``) and, for
+    NIfTI, the header codes of the case's first channel; label maps have the label
+    values of the training data.
     A case that cannot be predicted does not stop the others. ``predictions.jsonl`` in
     the folder gets a line for each case as it is finished, see
     `foveal.inference.record`.
@@ -172,8 +177,7 @@ class _Drawn:
         Args:
             target: Label map of the case; with masks, its name is that of a folder.
         """
-        ending = volume_ending(target)
-        stem = target.name.removesuffix(ending)
+        ending, stem = volume_ending(target), case_stem(target)
         folder = target.parent / "probabilities"
         files = {
             ("probabilities", name): folder / f"{stem}_{name}{ending}"
@@ -205,7 +209,12 @@ def _place(cases: Sequence[CaseFiles], output: Path) -> _Place:
     if not cases:
         raise CaseError("the input holds no case; give a volume or a folder of them")
     if len(cases) == 1 and output.suffix and not output.is_dir():
-        volume_ending(output)
+        ending = volume_ending(output)
+        if ending in ENDINGS_OF_OUTPUTS:
+            raise CaseError(
+                f"{output} cannot be the output, as no prediction is written as "
+                f"{ending}; give {case_stem(output)}{ENDINGS_OF_OUTPUTS[ending]}"
+            )
         return _Place(output.parent, {cases[0].name: output}, None)
     if output.is_file():
         raise RunError(f"{output} is a file; give a folder for the label maps")
@@ -222,11 +231,16 @@ def _place(cases: Sequence[CaseFiles], output: Path) -> _Place:
     return _Place(
         output,
         {
-            case.name: output / f"{case.name}{volume_ending(case.channels[0].path)}"
+            case.name: output / f"{case.name}{_ending_of_output(case)}"
             for case in cases
         },
         output / RECORD_FILE,
     )
+
+
+def _ending_of_output(case: CaseFiles) -> str:
+    ending = volume_ending(case.channels[0].path)
+    return ENDINGS_OF_OUTPUTS.get(ending, ending)
 
 
 def _earlier_predictions(
@@ -416,6 +430,11 @@ class _Stages:
         job.prediction = None
         job.seconds += time.perf_counter() - start
         outcome = self._outcome(job, staged)
+        if staged:
+            # The record is written first: a kill in between must leave no older file
+            # under the line of this one.
+            for path in _kept_outputs(job):
+                path.unlink()
         if self._record is not None:
             self._record.append(outcome)
         for temporary, path in staged.items():
@@ -509,8 +528,18 @@ class _Stages:
 
     def _outcome(self, job: _Job, staged: Mapping[Path, Path]) -> Outcome:
         status: Literal["done", "suspect", "failed"] = "done"
-        if job.error or job.reasons:
-            status = "failed" if job.error else "suspect"
+        reasons = tuple(job.reasons)
+        if job.error:
+            status = "failed"
+            kept = ", ".join(path.name for path in _kept_outputs(job))
+            reasons = (job.error,)
+            if kept:
+                reasons += (
+                    f"an earlier prediction, {kept}, is still there; it may be of other "
+                    "input than there is now",
+                )
+        elif reasons:
+            status = "suspect"
         return Outcome(
             case=job.files.name,
             status=status,
@@ -521,7 +550,7 @@ class _Stages:
                 )
                 for temporary, path in staged.items()
             ),
-            reasons=(job.error,) if job.error else tuple(job.reasons),
+            reasons=reasons,
             inputs=job.inputs,
             models=self._asked.models,
             options=self._asked.options,
@@ -530,6 +559,13 @@ class _Stages:
             seconds=round(job.seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _kept_outputs(job: _Job) -> list[Path]:
+    """What is still there of an earlier prediction."""
+    outputs = () if job.earlier is None else job.earlier.outputs
+    paths = [job.target.parent / output.file for output in outputs]
+    return [path for path in paths if path.exists()]
 
 
 def _array_on_disk(shape: tuple[int, ...], folder: Path) -> NDArray[np.float32]:
