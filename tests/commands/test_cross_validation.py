@@ -148,6 +148,43 @@ def test_a_fold_that_is_gone_is_made_again_and_a_damaged_score_measured_again(
     assert_same(runs, copy)
 
 
+def test_a_finished_fold_whose_best_is_damaged_is_scored_again(train, runs, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    best = copy / "fold_1" / "checkpoints" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:100])
+    told = []
+    train(copy, resume=True, watcher=Watcher(told.append))
+    assert not best.exists()
+    # The last checkpoint predicts instead, and what it is measured by is its own.
+    model = foveal.load_model(copy / "fold_1")
+    assert model.structures.keys() == {"ball", "box"}
+    assert any("it is dropped" in stage and "fold 1 " in stage for stage in told)
+    again = foveal.evaluate(copy / "fold_1").to_json()
+    assert (copy / "fold_1" / "validation" / "metrics.json").read_text() == again
+    told.clear()
+    train(copy, resume=True, watcher=Watcher(told.append))
+    assert sum(stage.endswith("finished already") for stage in told) == FOLDS
+
+
+def test_scores_of_lost_weights_are_gone_before_the_weights_are(
+    train, runs, tmp_path, monkeypatch
+):
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    best = copy / "fold_1" / "checkpoints" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:100])
+
+    def killed(folder, **_):
+        assert not (folder / "metrics.json").exists()
+        assert best.exists()
+        raise Stopped
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Stopped):
+        train(copy, resume=True)
+
+
 def test_finished_cross_validation_is_left_as_it_is(train, runs, tmp_path):
     copy = tmp_path / "runs"
     shutil.copytree(runs, copy)
@@ -195,7 +232,7 @@ def test_resuming_what_was_never_begun_is_refused(train, tmp_path):
 
 
 def test_resuming_one_fold_of_all_is_refused(dataset, runs):
-    with pytest.raises(SettingsError, match="goes on with the settings of the run"):
+    with pytest.raises(SettingsError, match="goes on with the settings and the plan"):
         foveal.train(dataset, runs, fold=1, resume=True)
 
 

@@ -257,6 +257,43 @@ def test_structure_that_was_not_annotated_is_left_out_of_the_case(tmp_path):
     assert evaluation.notes == ()
 
 
+def test_region_that_was_drawn_whole_does_not_score_the_regions_inside_it(tmp_path):
+    write(tmp_path, image=0 * bars(), only_whole=bars(v1=6), all=bars(v1=4, v2=2))
+    (tmp_path / "table.toml").write_text(
+        "[labels]\nedema = 1\nnecrosis = 2\nenhancing = 3\n"
+        "[regions]\nwhole = [1, 2, 3]\ncore = [2, 3]\nenhancing = [3]\n"
+        '[[cases]]\ncase = "a"\nchannels = ["image.nii.gz"]\n'
+        'label_map = "only_whole.nii.gz"\nannotated_labels = ["whole"]\n'
+        '[[cases]]\ncase = "b"\nchannels = ["image.nii.gz"]\n'
+        'label_map = "all.nii.gz"\nannotated_labels = ["whole", "core"]\n'
+    )
+    predictions = write(tmp_path / "p", a=bars(v1=4, v2=2), b=bars(v1=4, v2=1, v3=1))
+    evaluation = evaluate(predictions, tmp_path / "table.toml")
+    assert structures_of(evaluation, "a") == ["whole"]
+    assert structures_of(evaluation, "b") == ["whole", "core"]
+    assert evaluation.notes == (
+        "Structure enhancing was measured in no case: no reference has it drawn.",
+    )
+
+
+def test_prediction_of_an_excluded_case_is_left_out_and_noted(tmp_path):
+    root = write_dataset(
+        tmp_path / "d", {"0": "background", "1": "x"}, a=bars(v1=4), b=bars(v1=4)
+    )
+    description = json.loads((root / "dataset.json").read_text())
+    description["training"][1]["exclude"] = "cut off"
+    (root / "dataset.json").write_text(json.dumps(description))
+    predictions = write(tmp_path / "p", a=bars(v1=4), b=bars(v1=2))
+    evaluation = evaluate(predictions, root)
+    assert evaluation.cases == ("a",)
+    assert evaluation.notes == (
+        "Case b is not measured, as the data set excludes it: cut off.",
+    )
+    (predictions / "a.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="excludes all predicted cases: b;"):
+        evaluate(predictions, root)
+
+
 def test_ignored_voxels_are_in_no_metric(tmp_path):
     labels = {"background": 0, "x": 1, "ignore": 9}
     reference = bars(v1=3)

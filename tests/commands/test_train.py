@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tomllib
 import nibabel as nib
 import numpy as np
 import pytest
+import tomli_w
 from phantoms import ball_and_box, write_ball_and_box_dataset
 from typer.testing import CliRunner
 
@@ -321,11 +323,66 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_weights(
     assert steps == list(range(60))
 
 
-@pytest.mark.parametrize("change", ["--steps 9", "--fold 1", "--set training.seed=4"])
+@pytest.mark.parametrize(
+    "change",
+    ["--steps 9", "--fold 1", "--set training.seed=4", "--plan {run}/plan.toml"],
+)
 def test_resuming_with_other_settings_is_refused(run, dataset, change):
+    change = change.format(run=run)
     status, text = foveal("train", dataset, "--out", run, "--resume", change)
     assert status == 1
-    assert "goes on with the settings of the run" in text
+    assert "goes on with the settings and the plan of the run" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "difference"),
+    [
+        ("training.seed = 4", "training.seed is 0, not 4"),
+        ("training.steps = 61", "training.steps is 60, not 61"),
+        ('store = "elsewhere"', "store is "),
+        ("patches.size = [8, 8, 8]", "patches.size is [16, 16, 16], not [8, 8, 8]"),
+        ("sampling.structure_weights = {box = 2}", "structure_weights is {}, not"),
+    ],
+)
+def test_resuming_with_a_file_that_says_otherwise_is_refused(
+    run, dataset, tmp_path, line, difference
+):
+    path = tmp_path / "settings.toml"
+    path.write_text(f'dataset = "{dataset.as_posix()}"\n{line}\n')
+    status, text = foveal("train", path, "--out", run, "--resume")
+    assert status == 1
+    assert "the run does not follow" in text
+    assert difference in text
+
+
+def test_resuming_with_a_file_of_another_data_set_is_refused(run, tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('dataset = "other"\n')
+    status, text = foveal("train", path, "--out", run, "--resume")
+    assert status == 1
+    assert "dataset is " in text
+
+
+def test_a_run_begun_with_a_file_goes_on_with_it_and_with_its_data_set(
+    run, dataset, tmp_path
+):
+    """The run is finished, so that there is nothing to train."""
+    copy = tmp_path / "runs" / "run"
+    shutil.copytree(run, copy)
+    # As if begun with a file that names the data set from where it lies.
+    (tmp_path / "files").mkdir()
+    relative = os.path.relpath(dataset, tmp_path / "files")
+    settings = tomllib.loads((copy / "settings.toml").read_text())
+    settings["dataset"] = (tmp_path / "files" / relative).as_posix()
+    (copy / "settings.toml").write_text(tomli_w.dumps(settings))
+    file = tmp_path / "files" / "settings.toml"
+    file.write_text(
+        f'dataset = "{relative}"\npatches.size = [16, 16, 16]\n'
+        '[training]\nsteps = 60\nprecision = "auto"\n'
+    )
+    for source in (file, dataset):
+        status, text = foveal("train", source, "--out", copy, "--resume")
+        assert status == 0, text
 
 
 def test_resuming_on_another_data_set_is_refused(run, tmp_path):

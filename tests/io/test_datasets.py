@@ -209,6 +209,15 @@ def test_nnunet_folder_has_one_file_per_channel(tmp_path):
     assert dataset.cases[2].channels[1].path.name == "case_c_0001.nrrd"
 
 
+def test_nnunet_image_without_a_channel_number_is_refused(tmp_path):
+    volume(tmp_path / "imagesTr" / "a_0000.nrrd")
+    volume(tmp_path / "imagesTr" / "y.nrrd")
+    with pytest.raises(
+        DatasetError, match=r"y\.nrrd has no number of a channel .* as y_0000\.nrrd"
+    ):
+        read_dataset(nnunet(tmp_path))
+
+
 def test_nnunet_label_map_without_image_is_refused(tmp_path):
     volume(tmp_path / "imagesTr" / "a_0000.nrrd")
     volume(tmp_path / "labelsTr" / "b.nrrd")

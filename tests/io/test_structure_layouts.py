@@ -141,6 +141,17 @@ def test_a_slicer_file_without_segments_is_a_label_map(tmp_path):
     assert not dataset.has_structure_files
 
 
+def test_a_slicer_file_without_segments_among_those_with_is_refused(tmp_path):
+    for name in ("a", "b"):
+        volume(tmp_path / "images" / f"{name}.nrrd")
+    segmentation(tmp_path / "labels" / "a.seg.nrrd", "liver")
+    volume(tmp_path / "labels" / "b.seg.nrrd", 1)
+    with pytest.raises(
+        DatasetError, match=r"masks of \['liver'\] and also label maps, as .*b\.seg"
+    ):
+        read_dataset(tmp_path)
+
+
 def test_slicer_segmentations_are_never_images(tmp_path):
     volume(tmp_path / "images" / "a.nrrd")
     segmentation(tmp_path / "images" / "a.seg.nrrd", "liver")
@@ -235,6 +246,16 @@ def test_case_folders_that_contradict_themselves_are_refused(tmp_path, files, ma
     for file in files:
         touch(tmp_path / "p1" / file)
     with pytest.raises(DatasetError, match=match):
+        read_dataset(tmp_path)
+
+
+def test_a_case_folder_whose_image_lies_deeper_is_refused(tmp_path):
+    touch(tmp_path / "s1" / "ct.nii.gz")
+    touch(tmp_path / "s1" / "segmentations" / "liver.nii.gz")
+    touch(tmp_path / "s2" / "imaging" / "ct.nii.gz")
+    with pytest.raises(
+        DatasetError, match=r"s2 holds no image itself, but imaging/ct\.nii\.gz, so"
+    ):
         read_dataset(tmp_path)
 
 

@@ -110,6 +110,29 @@ def test_tests_are_those_of_scipy_and_adjusted_for_every_structure_and_metric():
     assert [entry.wilcoxon_p_holm for entry in comparison.differences] == adjusted
 
 
+@pytest.mark.parametrize("num_zeros", [0, 1, 15, 60])
+def test_cases_without_a_difference_do_not_make_p_smaller(num_zeros):
+    first = [0.5] * (5 + num_zeros)
+    second = [0.6, 0.62, 0.64, 0.66, 0.68] + [0.5] * num_zeros
+    comparison = compared(evaluation(liver=first), evaluation(liver=second))
+    # The most extreme 2 of 2^5 signs.
+    assert comparison.find("liver", "dice").wilcoxon_p == pytest.approx(2 / 32)
+    assert any(
+        f"dice of liver (B): 5 of {5 + num_zeros} cases differ, too few" in note
+        for note in comparison.notes
+    )
+
+
+def test_systems_that_agree_everywhere_have_a_p_of_1_and_it_is_told():
+    alike = evaluation(liver=[0.5] * 8)
+    comparison = compared(alike, alike)
+    assert comparison.find("liver", "dice").wilcoxon_p == 1
+    assert (
+        "dice of liver (B): no case differs, so p is 1 in both tests."
+        in comparison.notes
+    )
+
+
 # ------------------------------------------------------------------ several seeds
 
 

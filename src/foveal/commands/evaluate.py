@@ -237,7 +237,7 @@ def _measure_case(
     for name, structure in structures.items():
         parts = structure.prediction_masks if as_masks else structure.prediction_values
         scored.update(parts)
-        if drawn is not None and not set(map(str, structure.reference)) <= drawn:
+        if drawn is not None and not _is_drawn(structure.reference, drawn):
             continue
         masks = prediction.mask(parts), reference.mask(structure.reference)
         if ignored is not None:
@@ -260,18 +260,29 @@ def _read_reference(pair: Pair, matched: Matched) -> Segmentation:
     return read_listed_segmentation(pair.reference, label_values)
 
 
-def _drawn(pair: Pair, reference: Segmentation, matched: Matched) -> set[str] | None:
-    """Parts that a reference has, as text; ``None``: all of them.
+def _drawn(
+    pair: Pair, reference: Segmentation, matched: Matched
+) -> list[frozenset[str]] | None:
+    """What was drawn, each as its parts in text; ``None``: all there is.
 
     Of a folder of masks those that have a file: an empty mask says that the structure
     is not there, a missing one that nobody drew it.
     """
     if isinstance(reference, Masks):
-        return set(reference.files)
+        return [frozenset({name}) for name in reference.files]
     if isinstance(pair.reference, Path) or pair.reference.annotated is None:
         return None
     structures = matched.dataset.structures if matched.dataset else {}
-    return {str(part) for name in pair.reference.annotated for part in structures[name]}
+    return [frozenset(map(str, structures[name])) for name in pair.reference.annotated]
+
+
+def _is_drawn(parts: Parts, drawn: Sequence[frozenset[str]]) -> bool:
+    """Whether a structure is a union of what was drawn.
+
+    A region that was drawn whole tells nothing of what is inside it.
+    """
+    wanted = frozenset(map(str, parts))
+    return frozenset[str]().union(*(one for one in drawn if one <= wanted)) == wanted
 
 
 def _require_known_labels(reference: Segmentation, dataset: Dataset) -> None:

@@ -111,7 +111,7 @@ def _match_runs(path: Path, references: Path | None) -> Matched:
     labels: Mapping[str, Sequence[int]] = {}
     if all(path.is_file() for path in found.predictions.values()):
         labels = read_plan(found.runs[0].plan).labels.structure_values
-    return replace(matched, prediction_labels=labels, notes=tuple(notes))
+    return replace(matched, prediction_labels=labels, notes=(*matched.notes, *notes))
 
 
 def _match_files(prediction: Path, reference: Path) -> Matched:
@@ -154,13 +154,29 @@ def _match_folders(
 def _match_dataset(
     predicted: Mapping[str, Path], dataset: Dataset, root: Path
 ) -> Matched:
-    """Find the reference of each prediction in a data set."""
+    """Find the reference of each prediction in a data set.
+
+    A case that the data set excludes is left out, with its reason in the notes.
+    """
     by_name = {case.name: case for case in dataset.labelled}
-    without_reference = sorted(predicted.keys() - by_name.keys())
+    excluded = {
+        case.name: case.reason for case in dataset.excluded if case.name in predicted
+    }
+    measured = sorted(predicted.keys() - excluded.keys())
+    without_reference = sorted(set(measured) - by_name.keys())
     if without_reference:
         raise DatasetError(
             f"data set {root} has no labelled case for the predictions "
             f"{listed(without_reference)}; a prediction must have the name of its case"
         )
-    pairs = [Pair(case, predicted[case], by_name[case]) for case in sorted(predicted)]
-    return Matched(tuple(pairs), dataset)
+    if not measured:
+        raise DatasetError(
+            f"data set {root} excludes all predicted cases: {listed(sorted(excluded))}; "
+            "give predictions of other cases, or take the exclusion out"
+        )
+    pairs = [Pair(case, predicted[case], by_name[case]) for case in measured]
+    notes = tuple(
+        f"Case {case} is not measured, as the data set excludes it: {reason}."
+        for case, reason in excluded.items()
+    )
+    return Matched(tuple(pairs), dataset, notes=notes)

@@ -148,9 +148,11 @@ def _keep_sound_best(training: Training, run: RunDirectory, watcher: Watcher) ->
     """Drop a best checkpoint that cannot be read, so that another takes its place."""
     problem = problem_of_best(run.checkpoints)
     if problem:
-        (run.checkpoints / "best.safetensors").unlink(missing_ok=True)
-        # The predictions are of the weights that are lost.
+        # The predictions are of the weights that are lost. First what says that the
+        # run is finished, so that one that is killed here comes here again.
+        run.metrics.unlink(missing_ok=True)
         shutil.rmtree(run.validation, ignore_errors=True)
+        (run.checkpoints / "best.safetensors").unlink(missing_ok=True)
         training.best_score = None
         watcher.on_stage(
             f"{problem}; it is dropped, and the best of the validations still to come "

@@ -21,6 +21,7 @@ from foveal.commands.rehearsal import fitting_patch, rehearse
 from foveal.config import (
     DEFAULT_NETWORK,
     Plan,
+    Section,
     Settings,
     changed_plan,
     changed_settings,
@@ -30,7 +31,7 @@ from foveal.config import (
     read_settings,
     to_toml,
 )
-from foveal.engine.checkpoints import has_checkpoint, load_newest
+from foveal.engine.checkpoints import has_checkpoint, load_newest, problem_of_best
 from foveal.engine.run_directory import (
     CrossValidationDirectory,
     RunDirectory,
@@ -103,8 +104,11 @@ def train(
             f"Plugin: {plugin.path} adds {plugin.words}; a copy is kept in the run"
         )
     if resume:
-        settings = _settings_to_resume(out, all_folds=all_folds)
-        _refuse_changes(settings, Path(source), steps, budget_seconds, fold, options)
+        begun = open_cross_validation(out) if all_folds else open_run(out)
+        settings, _ = read_settings(begun.settings)
+        fold = None if fold == "all" else fold
+        _refuse_arguments(steps, budget_seconds, fold, plan, *options)
+        _refuse_other_source(begun, settings, Path(source), parts)
     else:
         settings, plan_entries = resolved_settings(
             Path(source), steps, budget_seconds, fold, options, plan, parts
@@ -210,6 +214,10 @@ def _is_finished(run: RunDirectory) -> bool:
     if not is_run(run.path):
         return False
     settings, _ = read_settings(open_run(run.path).settings)
+    best = run.checkpoints / "best.safetensors"
+    if best.exists() and problem_of_best(run.checkpoints):
+        # Training drops it, with what was predicted by it.
+        return False
     if read_splits(run.splits).folds[settings.splits.fold].validation:
         try:
             read_evaluation(run.metrics)
@@ -284,33 +292,83 @@ def resolved_settings(
     return settings, plan_entries
 
 
-def _settings_to_resume(out: Path, *, all_folds: bool) -> Settings:
-    """Settings that a run or a cross-validation was begun with."""
-    begun = open_cross_validation(out) if all_folds else open_run(out)
-    return read_settings(begun.settings)[0]
+def _refuse_arguments(*arguments: float | Path | str | None) -> None:
+    """A resumed run ends as the unbroken one would, so nothing can be changed."""
+    if any(value is not None for value in arguments):
+        raise SettingsError(
+            "--resume goes on with the settings and the plan of the run; leave out "
+            "--steps, --budget, --fold, --plan and --set, or start a new run"
+        )
 
 
-def _refuse_changes(
+def _refuse_other_source(
+    begun: RunDirectory | CrossValidationDirectory,
     settings: Settings,
     source: Path,
-    steps: int | None,
-    budget_seconds: float | None,
-    fold: Fold | None,
-    options: Sequence[str],
+    parts: Parts,
 ) -> None:
-    """A resumed run ends as the unbroken one would, so nothing can be changed."""
-    fold = None if fold == "all" else fold
-    if options or any(value is not None for value in (steps, budget_seconds, fold)):
+    """Refuse another data set, and a settings file that the run does not follow.
+
+    What the file leaves out may have been an argument when the run was begun.
+    """
+    if not (source.is_file() and is_settings_file(source)):
+        if source.resolve() != dataset_path(settings).resolve():
+            raise SettingsError(
+                f"the run was trained on {settings.dataset}, not on {source}; give the "
+                "same data set to resume, or start a new run"
+            )
+        return
+    # All folds are wanted, whichever one the file names.
+    all_folds = isinstance(begun, CrossValidationDirectory)
+    named, plan_entries = choose_settings(
+        source,
+        (),
+        {"splits": {"fold": settings.splits.fold}} if all_folds else {},
+        sections=parts.sections,
+        plan=begun.plan,
+    )
+    planned = read_plan(begun.plan, parts.plan_model)
+    changed = changed_plan(planned, plan_entries, parts.plan_model)
+    differing = [
+        *_differing(
+            _with_resolved_paths(named),
+            _with_resolved_paths(settings).model_dump(mode="json"),
+        ),
+        *_differing(changed, planned.model_dump(mode="json")),
+    ]
+    if differing:
         raise SettingsError(
-            "--resume goes on with the settings of the run; leave out --steps, "
-            "--budget, --fold and --set, or start a new run"
+            f"the run does not follow {source}: {'; '.join(differing)}. To resume, "
+            "give the data set in place of the file, or the file that the run was "
+            "begun with; or start a new run"
         )
-    is_settings = source.is_file() and is_settings_file(source)
-    if not is_settings and source.resolve() != dataset_path(settings):
-        raise SettingsError(
-            f"the run was trained on {settings.dataset}, not on {source}; give the "
-            "same data set to resume, or start a new run"
-        )
+
+
+def _with_resolved_paths(settings: Settings) -> Settings:
+    paths = {"dataset": settings.dataset, "store": settings.store}
+    return settings.model_copy(
+        update={name: path.resolve() for name, path in paths.items() if path}
+    )
+
+
+def _differing(named: Section, begun: Mapping[str, Any], table: str = "") -> list[str]:
+    """What a person named and a run has otherwise, in words.
+
+    Args:
+        named: Only entries that were set are looked at, and not what is left to the
+            timing.
+        begun: The run's, as plain values.
+        table: Name of ``named`` with a dot behind it.
+    """
+    plain = named.model_dump(mode="json")
+    words = []
+    for name in sorted(named.model_fields_set):
+        value, there = getattr(named, name), begun.get(name)
+        if isinstance(value, Section):
+            words += _differing(value, there or {}, f"{table}{name}.")
+        elif value != "auto" and plain[name] != there:
+            words.append(f"{table}{name} is {there}, not {plain[name]}")
+    return words
 
 
 def _begin(

@@ -41,18 +41,27 @@ def list_case_folders(root: Path, *, are_labelled: bool) -> Listing:
             among the images.
 
     Raises:
-        DatasetError: Images are not told from labels, a file stands twice, or a case
-            lacks a channel that others have.
+        DatasetError: Images are not told from labels, a file stands twice, a folder
+            has volumes in folders of its own only, or a case lacks a channel that
+            others have.
     """
     paths = [
         path
         for path in sorted(root.iterdir())
         if path.is_dir() and not path.name.startswith(".")
     ]
-    folders = [folder for folder in map(_folder, paths) if folder is not None]
+    found = {path: _folder(path) for path in paths}
+    folders = [folder for folder in found.values() if folder is not None]
     is_clear = any(folder.masks or folder.segmentation for folder in folders)
     if not folders or (are_labelled and not is_clear):
         raise DatasetError(_unknown_layout(root, paths))
+    for path in (path for path, folder in found.items() if folder is None):
+        below = _volumes_below(path)
+        if below:
+            raise DatasetError(
+                f"{path} holds no image itself, but {below[0]}, so it would be left "
+                "out; put its image right into it, or take it out of the data set"
+            )
     counts = Counter(name for folder in folders for name in folder.images)
     for folder in folders:
         missing = sorted(counts.keys() - folder.images.keys())
@@ -126,15 +135,20 @@ def _case(folder: _Folder, channels: Sequence[str]) -> ListedCase:
     )
 
 
+def _volumes_below(folder: Path) -> list[str]:
+    """Paths of the volumes anywhere in a folder, from there."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if is_volume(path)
+    )
+
+
 def _unknown_layout(root: Path, folders: Sequence[Path]) -> str:
     """Why a folder is no data set, with what it holds and what to do."""
     problem = f'{root} has no dataset.json and no folders "images" and "labels"'
     for folder in folders:
-        files = sorted(
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*")
-            if is_volume(path)
-        )
+        files = _volumes_below(folder)
         if files:
             some = ", ".join(files[:LARGEST_LISTED])
             more = ", ..." if len(files) > LARGEST_LISTED else ""

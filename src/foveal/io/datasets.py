@@ -224,7 +224,7 @@ def _labels(
         _require_drawn_if_annotated(cases)
         if labels.values is not None:
             return labels
-        others = [file for file in label_maps if not is_slicer_segmentation(file)]
+        others = [file for file in label_maps if not _lacks_segments_by_damage(file)]
         if others:
             raise DatasetError(
                 f"{path} has masks of {drawn} and also label maps, as {others[0]}, "
@@ -237,6 +237,20 @@ def _labels(
     if labels.values is not None or not find_labels:
         return labels
     return replace(labels, values=_found_labels(label_maps, labels.ignore_value))
+
+
+def _lacks_segments_by_damage(path: Path) -> bool:
+    """Whether segments may be in a file, which cannot be read.
+
+    It is refused, with its reason, when its case is read or checked.
+    """
+    if not is_slicer_segmentation(path):
+        return False
+    try:
+        read_segments(path)
+    except CaseError:
+        return True
+    return False
 
 
 def _require_sound_structures(path: Path, labels: Labels, drawn: Sequence[str]) -> None:

@@ -17,14 +17,15 @@ from foveal.errors import DatasetError
 from foveal.io.description import FILE_NAME, numbered_names
 from foveal.io.folder_names import CHANNEL_SUFFIX
 from foveal.io.listing import ListedCase, Listing, read_labels
-from foveal.io.volumes import VOLUME_ENDINGS, case_stem
+from foveal.io.volumes import VOLUME_ENDINGS, case_stem, is_slicer_segmentation
 
 
 def list_nnunet(root: Path, description: dict[str, Any]) -> Listing:
     """List the cases of an nnU-Net folder; those of ``imagesTs`` are for testing.
 
     Raises:
-        DatasetError: ``dataset.json`` lacks an entry, or a label map has no image.
+        DatasetError: ``dataset.json`` lacks an entry, an image has no number of a
+            channel, or a label map has no image.
     """
     source = root / FILE_NAME
     for entry in ("labels", "file_ending"):
@@ -112,8 +113,17 @@ def _cases(
     """
     images, labels = root / f"images{part}", root / f"labels{part}"
     label_maps = _files_by_name(labels, ending)
-    matches = map(CHANNEL_SUFFIX.fullmatch, _files_by_name(images, ending))
-    names = {match["case"] for match in matches if match}
+    names = set()
+    for stem, path in _files_by_name(images, ending).items():
+        match = CHANNEL_SUFFIX.fullmatch(stem)
+        if match:
+            names.add(match["case"])
+        elif not is_slicer_segmentation(path):
+            raise DatasetError(
+                f"{path} has no number of a channel at the end of its name, as "
+                f"{stem}_0000{ending} has, so it would be left out; rename it or take "
+                "it out"
+            )
     orphans = sorted(label_maps.keys() - names)
     if orphans:
         raise DatasetError(

@@ -325,7 +325,8 @@ def _wilcoxon_p(differences: NDArray[np.float64]) -> float:
         return math.nan
     if not differences.any():
         return 1.0
-    return float(stats.wilcoxon(differences).pvalue)
+    # With zeros SciPy takes the normal distribution, whose p is too small for a few.
+    return float(stats.wilcoxon(differences[differences != 0]).pvalue)
 
 
 def _t_test_p(differences: NDArray[np.float64]) -> float:
@@ -458,10 +459,13 @@ def _notes(differences: Iterable[Difference]) -> list[str]:
                 + one_sided
                 * bool(entry.num_one_sided)
             )
-        if count < FEWEST_CASES:
+        differing = sum(value != 0 for value in entry.differences.values())
+        if count >= 2 and not differing:
+            notes.append(f"{what}: no case differs, so p is 1 in both tests.")
+        elif differing < FEWEST_CASES:
             notes.append(
-                f"{what}: {count} cases are too few to show a difference; no "
-                "signed-rank test of fewer than 6 gives a p below 0.05."
+                f"{what}: {differing} of {count} cases differ, too few to show a "
+                "difference; no signed-rank test of fewer than 6 gives a p below 0.05."
             )
     return notes
 
