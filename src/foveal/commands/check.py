@@ -13,7 +13,7 @@ from foveal.case import IGNORED, Case, CaseFiles, Dataset
 from foveal.errors import CaseError
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
-from foveal.io.files import atomic_write_bytes
+from foveal.io.files import atomic_write_bytes, require_ending
 from foveal.planning.audit import Audit, audit
 from foveal.planning.findings import MANY_CASES, SEVERITIES, Finding
 from foveal.planning.fingerprint import AIR_HU
@@ -49,7 +49,10 @@ def check(
 
     Raises:
         DatasetError: The layout is not known or contradicts itself.
+        SettingsError: ``picture`` does not end in ``.png``.
     """
+    if picture is not None:
+        require_ending(picture, ".png")
     if not isinstance(dataset, Dataset):
         dataset = read_dataset(dataset)
     found = audit(

@@ -230,10 +230,7 @@ def _place(cases: Sequence[CaseFiles], output: Path) -> _Place:
         )
     return _Place(
         output,
-        {
-            case.name: output / f"{case.name}{_ending_of_output(case)}"
-            for case in cases
-        },
+        {case.name: output / f"{case.name}{_ending_of_output(case)}" for case in cases},
         output / RECORD_FILE,
     )
 

@@ -25,7 +25,7 @@ from foveal.engine.run_directory import RunDirectory
 from foveal.errors import SettingsError
 from foveal.geometry import Grid
 from foveal.io.datasets import read_dataset
-from foveal.io.files import atomic_write_bytes
+from foveal.io.files import atomic_write_bytes, require_ending
 from foveal.planning.splits import Fold, read_splits
 from foveal.plugins.kept import require_kept
 from foveal.plugins.parts import Parts
@@ -85,6 +85,8 @@ def preview(
     Raises:
         FovealError: Something the user can mend; see `foveal.errors`.
     """
+    path = Path(output)
+    require_ending(path, ".png")
     watcher = watcher or Watcher()
     parts = build.parts_with(plugins)
     settings, planned, dataset, fold = _resolved(
@@ -113,7 +115,6 @@ def preview(
         list(drawn.values()),
         structures,
     )
-    path = Path(output)
     atomic_write_bytes(path, picture)
     return path
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from foveal.errors import SettingsError
 from foveal.unfinished import naming, remove_abandoned, unfinished
 
 REPLACE_ATTEMPTS = 8
@@ -35,6 +36,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+
+
+def require_ending(path: Path, *endings: str) -> None:
+    """Refuse a file to be written whose name says another format.
+
+    Raises:
+        SettingsError: Names the endings that there are.
+    """
+    if path.suffix.lower() not in endings:
+        raise SettingsError(
+            f"{path} must end in {' or '.join(endings)}, which says its format"
+        )
 
 
 def atomic_write_text(path: Path, text: str) -> None:
