@@ -255,7 +255,7 @@ def test_an_older_prediction_is_never_under_the_line_of_a_newer(
     foveal.predict(run, scans, out, probabilities=True, threads=1)
     write_scan(scans / "case_1.nii.gz", *scan(12))
 
-    def killed(source, target):
+    def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "replace_file", killed)
@@ -313,7 +313,7 @@ def test_files_of_the_user_are_never_replaced(run, scans, tmp_path):
     (out / "case_1.nii.gz").unlink()
     (out / "probabilities" / "case_0").mkdir(parents=True)
     (out / "probabilities" / "case_0" / "box.nii.gz").write_bytes(b"mine")
-    with pytest.raises(CaseError, match="box.nii.gz"):
+    with pytest.raises(CaseError, match=r"\(box\.nii\.gz\)"):
         foveal.predict(run, scans, out, probabilities=True, threads=1)
     single = tmp_path / "single.nii.gz"
     single.write_bytes(b"mine")
@@ -339,7 +339,7 @@ def test_cases_that_share_an_output_on_some_disks_are_refused(run, scans, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "BALL", "aux", "a/b"])
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "BALL", "aux", "a/b"])
 def test_structures_of_a_model_never_name_files_elsewhere(name, scans, tmp_path):
     run = named_structures(tmp_path / "run", "ball", name)
     out = tmp_path / "deep" / "er" / "out"

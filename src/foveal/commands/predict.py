@@ -240,10 +240,7 @@ def _place(cases: Sequence[CaseFiles], output: Path) -> _Place:
         )
     return _Place(
         output,
-        {
-            case.name: output / f"{case.name}{_ending_of_output(case)}"
-            for case in cases
-        },
+        {case.name: output / f"{case.name}{_ending_of_output(case)}" for case in cases},
         output / RECORD_FILE,
     )
 
@@ -563,13 +560,14 @@ class _Stages:
         reasons = tuple(job.reasons)
         if job.error:
             status = "failed"
-            kept = ", ".join(path.name for path in _kept_outputs(job))
             reasons = (job.error,)
+            kept = ", ".join(path.name for path in _kept_outputs(job))
             if kept:
-                reasons += (
-                    f"an earlier prediction, {kept}, is still there; it may be of other "
-                    "input than there is now",
+                reason = (
+                    f"an earlier prediction, {kept}, is still there; it may be of "
+                    "other input than there is now"
                 )
+                reasons = (job.error, reason)
         elif reasons:
             status = "suspect"
         return Outcome(
