@@ -103,7 +103,13 @@ def write_metrics(run, case):
         }
         for metric, value in values.items()
     ]
-    record = {"format_version": 1, "rows": rows, "summary": summary}
+    record = {
+        "format_version": 1,
+        "rows": rows,
+        "summary": summary,
+        "notes": [],
+        "definitions": {},
+    }
     (run / "validation" / "metrics.json").write_text(json.dumps(record))
 
 

@@ -266,6 +266,35 @@ def test_folds_that_are_not_there_are_noted(runs, tmp_path):
     assert measured.notes[0].startswith("2 of 6 cases have no prediction")
 
 
+@pytest.mark.parametrize(
+    "gone", ["fold_1", "fold_1/validation/metrics.json", "fold_1/settings.toml"]
+)
+def test_an_unfinished_folder_is_no_model_but_its_finished_folds_are(
+    gone, runs, dataset, tmp_path
+):
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    if (copy / gone).is_dir():
+        shutil.rmtree(copy / gone)
+    else:
+        (copy / gone).unlink()
+    image = dataset / "imagesTr" / "case_0.nii.gz"
+    words = (
+        r"3 folds of which 2 are finished \(fold_1 missing or unfinished\); go on with "
+        r"foveal train --resume, or give .*: \S*fold_0 \S*fold_2"
+    )
+    with pytest.raises(RunError, match=words):
+        foveal.predict(copy, image, tmp_path / "out")
+    with pytest.raises(RunError, match=words):
+        foveal.export(copy, tmp_path / "model.foveal")
+    with pytest.raises(RunError, match=words):
+        foveal.model_card(copy)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "model.foveal").exists()
+    named = foveal.load_model([copy / "fold_0", copy / "fold_2"])
+    assert len(named.models) == 2
+
+
 def test_run_before_its_validation_has_nothing_to_evaluate(runs, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(runs / "fold_0", copy)

@@ -105,7 +105,8 @@ def test_card_has_counts_ranges_and_figures(runs, tmp_path):
     assert first["seed"] == second["seed"] == 0
     assert (first["training_patients"], first["training_cases"]) == (2, 1)
     assert (first["validation_patients"], first["validation_cases"]) == (1, 1)
-    assert first["validation"]["ball"] == {
+    ball = first["validation"]["ball"]
+    assert {name: ball[name] for name in ("dice", "hd95_mm", "assd_mm")} == {
         "dice": {"mean": 0.75, "median": 0.75, "cases": 1},
         "hd95_mm": {"mean": 3.0, "median": 3.0, "cases": 1},
         "assd_mm": {"mean": 1.0, "median": 1.0, "cases": 1},
@@ -140,12 +141,37 @@ def test_card_is_printed_for_people_and_programs(runs, tmp_path):
     assert json.loads(printed.stdout) == foveal.model_card(path)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"rows": 3}'])
+def test_damaged_scores_are_named_with_the_remedy(content, runs, tmp_path):
+    damaged = min(runs.iterdir()) / "validation" / "metrics.json"
+    damaged.write_text(content)
+    result = CliRunner().invoke(app, ["export", str(runs), str(tmp_path / "model")])
+    assert result.exit_code == 1
+    text = " ".join(result.output.split())
+    assert "is damaged or no metrics.json" in text
+    assert "measure again with foveal evaluate" in text
+    assert not (tmp_path / "model").exists()
+
+
 def test_nothing_is_overwritten(runs, tmp_path):
     path = tmp_path / "model.foveal"
     path.write_bytes(b"mine")
     with pytest.raises(RunError, match="exists already"):
         foveal.export(runs, path)
     assert path.read_bytes() == b"mine"
+
+
+def test_a_figure_that_no_case_has_is_null_in_the_card(runs, tmp_path):
+    for run in runs.iterdir():
+        path = run / "validation" / "metrics.json"
+        record = json.loads(path.read_text())
+        for row in record["rows"]:
+            row["value"] = None
+        path.write_text(json.dumps(record))
+    foveal.export(runs, tmp_path / "model")
+    card = foveal.model_card(tmp_path / "model")
+    figures = card["members"][0]["validation"]["ball"]["dice"]
+    assert figures == {"mean": None, "median": None, "cases": 0}
 
 
 def test_what_is_no_model_is_named(runs, tmp_path):
@@ -175,6 +201,18 @@ def test_models_of_different_tasks_are_not_averaged(tmp_path):
     third = write_run(tmp_path / "c", channels=2)
     with pytest.raises(RunError, match="differ in num channels"):
         foveal.load_model([first, third])
+    recipe = {"normalisation": "robust_zscore"}
+    turned = [{"name": name, **recipe} for name in ("MRI_1", "MRI_0")]
+    preprocessing = {"spacing_mm": [1.5, 1.5, 2.0], "channels": turned}
+    other = write_run(tmp_path / "d", channels=2, plan={"preprocessing": preprocessing})
+    with pytest.raises(
+        RunError, match=r"differ in channel names: \('MRI_0', 'MRI_1'\)"
+    ):
+        foveal.load_model([third, other])
+    labels = {"names": ["ball", "box"], "values": [1, 2], "separate_masks": True}
+    masks = write_run(tmp_path / "e", plan={"labels": labels})
+    with pytest.raises(RunError, match="differ in separate masks: False and True"):
+        foveal.load_model([first, masks])
 
 
 def test_weights_that_do_not_fit_the_plan_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Masks that lie over one another, from their files to a measured prediction."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -87,8 +88,8 @@ def test_a_prediction_is_one_mask_per_structure_and_the_lesion_lies_in_the_organ
         run, dataset / "case_0" / "mr.nii.gz", tmp_path / "out", probabilities=True
     )
     assert [output.file for output in outcome.outputs] == [
-        "probabilities/mr_lesion.nii.gz",
-        "probabilities/mr_organ.nii.gz",
+        "probabilities/mr/lesion.nii.gz",
+        "probabilities/mr/organ.nii.gz",
         "mr/lesion.nii.gz",
         "mr/organ.nii.gz",
     ]
@@ -101,9 +102,20 @@ def test_a_prediction_is_one_mask_per_structure_and_the_lesion_lies_in_the_organ
     assert (lesion & ~organ).sum() == 0
     # A structure is where its probability, the sum over its labels, is above one half.
     for name, mask in (("lesion", lesion), ("organ", organ)):
-        probability = read[f"probabilities/mr_{name}.nii.gz"]
+        probability = read[f"probabilities/mr/{name}.nii.gz"]
         sure = np.abs(probability - 0.5) > 1e-4
         np.testing.assert_array_equal((probability > 0.5)[sure], mask[sure])
+
+
+def test_masks_with_their_probabilities_beside_them_are_measured(
+    run, dataset, tmp_path
+):
+    for number in range(2):
+        shutil.copy(dataset / f"case_{number}" / "mr.nii.gz", tmp_path)
+        (tmp_path / "mr.nii.gz").rename(tmp_path / f"case_{number}.nii.gz")
+    out = tmp_path / "out"
+    foveal.predict(run, tmp_path, out, probabilities=True)
+    assert foveal.evaluate(out, dataset).cases == ("case_0", "case_1")
 
 
 def test_masks_cannot_go_into_one_file(run, dataset, tmp_path):

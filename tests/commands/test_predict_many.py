@@ -16,7 +16,7 @@ from made_up_models import scan, write_run
 from typer.testing import CliRunner
 
 import foveal
-from foveal.case import Case
+from foveal.case import Case, CaseFiles, ChannelFile
 from foveal.cli.main import app
 from foveal.commands import predict as command
 from foveal.errors import CaseError, DatasetError, RunError
@@ -52,12 +52,19 @@ def typed(*words):
     return result.exit_code, " ".join(result.output.split())
 
 
+def named_structures(folder, *names):
+    return write_run(folder, plan={"labels": {"names": names, "values": (1, 2)}})
+
+
 def statuses(outcomes):
     return {outcome.case: outcome.status for outcome in outcomes}
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*.nii.gz")
+    }
 
 
 def test_bad_cases_fail_alone_and_odd_ones_are_suspect(run, scans, tmp_path):
@@ -146,7 +153,8 @@ def test_an_ending_in_capitals_is_no_part_of_a_name(run, scans, tmp_path):
         run, scans / "case_0.nii.gz", tmp_path / "A.NII.GZ", probabilities=True
     )
     names = {path.name for path in (tmp_path / "probabilities").rglob("*.nii.gz")}
-    assert names == {"A_ball.nii.gz", "A_box.nii.gz"}
+    assert names == {"ball.nii.gz", "box.nii.gz"}
+    assert (tmp_path / "probabilities" / "A").is_dir()
 
 
 def test_record_tells_what_a_prediction_was_made_from(run, scans, tmp_path):
@@ -247,7 +255,7 @@ def test_an_older_prediction_is_never_under_the_line_of_a_newer(
     foveal.predict(run, scans, out, probabilities=True, threads=1)
     write_scan(scans / "case_1.nii.gz", *scan(12))
 
-    def killed(source, target):
+    def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "replace_file", killed)
@@ -303,14 +311,44 @@ def test_files_of_the_user_are_never_replaced(run, scans, tmp_path):
             foveal.predict(run, scans, out, resume=resume, threads=1)
     assert [path.name for path in out.iterdir()] == ["case_1.nii.gz"]
     (out / "case_1.nii.gz").unlink()
-    (out / "probabilities").mkdir()
-    (out / "probabilities" / "case_0_box.nii.gz").write_bytes(b"mine")
-    with pytest.raises(CaseError, match="case_0_box"):
+    (out / "probabilities" / "case_0").mkdir(parents=True)
+    (out / "probabilities" / "case_0" / "box.nii.gz").write_bytes(b"mine")
+    with pytest.raises(CaseError, match=r"\(box\.nii\.gz\)"):
         foveal.predict(run, scans, out, probabilities=True, threads=1)
     single = tmp_path / "single.nii.gz"
     single.write_bytes(b"mine")
     with pytest.raises(CaseError, match="would be overwritten"):
         foveal.predict(run, scans / "case_0.nii.gz", single, threads=1)
+
+
+def test_names_that_run_together_are_different_probability_files(scans, tmp_path):
+    run = named_structures(tmp_path / "run", "kidney", "left_kidney")
+    shutil.copy(scans / "case_0.nii.gz", scans / "case_0_left.nii.gz")
+    foveal.predict(run, scans, tmp_path / "out", probabilities=True, threads=1)
+    assert len(list((tmp_path / "out" / "probabilities").rglob("*.nii.gz"))) == 8
+
+
+def test_cases_that_share_an_output_on_some_disks_are_refused(run, scans, tmp_path):
+    image = ChannelFile(scans / "case_0.nii.gz")
+    cases = [CaseFiles(name, name, (image,)) for name in ("Scan", "scan")]
+    with pytest.raises(CaseError, match="would be one file where upper and lower"):
+        foveal.predict(run, cases, tmp_path / "out", threads=1)
+    outside = [CaseFiles("../scan", "a", (image,))]
+    with pytest.raises(DatasetError, match="cannot name files everywhere"):
+        foveal.predict(run, outside, tmp_path / "out", threads=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "BALL", "aux", "a/b"])
+def test_structures_of_a_model_never_name_files_elsewhere(name, scans, tmp_path):
+    run = named_structures(tmp_path / "run", "ball", name)
+    out = tmp_path / "deep" / "er" / "out"
+    with pytest.raises(RunError, match="structures of this model cannot name"):
+        foveal.predict(run, scans, out, probabilities=True, threads=1)
+    assert not out.exists()
+    # In a label map they are values only.
+    foveal.predict(run, scans, out, threads=1)
+    assert not list(tmp_path.rglob("evil*"))
 
 
 def test_file_drawn_by_hand_for_a_failed_case_is_left_alone(run, scans, tmp_path):
@@ -358,6 +396,42 @@ def test_memory_that_runs_out_fails_the_case_only(run, scans, tmp_path, monkeypa
         "case_2": "done",
     }
     assert "memory ran out" in outcomes[1].reasons[0]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("9 bytes"), CaseError("odd"), OSError(5, "I/O error")]
+)
+def test_a_case_that_cannot_be_written_fails_alone(
+    error, run, scans, tmp_path, monkeypatch
+):
+    write = command.write_volume
+
+    def scarce(path, *rest):
+        if path.name.startswith("case_1"):
+            raise error
+        write(path, *rest)
+
+    monkeypatch.setattr(command, "write_volume", scarce)
+    outcomes = foveal.predict(run, scans, tmp_path / "out", threads=1)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
+    assert "case_1.nii.gz" not in content(tmp_path / "out")
+
+
+def test_what_another_program_predicted_before_the_lock_is_seen(
+    run, scans, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    opened = command.open_record
+
+    def late(path):
+        monkeypatch.undo()
+        foveal.predict(run, scans, out, threads=1)
+        return opened(path)
+
+    monkeypatch.setattr(command, "open_record", late)
+    with pytest.raises(RunError, match="already holds predictions"):
+        foveal.predict(run, scans, out, threads=1)
+    assert len(read_outcomes(out / "predictions.jsonl")) == 3
 
 
 def test_full_disk_stops_with_what_is_finished_kept(run, scans, tmp_path, monkeypatch):
@@ -433,8 +507,8 @@ def test_killed_and_resumed_gives_the_unbroken_result(run, tmp_path):
         file.write(b'{"format_version": 1, "case": "case_2')  # as a kill may leave it
     subprocess.run(start, check=True, capture_output=True, env=os.environ)
     foveal.predict(run, folder, tmp_path / "unbroken", probabilities=True, threads=1)
-    for part in ("", "probabilities"):
-        assert content(out / part) == content(tmp_path / "unbroken" / part)
+    assert content(out) == content(tmp_path / "unbroken")
+    assert len(content(out)) == 24 * 3
     assert sorted(path.name for path in out.iterdir()) == sorted(
         path.name for path in (tmp_path / "unbroken").iterdir()
     )

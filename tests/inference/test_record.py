@@ -1,8 +1,11 @@
+import errno
 import json
+import sys
 
 import pytest
 
 from foveal.errors import RunError
+from foveal.inference import record as record_module
 from foveal.inference.record import (
     InputFile,
     Outcome,
@@ -33,6 +36,19 @@ def test_what_is_added_is_read_again(tmp_path):
             record.append(OUTCOME)
     assert read_outcomes(path) == [OUTCOME, OUTCOME]
     assert json.loads(path.read_text().splitlines()[0])["format_version"] == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such lock on Windows")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_keeps_records_too(number, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(record_module.fcntl, "flock", none)
+    path = tmp_path / "predictions.jsonl"
+    with open_record(path) as record:
+        record.append(OUTCOME)
+    assert read_outcomes(path) == [OUTCOME]
 
 
 def test_every_cut_of_the_last_line_is_tolerated_and_mended(tmp_path):

@@ -81,10 +81,13 @@ def _print_card(found: dict[str, Any]) -> None:
         lines.append(f"The average of {len(members)} networks:")
     for number, member in enumerate(members):
         lines.append(
-            f"Network {number}: {member['network']}, {member['steps']} steps, trained "
-            f"on {_counted(member, 'training')}, validated on "
+            f"Network {number}: {member['network']}, weights of step {member['steps']} "
+            f"of {member['planned_steps']}, trained on "
+            f"{_counted(member, 'training')}, validated on "
             f"{_counted(member, 'validation')}."
         )
+        if not member["is_finished"]:
+            lines.append("Its training was stopped before the end.")
     lines += dict.fromkeys(
         f"Trained on voxels of {_ranges(member['spacing_mm_range'])} mm, scans of "
         f"{_ranges(member['extent_mm_range'])} mm."

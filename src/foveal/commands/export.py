@@ -1,6 +1,6 @@
 """Put what was trained into one file, and say what a person should know of it."""
 
-import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,9 +8,11 @@ from typing import Any
 
 from foveal import __version__
 from foveal.case import Dataset
+from foveal.commands.folds import finished_runs, is_finished
 from foveal.commands.models import StoredModel, load_model, stored_model_of
 from foveal.config import Plan, Settings, read_plan, read_settings, to_toml
-from foveal.engine.run_directory import RunDirectory, find_runs
+from foveal.engine.checkpoints import load_checkpoint
+from foveal.engine.run_directory import RunDirectory
 from foveal.ensembles.model_file import (
     MemberContent,
     read_model_file,
@@ -18,6 +20,7 @@ from foveal.ensembles.model_file import (
 )
 from foveal.errors import FovealError, RunError
 from foveal.io.datasets import read_dataset
+from foveal.metrics.evaluation import read_evaluation
 from foveal.planning.splits import read_splits
 from foveal.plugins.files import read_plugins
 from foveal.plugins.registration import Plugin
@@ -49,8 +52,9 @@ def export(
         The model card.
 
     Raises:
-        RunError: ``run`` is no run, has no checkpoint, its runs do not agree, or
-            ``model`` exists.
+        RunError: ``run`` is no run, has no checkpoint, its runs do not agree or are an
+            unfinished cross-validation, or ``model`` exists.
+        EvaluationError: The validation scores of a run are damaged.
         PluginError: The network is a plugin's, which was not given.
     """
     target = Path(model)
@@ -58,7 +62,7 @@ def export(
         raise RunError(f"{target} exists already; give another name or remove it")
     given = read_plugins(plugins)
     load_model(run, device="cpu", plugins=given)
-    runs = find_runs(Path(run))
+    runs = finished_runs(Path(run))
     card = _card(runs)
     members = [_content(stored_model_of(one, given)) for one in runs]
     write_model_file(target, members, card)
@@ -72,12 +76,13 @@ def model_card(model: Path | str) -> Card:
         model: A model file, a run or a folder of runs.
 
     Raises:
-        RunError: It is none of these, or damaged.
+        RunError: It is none of these, damaged, or an unfinished cross-validation.
+        EvaluationError: The validation scores of a run are damaged.
     """
     path = Path(model)
     if path.is_file():
         return read_model_file(path)[1]
-    return _card(find_runs(path))
+    return _card(finished_runs(path))
 
 
 def _content(stored: StoredModel) -> MemberContent:
@@ -118,7 +123,9 @@ def _training(run: RunDirectory, plan: Plan) -> Card:
     usual = plan.fingerprint
     return {
         "network": plan.network.name,
-        "steps": settings.training.steps,
+        "steps": load_checkpoint(run.best_or_last)[1]["step"],
+        "planned_steps": settings.training.steps,
+        "is_finished": is_finished(run),
         "seed": settings.training.seed,
         "fold": settings.splits.fold,
         "training_patients": len(fold.train),
@@ -155,14 +162,18 @@ def _validation(run: RunDirectory) -> dict[str, dict[str, Card]]:
 
     The checkpoint was chosen on these cases, so the figures are optimistic.
     """
-    path = run.validation / "metrics.json"
-    if not path.exists():
+    if not run.metrics.exists():
         return {}
     figures: dict[str, dict[str, Card]] = {}
-    for entry in json.loads(path.read_text(encoding="utf-8"))["summary"]:
-        figures.setdefault(entry["structure"], {})[entry["metric"]] = {
-            "mean": entry["mean"],
-            "median": entry["median"],
-            "cases": entry["num_cases"],
+    for entry in read_evaluation(run.metrics).summary:
+        figures.setdefault(entry.structure, {})[entry.metric] = {
+            "mean": _without_nan(entry.mean),
+            "median": _without_nan(entry.median),
+            "cases": entry.num_cases,
         }
     return figures
+
+
+def _without_nan(value: float) -> float | None:
+    """``None`` for NaN, which JSON does not have."""
+    return None if math.isnan(value) else value

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from foveal import build
+from foveal.commands.folds import finished_runs
 from foveal.config import (
     Plan,
     Settings,
@@ -19,7 +20,7 @@ from foveal.config import (
     read_settings,
 )
 from foveal.engine.checkpoints import load_checkpoint
-from foveal.engine.run_directory import RunDirectory, find_runs, open_run
+from foveal.engine.run_directory import RunDirectory, open_run
 from foveal.engine.training import under
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.model_file import MemberContent, read_model_file
@@ -102,7 +103,8 @@ def read_models(
     """Read every model that paths stand for, in this order.
 
     Raises:
-        RunError: A path is no run, folder of runs or model file, or is damaged.
+        RunError: A path is no run, folder of runs or model file, is damaged, or is a
+            cross-validation of which a fold is not finished.
         PluginError: A network is a plugin's, which was not given.
     """
     given = read_plugins(plugins)
@@ -144,7 +146,7 @@ def _models_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
             "a folder of runs, or a model file that foveal export wrote"
         )
     if path.is_dir():
-        return [stored_model_of(run, plugins) for run in find_runs(path)]
+        return [stored_model_of(run, plugins) for run in finished_runs(path)]
     members, _ = read_model_file(path)
     return [
         StoredModel(

@@ -23,7 +23,7 @@ from foveal.commands.models import Paths, StoredModel, read_models
 from foveal.commands.plan import usable_threads
 from foveal.engine.loop import is_out_of_memory
 from foveal.ensembles.members import Ensemble
-from foveal.errors import CaseError, FovealError, RunError
+from foveal.errors import CaseError, DatasetError, FovealError, RunError
 from foveal.geometry import Grid, reorientation
 from foveal.inference.overlap import overlapped
 from foveal.inference.record import (
@@ -37,6 +37,7 @@ from foveal.inference.record import (
 )
 from foveal.inference.restore import structure_probabilities
 from foveal.io.cases import read_case
+from foveal.io.file_names import require_different_names, require_file_name
 from foveal.io.files import replace_file
 from foveal.io.inputs import cases_to_predict
 from foveal.io.volumes import case_stem, volume_ending, write_volume
@@ -84,7 +85,7 @@ def predict(
         inputs: A volume, a folder of volumes, a data set, or cases.
         output: Folder, made if absent; or a file's name for a single case, of which no
             record is kept.
-        probabilities: Also write one volume per structure in ``probabilities``.
+        probabilities: Also write ``probabilities/<case>/<structure>``.
         resume: Go on in a folder that holds predictions: cases predicted from the same
             files are skipped, failed ones are tried again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -115,7 +116,6 @@ def predict(
         options={"probabilities": probabilities},
         device=build.resolved_device(device),
     )
-    earlier = _earlier_predictions(place, asked, resume=resume)
     drawn = _Drawn(
         masks=ensemble.structure_values if ensemble.separate_masks else {},
         probabilities=tuple(ensemble.structures) if probabilities else (),
@@ -125,16 +125,24 @@ def predict(
             f"the model gives one mask per structure, which {output} cannot hold; give "
             "a folder"
         )
-    _refuse_to_replace(cases, place, earlier, drawn)
-    jobs = [
-        _Job(files, place.targets[files.name], earlier.get(files.name))
-        for files in cases
-    ]
+    _require_file_names(Path(output), drawn)
+
+    def recorded_jobs() -> list[_Job]:
+        earlier = _earlier_predictions(place, asked, resume=resume)
+        _refuse_to_replace(cases, place, earlier, drawn)
+        return [
+            _Job(files, place.targets[files.name], earlier.get(files.name))
+            for files in cases
+        ]
+
+    recorded_jobs()  # What is refused here leaves no trace in the folder.
     outcomes = []
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
-        with _record(place) as record, _unfinished(place) as unfinished:
-            stages = _Stages(stored, ensemble, asked, drawn, record, unfinished)
+        with _record(place) as record, _staging_folder(place) as staging:
+            # Again, as until now another program could predict into the folder.
+            jobs = recorded_jobs()
+            stages = _Stages(stored, ensemble, asked, drawn, record, staging)
             for outcome in overlapped(jobs, stages.read, stages.compute, stages.write):
                 outcomes.append(outcome)
                 if on_progress:
@@ -178,9 +186,9 @@ class _Drawn:
             target: Label map of the case; with masks, its name is that of a folder.
         """
         ending, stem = volume_ending(target), case_stem(target)
-        folder = target.parent / "probabilities"
+        folder = target.parent / "probabilities" / stem
         files = {
-            ("probabilities", name): folder / f"{stem}_{name}{ending}"
+            ("probabilities", name): folder / f"{name}{ending}"
             for name in self.probabilities
         }
         if not self.masks:
@@ -218,6 +226,8 @@ def _place(cases: Sequence[CaseFiles], output: Path) -> _Place:
         return _Place(output.parent, {cases[0].name: output}, None)
     if output.is_file():
         raise RunError(f"{output} is a file; give a folder for the label maps")
+    for case in cases:
+        require_file_name(case.name, "case")
     repeated = [
         name
         for name, count in Counter(case.name for case in cases).items()
@@ -238,6 +248,21 @@ def _place(cases: Sequence[CaseFiles], output: Path) -> _Place:
 def _ending_of_output(case: CaseFiles) -> str:
     ending = volume_ending(case.channels[0].path)
     return ENDINGS_OF_OUTPUTS.get(ending, ending)
+
+
+def _require_file_names(output: Path, drawn: _Drawn) -> None:
+    """Refuse structures that cannot name files; a model may come from anybody."""
+    structures = dict.fromkeys((*drawn.masks, *drawn.probabilities))
+    try:
+        for name in structures:
+            require_file_name(name, "structure")
+        require_different_names(
+            output, [(name, None) for name in structures], "structure"
+        )
+    except DatasetError as error:
+        raise RunError(
+            f"the structures of this model cannot name the files to be written: {error}"
+        ) from error
 
 
 def _earlier_predictions(
@@ -279,15 +304,22 @@ def _refuse_to_replace(
     earlier: Mapping[str, Outcome],
     drawn: _Drawn,
 ) -> None:
-    """Refuse targets that are inputs, or that nobody knows Foveal to have written."""
+    """Refuse targets that are inputs, shared, or not known to be Foveal's."""
     inputs = {channel.path.resolve() for case in cases for channel in case.channels}
     for case in cases:
         inputs |= {path.resolve() for path in (case.label_map, case.mask) if path}
         inputs |= {part.path.resolve() for part in case.structure_files}
     taken = []
+    written: dict[str, Path] = {}
     for case in cases:
         files = drawn.files(place.targets[case.name]).values()
         for file in files:
+            other = written.setdefault(str(file).casefold(), file)
+            if other is not file:
+                raise CaseError(
+                    f"{file} and {other} would be one file where upper and lower case "
+                    "are the same; rename one of the cases or structures"
+                )
             if file.resolve() in inputs:
                 raise CaseError(
                     f"{file} is an input and would be overwritten; give another output"
@@ -346,7 +378,7 @@ def _record(place: _Place) -> contextlib.AbstractContextManager[RecordWriter | N
 
 
 @contextlib.contextmanager
-def _unfinished(place: _Place) -> Iterator[Path]:
+def _staging_folder(place: _Place) -> Iterator[Path]:
     """A folder for what is not whole yet; gone afterwards."""
     remove_abandoned(place.folder)
     with unfinished(place.folder / "predictions", Path.mkdir) as folder:
@@ -366,11 +398,11 @@ class _Stages:
         asked: _Asked,
         drawn: _Drawn,
         record: RecordWriter | None,
-        unfinished: Path,
+        staging: Path,
     ) -> None:
         self._stored, self._ensemble, self._asked = stored, ensemble, asked
         self._drawn = drawn
-        self._record, self._unfinished = record, unfinished
+        self._record, self._staging = record, staging
         self._digests = FileDigests()
 
     def read(self, job: _Job) -> _Job:
@@ -420,8 +452,8 @@ class _Stages:
         try:
             if job.prediction is not None:
                 staged = self._staged(job.prediction, job.target)
-        except OSError as error:
-            if error.errno in OUTPUT_ERRORS:
+        except (FovealError, OSError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
                 raise
             job.error = _words(job.files.name, error)
         job.prediction = None
@@ -487,7 +519,7 @@ class _Stages:
         turn = reorientation(case.grid, self._ensemble.orientation)
         structures = self._ensemble.structures
         shape = (len(structures), *turn.apply_to_grid(case.grid).shape)
-        gathered = _array_on_disk(shape, self._unfinished)
+        gathered = _array_on_disk(shape, self._staging)
 
         def take_rows(start: int, block: torch.Tensor) -> None:
             gathered[:, start : start + block.shape[1]] = structure_probabilities(
@@ -505,7 +537,7 @@ class _Stages:
 
     def _staged(self, prediction: _Prediction, target: Path) -> dict[Path, Path]:
         """Write the files of a case aside; each to where it belongs."""
-        folder = Path(tempfile.mkdtemp(dir=self._unfinished))
+        folder = Path(tempfile.mkdtemp(dir=self._staging))
         staged = {}
         for (what, structure), path in self._drawn.files(target).items():
             array = self._array(prediction, what, structure)
@@ -528,13 +560,14 @@ class _Stages:
         reasons = tuple(job.reasons)
         if job.error:
             status = "failed"
-            kept = ", ".join(path.name for path in _kept_outputs(job))
             reasons = (job.error,)
+            kept = ", ".join(path.name for path in _kept_outputs(job))
             if kept:
-                reasons += (
-                    f"an earlier prediction, {kept}, is still there; it may be of other "
-                    "input than there is now",
+                reason = (
+                    f"an earlier prediction, {kept}, is still there; it may be of "
+                    "other input than there is now"
                 )
+                reasons = (job.error, reason)
         elif reasons:
             status = "suspect"
         return Outcome(

@@ -13,6 +13,7 @@ from foveal import build
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher, fit
+from foveal.commands.folds import is_finished
 from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
@@ -31,7 +32,6 @@ from foveal.config import (
     read_settings,
     to_toml,
 )
-from foveal.engine.checkpoints import has_checkpoint, load_newest, problem_of_best
 from foveal.engine.run_directory import (
     CrossValidationDirectory,
     RunDirectory,
@@ -43,7 +43,7 @@ from foveal.engine.run_directory import (
     open_run,
     write_with_checksum,
 )
-from foveal.errors import EvaluationError, SettingsError
+from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.metrics.evaluation import joined, read_evaluation
@@ -180,7 +180,7 @@ def _train_all(
     for number in range(num_folds):
         run = folder.fold(number)
         told = _told_of_fold(watcher, number, num_folds)
-        if _is_finished(run):
+        if is_finished(run):
             told.on_stage("finished already")
             continue
         if fabric.is_global_zero and not is_run(run.path):
@@ -207,28 +207,6 @@ def _told_of_fold(watcher: Watcher, number: int, num_folds: int) -> Watcher:
             f"fold {number} ({number + 1} of {num_folds}): {sentence}"
         ),
     )
-
-
-def _is_finished(run: RunDirectory) -> bool:
-    """Whether nothing is left to do; the validation cases are measured last of all."""
-    if not is_run(run.path):
-        return False
-    settings, _ = read_settings(open_run(run.path).settings)
-    best = run.checkpoints / "best.safetensors"
-    if best.exists() and problem_of_best(run.checkpoints):
-        # Training drops it, with what was predicted by it.
-        return False
-    if read_splits(run.splits).folds[settings.splits.fold].validation:
-        try:
-            read_evaluation(run.metrics)
-        except EvaluationError:
-            # Absent, or damaged: then it is measured again.
-            return False
-        return True
-    if settings.training.steps is None or not has_checkpoint(run.checkpoints):
-        return False
-    _, state, _ = load_newest(run.checkpoints)
-    return bool(state["step"] >= settings.training.steps)
 
 
 def validation_scores(out: Path) -> dict[str, float]:

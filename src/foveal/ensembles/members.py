@@ -24,6 +24,16 @@ from foveal.inference.restore import (
     in_equal_blocks,
 )
 
+AGREED = (
+    "num_channels",
+    "channel_names",
+    "structures",
+    "label_values",
+    "separate_masks",
+    "orientation",
+)
+"""What members have in common, so that their average means something."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
@@ -36,13 +46,12 @@ class Ensemble:
         """Refuse models that cannot be averaged.
 
         Raises:
-            RunError: There is none, or they differ in channels, structures, label
-                values or orientation.
+            RunError: There is none, or they differ in one of `AGREED`.
         """
         if not self.models:
             raise RunError("no model is given; name at least one run or model file")
         for other in self.models[1:]:
-            for what in ("num_channels", "structures", "label_values", "orientation"):
+            for what in AGREED:
                 mine, theirs = getattr(self.models[0], what), getattr(other, what)
                 if mine != theirs:
                     raise RunError(

@@ -52,6 +52,11 @@ class Model:
         return len(self.recipe.channels)
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """In the order in which a case must have them."""
+        return tuple(channel.name for channel in self.recipe.channels)
+
+    @property
     def orientation(self) -> str:
         """Of the rows that `probabilities` gives."""
         return self.recipe.orientation

@@ -153,15 +153,32 @@ def open_record(path: Path) -> Iterator[RecordWriter]:
         RunError: Another program has it open.
     """
     with path.open("ab+") as file:
-        if sys.platform != "win32":
-            # Given up by the system when the program ends, however it ends.
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another program is predicting into {path.parent}; wait for it, "
-                    "or give another folder"
-                ) from error
+        try:
+            _lock(file)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another program is predicting into {path.parent}; wait for it, or "
+                "give another folder"
+            ) from error
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         yield RecordWriter(file)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Hold a file until it is closed or the program ends, however it ends.
+
+    Where the system or the file system has no locks, nothing is held.
+
+    Raises:
+        BlockingIOError: Another program holds it.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # As on some network file systems; then the user must see to it.
+        return
