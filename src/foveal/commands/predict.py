@@ -82,7 +82,8 @@ def predict(
     Args:
         models: A run, a folder of runs, a model file, or several of these; the
             probabilities of several are averaged.
-        inputs: A volume, a folder of volumes, a data set, or cases.
+        inputs: A volume, a folder of volumes, a data set, or cases. Which cases a data
+            set excludes is logged as a warning.
         output: Folder, made if absent; or a file's name for a single case, of which no
             record is kept.
         probabilities: Also write ``probabilities/<case>/<structure>``.
@@ -97,10 +98,12 @@ def predict(
         What became of each case, in their order.
 
     Raises:
-        RunError: A model cannot be used, the models do not agree, the folder holds
-            predictions of others or without ``resume``, or it cannot be written to.
+        RunError: A model cannot be used, the models do not agree, a cross-validation is
+            unfinished, structures cannot name files, the folder holds predictions of
+            others or without ``resume``, or it cannot be written to.
         CaseError: There is no case, two have one name, or something that is not a
             recorded prediction would be replaced.
+        DatasetError: The input cannot be understood, or a case cannot name a file.
     """
     torch.set_num_threads(threads or usable_threads())
     stored = read_models(models, plugins)
