@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from foveal import build
-from foveal.config import Plan, Settings, to_toml
+from foveal.config import Plan, Settings
 from foveal.engine.checkpoints import save_checkpoint
 from foveal.planning.splits import Fold, Splits, splits_to_toml
+from foveal.settings_files import to_toml
 
 FINGERPRINT = {
     "num_cases": 6,

@@ -20,7 +20,7 @@ FLOORS = (
         "sampling",
         "store",
     },
-    {"methods", "planning"},
+    {"methods", "planning", "settings_files"},
     {"preprocessing"},
     {"inference"},
     {"engine", "ensembles"},
@@ -108,15 +108,20 @@ def test_the_package_itself_imports_no_room_until_a_name_is_used():
     assert list(imported_rooms(SOURCE / "__init__.py")) == []
 
 
-def test_settings_are_read_by_few_and_checked_by_pydantic_in_one_file():
-    readers = {room_of(path) for path in FILES if "config" in imported_rooms(path)}
+def test_settings_are_read_by_few_and_checked_by_pydantic_in_their_own_files():
+    of_settings = {"config", "settings_files"}
+    readers = {
+        room_of(path)
+        for path in FILES
+        if of_settings & set(imported_rooms(path)) and room_of(path) not in of_settings
+    }
     assert readers <= SETTINGS_READERS
     users = {
         path.relative_to(SOURCE).as_posix()
         for path in FILES
         if any(module.split(".")[0] == "pydantic" for module in imports_of(path))
     }
-    assert users == {"config.py"}
+    assert users == {"config.py", "settings_files.py"}
 
 
 def test_every_room_says_in_one_sentence_what_belongs_in_it():

@@ -12,17 +12,18 @@ from foveal.config import (
     Section,
     Settings,
     UNet3dConfig,
+    network_section,
+    plan_model,
+)
+from foveal.errors import SettingsError
+from foveal.settings_files import (
     changed_plan,
     changed_settings,
     choose_settings,
-    network_section,
-    parse_options,
-    plan_model,
     read_plan,
     read_settings,
     to_toml,
 )
-from foveal.errors import SettingsError
 
 
 class FocalOptions(Section):
@@ -200,10 +201,8 @@ def test_weights_of_all_losses_may_not_be_zero_together():
 
 
 def test_a_value_and_a_table_of_one_name_do_not_break_the_options():
-    assert parse_options(["training=3", "training.seed=4"]) == (
-        {"training": {"seed": 4}},
-        {},
-    )
+    settings, _ = choose("training=3", "training.seed=4")
+    assert settings.training.seed == 4
 
 
 def test_settings_name_every_part_that_is_built_in():

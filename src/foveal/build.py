@@ -14,12 +14,7 @@ from torch.optim import Optimizer
 
 from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
-from foveal.config import (
-    OptimiserConfig,
-    Plan,
-    Settings,
-    options_of,
-)
+from foveal.config import OptimiserConfig, Plan, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
@@ -38,6 +33,7 @@ from foveal.plugins.registration import Kind, Part, Plugin
 from foveal.preprocessing.intensity import IntensityRecipe
 from foveal.preprocessing.pipeline import PreprocessingRecipe
 from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
+from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
 NETWORKS: dict[str, Callable[..., Network]] = {"unet3d": UNet3d}

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 import foveal
 from foveal.case import Case
 from foveal.cli.main import app
-from foveal.config import parse_plan
 from foveal.ensembles.model_file import read_model_file
 from foveal.errors import RunError
 from foveal.geometry import Grid
+from foveal.settings_files import parse_plan
 
 TELLTALES = ("Mueller", "ward7", "SecretSite", "patient_", "1987")
 """Parts of every name of a case, patient, data set and folder below."""

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from foveal.case import CaseFiles, ChannelFile, Dataset
 from foveal.cli.plan import plan as plan_verb
 from foveal.commands.plan import plan
-from foveal.config import read_plan, to_toml
 from foveal.errors import DatasetError, SettingsError
+from foveal.settings_files import read_plan, to_toml
 
 
 def write_case(folder: Path, name: str, *, label: int = 1, split=None) -> CaseFiles:

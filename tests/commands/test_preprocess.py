@@ -17,11 +17,11 @@ from foveal.config import (
     Plan,
     PreprocessingConfig,
     UNet3dConfig,
-    to_toml,
 )
 from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io.volumes import write_volume
+from foveal.settings_files import to_toml
 
 SHAPE = (9, 8, 7)
 WHOLE = tuple(slice(0, length) for length in SHAPE)

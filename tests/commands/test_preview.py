@@ -12,11 +12,11 @@ from foveal.commands import preview as command
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.train import cases_of
-from foveal.config import read_plan, read_settings
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.planning.splits import read_splits
+from foveal.settings_files import read_plan, read_settings
 
 SMALL = [
     "network.features=[4, 8]",

@@ -9,8 +9,8 @@ import tomli_w
 from conftest import data_folder
 
 import foveal
-from foveal.config import read_plan
 from foveal.engine.log import read_log
+from foveal.settings_files import read_plan
 
 SMALL = [
     "network.features=[8,16]",

@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 
 from foveal.commands.evaluate import evaluate
-from foveal.config import Plan, Settings, to_toml
+from foveal.config import Plan, Settings
 from foveal.planning.splits import Fold, Splits, splits_to_toml
+from foveal.settings_files import to_toml
 
 STRUCTURES = {"Ball": 1, "Box <b>": 2}
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])

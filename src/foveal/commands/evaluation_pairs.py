@@ -11,12 +11,12 @@ from foveal.commands.out_of_fold import (
     listed,
     notes_on_coverage,
 )
-from foveal.config import read_plan
 from foveal.engine.run_directory import is_run
 from foveal.errors import DatasetError
 from foveal.io.datasets import read_dataset
 from foveal.io.segmentations import segmentations_in
 from foveal.io.volumes import case_stem, is_volume
+from foveal.settings_files import read_plan
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from foveal import __version__
 from foveal.case import Dataset
 from foveal.commands.folds import finished_runs, is_finished
 from foveal.commands.models import StoredModel, load_model, stored_model_of
-from foveal.config import Plan, Settings, read_plan, read_settings, to_toml
+from foveal.config import Plan, Settings
 from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.run_directory import RunDirectory
 from foveal.ensembles.model_file import (
@@ -24,6 +24,7 @@ from foveal.metrics.evaluation import read_evaluation
 from foveal.planning.splits import read_splits
 from foveal.plugins.files import read_plugins
 from foveal.plugins.registration import Plugin
+from foveal.settings_files import read_plan, read_settings, to_toml
 
 CARD_VERSION = 1
 

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from foveal import build
 from foveal.commands.plan import usable_threads
-from foveal.config import Plan, Settings, changed_settings, to_toml
+from foveal.config import Plan, Settings
 from foveal.engine.budget import (
     LONGEST_PROBE,
     fit_to_budget,
@@ -40,6 +40,7 @@ from foveal.inference.validate import validation_dice
 from foveal.methods.interface import Clock, Method
 from foveal.networks.interface import Network
 from foveal.plugins.parts import Parts
+from foveal.settings_files import changed_settings, to_toml
 from foveal.store.store import StoredCase
 
 PROBE_FRACTION = 0.02

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from foveal.config import read_settings
 from foveal.engine.checkpoints import has_checkpoint, load_newest, problem_of_best
 from foveal.engine.run_directory import (
     RunDirectory,
@@ -15,6 +14,7 @@ from foveal.engine.run_directory import (
 from foveal.errors import EvaluationError, RunError
 from foveal.metrics.evaluation import read_evaluation
 from foveal.planning.splits import read_splits
+from foveal.settings_files import read_settings
 
 
 def is_finished(run: RunDirectory) -> bool:

@@ -11,14 +11,7 @@ from torch import Tensor
 
 from foveal import build
 from foveal.commands.folds import finished_runs
-from foveal.config import (
-    Plan,
-    Settings,
-    changed_settings,
-    parse_plan,
-    read_plan,
-    read_settings,
-)
+from foveal.config import Plan, Settings
 from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.run_directory import RunDirectory, open_run
 from foveal.engine.training import under
@@ -31,6 +24,7 @@ from foveal.plugins.files import read_plugins
 from foveal.plugins.kept import plugins_for_network
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Plugin
+from foveal.settings_files import changed_settings, parse_plan, read_plan, read_settings
 
 Paths = Path | str | Sequence[Path | str]
 

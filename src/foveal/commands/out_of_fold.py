@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.case import Dataset
-from foveal.config import read_settings
 from foveal.engine.run_directory import RunDirectory, find_runs
 from foveal.errors import EvaluationError, RunError
 from foveal.io.segmentations import found_segmentations
 from foveal.metrics.evaluation import Evaluation, joined, read_evaluation
 from foveal.planning.splits import Fold, read_splits
+from foveal.settings_files import read_settings
 
 NAMES_SHOWN = 5
 """Cases listed in a message."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from foveal.case import Dataset
-from foveal.config import Plan, to_toml
+from foveal.config import Plan
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
@@ -18,6 +18,7 @@ from foveal.planning.memory import (
     training_budget,
 )
 from foveal.planning.plan import choose_labels, make_plan
+from foveal.settings_files import to_toml
 
 GB_PER_READING_THREAD = 4
 """A CT of 512 x 512 x 600 with its label map, and room to look at it."""

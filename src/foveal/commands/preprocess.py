@@ -9,13 +9,14 @@ from foveal.build import preprocessing_recipe
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.plan import cases_at_once
 from foveal.commands.plan import plan as make_plan
-from foveal.config import Plan, read_plan
+from foveal.config import Plan
 from foveal.errors import CaseError
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.preprocessing.labels import annotated_structures
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
 from foveal.preprocessing.sources import FileDigests, case_content
+from foveal.settings_files import read_plan
 from foveal.store.store import Store, StoredCase, default_store_root, entry_key
 
 DIGESTS_FILE = "file_digests.json"

@@ -19,7 +19,7 @@ from foveal.commands.train import (
     resolved_settings,
     resolved_splits,
 )
-from foveal.config import Plan, Settings, changed_plan, choose_settings, read_plan
+from foveal.config import Plan, Settings
 from foveal.engine.loading import PatchSource, ReadPatch
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import SettingsError
@@ -39,6 +39,7 @@ from foveal.reports.patches import (
 from foveal.reports.slices import fullest_slice, percentile_range
 from foveal.reports.views import PLANES
 from foveal.sampling.randomness import generator
+from foveal.settings_files import changed_plan, choose_settings, read_plan
 from foveal.store.store import StoredCase
 
 MOST_PATCHES = 6

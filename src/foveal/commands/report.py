@@ -32,7 +32,7 @@ from foveal.commands.run_words import (
     plan_facts,
     training_facts,
 )
-from foveal.config import Plan, Settings, read_plan, read_settings
+from foveal.config import Plan, Settings
 from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
 from foveal.errors import CaseError, DatasetError
@@ -48,6 +48,7 @@ from foveal.reports import figures
 from foveal.reports.page import Curve, Overlay, Page, number, render
 from foveal.reports.scores import CaseScores, FoldScores, RunScores, ordered_scores
 from foveal.reports.views import worst_view
+from foveal.settings_files import read_plan, read_settings
 
 NUM_OVERLAYS = 6
 """Cases shown as pictures."""

@@ -19,19 +19,7 @@ from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
 from foveal.commands.rehearsal import fitting_patch, rehearse
-from foveal.config import (
-    DEFAULT_NETWORK,
-    Plan,
-    Section,
-    Settings,
-    changed_plan,
-    changed_settings,
-    choose_settings,
-    is_settings_file,
-    read_plan,
-    read_settings,
-    to_toml,
-)
+from foveal.config import DEFAULT_NETWORK, Plan, Section, Settings
 from foveal.engine.run_directory import (
     CrossValidationDirectory,
     RunDirectory,
@@ -51,6 +39,15 @@ from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_t
 from foveal.plugins.kept import keep_plugins, require_kept
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Plugin
+from foveal.settings_files import (
+    changed_plan,
+    changed_settings,
+    choose_settings,
+    is_settings_file,
+    read_plan,
+    read_settings,
+    to_toml,
+)
 
 Fold = int | Literal["all"]
 

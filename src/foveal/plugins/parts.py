@@ -6,17 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foveal.config import (
-    NetworkConfig,
-    PartSections,
-    Plan,
-    Section,
-    options_of,
-    plan_model,
-)
+from foveal.config import NetworkConfig, PartSections, Plan, Section, plan_model
 from foveal.errors import PluginError, SettingsError
 from foveal.plugins.blame import blaming
 from foveal.plugins.registration import KINDS, Kind, Part, Plugin
+from foveal.settings_files import options_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,319 @@
+"""Reading, choosing and writing settings and plans; every mistake in words, at once.
+
+What a table may hold is said in `config`.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import ValidationError
+
+from foveal.config import (
+    DEFAULT_NETWORK,
+    PartSections,
+    Plan,
+    Section,
+    Settings,
+    plan_model,
+    settings_model,
+)
+from foveal.errors import SettingsError
+
+Model = TypeVar("Model", bound=Section)
+
+PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}
+"""Tables of the plan; all others are of the settings."""
+
+
+def read_plan(path: Path, model: type[Plan] = Plan) -> Plan:
+    """Read and check a plan file.
+
+    Args:
+        path: TOML.
+        model: `plan_model` for a plan to work with; `Plan` for reading.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    return _validated(model, _read_table(path), str(path))
+
+
+def parse_plan(text: str, source: str) -> Plan:
+    """Check the text of a plan that is kept in something else than a plan file.
+
+    Args:
+        text: TOML.
+        source: Where it comes from, for messages.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{source} is not TOML: {error}") from error
+    return _validated(Plan, table, source)
+
+
+def read_settings(path: Path) -> tuple[Settings, dict[str, Any]]:
+    """Read a settings file, which may also name tables of the plan.
+
+    Paths in the file are relative to the file.
+
+    Returns:
+        The settings, and the entries meant for the plan (see `changed_plan`).
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    table, plan_entries = _divided(_with_paths_from(path.parent, _read_table(path)))
+    return _validated(Settings, table, str(path)), plan_entries
+
+
+def choose_settings(
+    file: Path | None,
+    options: Sequence[str],
+    arguments: Mapping[str, Any],
+    *,
+    sections: PartSections,
+    plan: Path | None = None,
+) -> tuple[Settings, dict[str, Any]]:
+    """Settings from a file, then options, then arguments, each over the one before.
+
+    Whatever can be told to be wrong before the data are looked at is told at once, of
+    the plan too.
+
+    Args:
+        file: Settings file; ``None``: all defaults.
+        options: ``table.name=value``; paths are relative to the working folder.
+        arguments: Tables of settings.
+        sections: Every part that may be named.
+        plan: Plan file that is going to be changed; ``None``: the data decide.
+
+    Returns:
+        The settings, and the entries meant for the plan (see `changed_plan`).
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    wanted, problems = _option_table(options)
+    table = _with_paths_from(Path.cwd(), wanted)
+    if file is not None:
+        written = _with_paths_from(file.resolve().parent, _read_table(file))
+        table = merged(written, table)
+    table, plan_entries = _divided(merged(table, dict(arguments)))
+    settings, more = _settings_or_problems(settings_model(sections), table)
+    known_plan = plan_model(sections)
+    if plan is None:
+        more += _problems_before_planning(known_plan, plan_entries)
+    else:
+        changed = _with_network(_read_table(plan), plan_entries)
+        more += _settings_or_problems(known_plan, changed)[1]
+    if settings is None or problems or more:
+        sources = [str(path) for path in (file, plan) if path is not None]
+        sources += ["--set"] if options else []
+        heading = f"wrong settings in {' and '.join(sources or ['the arguments'])}"
+        raise SettingsError(_listed(heading, [*problems, *more]))
+    return settings, plan_entries
+
+
+def is_settings_file(path: Path) -> bool:
+    """Whether a file holds settings rather than a table of cases."""
+    return path.suffix == ".toml" and "cases" not in _read_table(path)
+
+
+def changed_plan(
+    plan: Plan, entries: dict[str, Any], model: type[Plan] | None = None
+) -> Plan:
+    """Plan with some entries replaced; nested tables are merged, lists replaced.
+
+    Another network begins with its own defaults.
+
+    Args:
+        plan: Left as it is.
+        entries: Tables of the plan.
+        model: To check the result by; ``None``: as ``plan`` was.
+    """
+    table = _with_network(plan.model_dump(), entries)
+    return _validated(model or type(plan), table, "plan")
+
+
+def changed_settings(settings: Settings, entries: dict[str, Any]) -> Settings:
+    """Settings with some entries replaced; nested tables are merged."""
+    table = merged(settings.model_dump(), entries)
+    return _validated(type(settings), table, "settings")
+
+
+def _option_table(options: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Nested tables of the options, and what is wrong with their form."""
+    entries: dict[str, Any] = {}
+    problems = []
+    for option in options:
+        name, equals, text = option.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            problems.append(
+                f'"{option}" must read table.name=value, for example training.seed=3'
+            )
+            continue
+        value = _toml_value(text.strip())
+        for key in reversed(keys):
+            value = {key: value}
+        entries = merged(entries, value)
+    return entries, problems
+
+
+def _divided(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Entries of the settings, and those of the plan."""
+    plan_entries = {name: table[name] for name in table.keys() & PLAN_TABLES}
+    return {
+        name: value for name, value in table.items() if name not in PLAN_TABLES
+    }, plan_entries
+
+
+def _with_paths_from(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose paths are relative to a folder no more."""
+    paths = {
+        name: str(folder / table[name])
+        for name in ("dataset", "store")
+        if isinstance(table.get(name), str)
+    }
+    return table | paths
+
+
+def _with_network(plan: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
+    """Merge, but leave behind the options of a network that is not wanted any more."""
+    planned, wanted = plan.get("network", {}), entries.get("network", {})
+    if isinstance(planned, dict) and isinstance(wanted, dict):
+        before = planned.get("name", DEFAULT_NETWORK)
+        if wanted.get("name", before) != before:
+            plan = plan | {"network": {}}
+    return merged(plan, entries)
+
+
+def options_of(section: type[Section], table: object, source: str) -> dict[str, Any]:
+    """Options of a part as plain values, defaults included.
+
+    Raises:
+        SettingsError: Lists every wrong entry.
+    """
+    return _validated(section, table, source).model_dump()
+
+
+def to_toml(section: Section) -> str:
+    """Text of a settings or plan file; unset entries are left out."""
+    text = tomli_w.dumps(section.model_dump(mode="json", exclude_none=True))
+    # One array per line, as a person would write them, where it fits.
+    joined = None
+    while joined != text:
+        joined, text = text, _SPREAD_ARRAY.sub(_on_one_line, joined or text)
+    return text
+
+
+_SPREAD_ARRAY = re.compile(
+    r"""\[\n((?:[ ]*(?:[-+.\w]+|"[^"\n]*"|\[[^\[\]\n]*\]),\n)+)[ ]*\]"""
+)
+
+
+def _on_one_line(array: re.Match[str]) -> str:
+    line = "[" + " ".join(array[1].split()).removesuffix(",") + "]"
+    return line if len(line) <= 80 else array[0]
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path} does not exist; give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not a TOML file: {error}") from error
+
+
+def _toml_value(text: str) -> Any:  # noqa: ANN401 - any TOML value
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def merged(table: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
+    """Table with some entries replaced; nested tables are merged, lists replaced."""
+    result = dict(table)
+    for name, value in entries.items():
+        if isinstance(value, dict) and isinstance(result.get(name), dict):
+            result[name] = merged(result[name], value)
+        else:
+            result[name] = value
+    return result
+
+
+def _validated(model: type[Model], table: object, source: str) -> Model:
+    checked, problems = _settings_or_problems(model, table)
+    if checked is None:
+        raise SettingsError(_listed(f"{source} is wrong", problems))
+    return checked
+
+
+def _settings_or_problems(
+    model: type[Model], table: object
+) -> tuple[Model | None, list[str]]:
+    """What a table says, or a line for every wrong entry."""
+    try:
+        return model.model_validate(table), []
+    except ValidationError as error:
+        return None, [_in_words(problem) for problem in _roots(error)]
+
+
+def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> list[str]:
+    """What is wrong with entries of a plan whatever the data say.
+
+    Nothing that is missing, and nothing that depends on several entries: the rest of
+    the plan is not known yet. Lists are whole, as they are replaced and not merged.
+    """
+    try:
+        model.model_validate(entries)
+    except ValidationError as error:
+        return [
+            _in_words(problem)
+            for problem in _roots(error)
+            if problem["type"] not in {"missing", "value_error"}
+            or any(isinstance(part, int) for part in problem["loc"])
+            or problem["loc"] == ("network", "name")
+        ]
+    return []
+
+
+def _roots(error: ValidationError) -> list[Any]:
+    """Problems, without "too short" of a list that lacks its wrong entries only."""
+    places = [problem["loc"] for problem in error.errors()]
+    return [
+        problem
+        for problem in error.errors()
+        if problem["type"] != "too_short"
+        or not any(
+            place[:-1][: len(problem["loc"])] == problem["loc"] for place in places
+        )
+    ]
+
+
+def _in_words(problem: Any) -> str:  # noqa: ANN401 - pydantic's own record
+    name = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "no such setting; check the spelling"
+        if len(problem["loc"]) == 2 and problem["loc"][0] in {"loss", "plugins"}:
+            message += ", or give the plugin that has it (--plugin FILE.py)"
+        elif "." not in name:
+            tables = sorted(PLAN_TABLES | Settings.model_fields.keys())
+            message = f"no such table; there are {', '.join(tables)}"
+    elif problem["type"] in {"model_type", "dict_type"}:
+        message = f"must be a table, not {problem['input']!r}"
+    return f"{name}: {message}" if name else message
+
+
+def _listed(heading: str, problems: Sequence[str]) -> str:
+    return "\n".join([f"{heading}:", *(f"  {problem}" for problem in problems)])
