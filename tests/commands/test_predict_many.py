@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 import foveal
 from foveal.case import Case, CaseFiles, ChannelFile
 from foveal.cli.main import app
-from foveal.commands import predict as command
+from foveal.commands import prediction_folder, prediction_stages
+from foveal.ensembles.members import Ensemble
 from foveal.errors import CaseError, DatasetError, RunError
 from foveal.geometry import Grid
 from foveal.inference.record import open_record, read_outcomes
@@ -213,7 +214,7 @@ def test_resume_skips_what_is_done_and_tries_again_what_failed(
         read.append(files.name)
         return foveal.read_case(files, **options)
 
-    monkeypatch.setattr(command, "read_case", counted)
+    monkeypatch.setattr(prediction_stages, "read_case", counted)
     outcomes = foveal.predict(run, scans, out, resume=True, threads=1)
     assert read == ["case_1", "case_3"]
     assert set(statuses(outcomes).values()) == {"done"}
@@ -258,7 +259,7 @@ def test_an_older_prediction_is_never_under_the_line_of_a_newer(
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "replace_file", killed)
+    monkeypatch.setattr(prediction_stages, "replace_file", killed)
     with pytest.raises(KeyboardInterrupt):
         foveal.predict(run, scans, out, probabilities=True, resume=True, threads=1)
     assert not (out / "case_1.nii.gz").exists()
@@ -381,14 +382,14 @@ def test_a_second_program_in_one_folder_is_refused(run, scans, tmp_path):
 
 
 def test_memory_that_runs_out_fails_the_case_only(run, scans, tmp_path, monkeypatch):
-    predict = command.Ensemble.predict
+    predict = Ensemble.predict
 
     def scarce(self, case, take_rows=None):
         if case.name == "case_1":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")
         return predict(self, case, take_rows)
 
-    monkeypatch.setattr(command.Ensemble, "predict", scarce)
+    monkeypatch.setattr(Ensemble, "predict", scarce)
     outcomes = foveal.predict(run, scans, tmp_path / "out", threads=1)
     assert statuses(outcomes) == {
         "case_0": "done",
@@ -404,14 +405,14 @@ def test_memory_that_runs_out_fails_the_case_only(run, scans, tmp_path, monkeypa
 def test_a_case_that_cannot_be_written_fails_alone(
     error, run, scans, tmp_path, monkeypatch
 ):
-    write = command.write_volume
+    write = prediction_stages.write_volume
 
     def scarce(path, *rest):
         if path.name.startswith("case_1"):
             raise error
         write(path, *rest)
 
-    monkeypatch.setattr(command, "write_volume", scarce)
+    monkeypatch.setattr(prediction_stages, "write_volume", scarce)
     outcomes = foveal.predict(run, scans, tmp_path / "out", threads=1)
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
     assert "case_1.nii.gz" not in content(tmp_path / "out")
@@ -421,14 +422,14 @@ def test_what_another_program_predicted_before_the_lock_is_seen(
     run, scans, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    opened = command.open_record
+    opened = prediction_folder.open_record
 
     def late(path):
         monkeypatch.undo()
         foveal.predict(run, scans, out, threads=1)
         return opened(path)
 
-    monkeypatch.setattr(command, "open_record", late)
+    monkeypatch.setattr(prediction_folder, "open_record", late)
     with pytest.raises(RunError, match="already holds predictions"):
         foveal.predict(run, scans, out, threads=1)
     assert len(read_outcomes(out / "predictions.jsonl")) == 3
@@ -436,14 +437,14 @@ def test_what_another_program_predicted_before_the_lock_is_seen(
 
 def test_full_disk_stops_with_what_is_finished_kept(run, scans, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    write = command.write_volume
+    write = prediction_stages.write_volume
 
     def full(path, *rest):
         if path.name.startswith("case_1"):
             raise OSError(28, "No space left on device")
         write(path, *rest)
 
-    monkeypatch.setattr(command, "write_volume", full)
+    monkeypatch.setattr(prediction_stages, "write_volume", full)
     with pytest.raises(RunError, match=r"No space left.*--resume goes on"):
         foveal.predict(run, scans, out, threads=1)
     assert sorted(path.name for path in out.iterdir()) == [
