@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.train import cases_of
 from foveal.engine.run_directory import RunDirectory
-from foveal.errors import SettingsError
+from foveal.errors import RunError, SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.planning.splits import read_splits
 from foveal.settings_files import read_plan, read_settings
@@ -46,8 +48,8 @@ def seen(monkeypatch):
     """Everything that is drawn."""
     pictures = []
 
-    def note(title, patches, cases, structures):
-        pictures.append((title, patches, cases, structures))
+    def note(title, patches, cases, labels, structures):
+        pictures.append((title, patches, cases, labels, structures))
         return b"picture"
 
     monkeypatch.setattr(command, "patches_picture", note)
@@ -56,9 +58,10 @@ def seen(monkeypatch):
 
 def test_the_patches_are_those_of_training_at_that_step(run, tmp_path, seen):
     foveal.preview(run, tmp_path / "preview.png", step=7)
-    ((title, patches, _, structures),) = seen
+    ((title, patches, _, labels, structures),) = seen
     assert "step 7" in title
-    assert structures == {1: "ball", 2: "box"}
+    assert labels == {1: "ball", 2: "box"}
+    assert structures == {"ball": (1,), "box": (2,)}
 
     # What training itself takes, every case preprocessed.
     directory = RunDirectory(run)
@@ -107,13 +110,25 @@ def test_a_case_is_preprocessed_when_it_is_asked_for(run, tmp_path):
 
 def test_centres_and_shares_are_those_of_the_draws(run, tmp_path, seen):
     foveal.preview(run, tmp_path / "p.png", options=["sampling.foreground_fraction=1"])
-    ((_, _, cases, _),) = seen
+    ((_, _, cases, _, _),) = seen
     for case in cases:
         for seen_through, _ in case.projections:
             assert seen_through.centres.sum() == case.num_draws == 500
             assert set(seen_through.structures) == {1, 2}
+        assert case.shares.keys() == {"ball", "box"}
         # Half of the patches are drawn for each, and each shows the other at times.
         assert all(0.4 < share <= 1 for share in case.shares.values())
+
+
+def test_regions_have_bars_of_their_own(run, tmp_path, seen):
+    options = ['labels.regions={"both"=["ball","box"],"box"=["box"]}']
+    foveal.preview(run, tmp_path / "p.png", options=options)
+    ((_, _, cases, labels, structures),) = seen
+    assert labels == {1: "ball", 2: "box"}
+    assert structures == {"both": (1, 2), "box": (2,)}
+    for case in cases:
+        assert case.shares.keys() == {"both", "box"}
+        assert 0 < case.shares["box"] <= case.shares["both"] <= 1
 
 
 def test_a_picture_is_written(folder, tmp_path):
@@ -130,6 +145,15 @@ def test_a_run_has_its_own_plan_and_its_folds(run, tmp_path):
         foveal.preview(run, tmp_path / "p.png", plan=RunDirectory(run).plan)
     with pytest.raises(SettingsError, match=r"splits.fold 9: the run has 5 folds"):
         foveal.preview(run, tmp_path / "p.png", options=["splits.fold=9"])
+
+
+def test_a_run_whose_plan_is_damaged_is_refused(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    plan = copy / "plan.toml"
+    plan.write_bytes(plan.read_bytes().replace(b"size = [16", b"size = [32"))
+    with pytest.raises(RunError, match=r"plan\.toml is damaged or was changed"):
+        foveal.preview(copy, tmp_path / "p.png")
 
 
 @pytest.mark.usefixtures("seen")

@@ -305,6 +305,28 @@ def test_an_inverted_mask_is_odd(tmp_path, write, sound):
     assert finding.what == "1 of 2 voxels of structures are outside the mask"
 
 
+def test_separate_masks_outside_the_mask_are_odd_whatever_value_is_ignored(
+    tmp_path, write, sound
+):
+    liver = StructureFile("liver", write(label_map(1, 1)))
+    masked = case(
+        write,
+        label_map=None,
+        structure_files=(liver,),
+        annotated=("liver",),
+        mask=write(label_map(0, 1)),
+    )
+    # The only combination of structures has the number 1.
+    finding = only_finding(
+        tmp_path,
+        sound,
+        masked,
+        label_values={"liver": 3, "lesion": 2},
+        ignore_value=1,
+    )
+    assert finding.what == "1 of 2 voxels of structures are outside the mask"
+
+
 def test_voxels_of_a_structure_said_not_to_be_annotated_are_odd(tmp_path, write, sound):
     finding = only_finding(tmp_path, sound, case(write, annotated=("liver",)))
     assert finding.severity == "warning"

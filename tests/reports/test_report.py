@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -121,6 +122,26 @@ def test_without_the_data_set_the_page_says_so_and_keeps_the_scores(run, tmp_pat
     page = outline(report(moved))
     assert "No pictures: the data set cannot be read" in page.text
     assert "bad 0.750 0.500 1.000" in page.text
+
+
+def test_a_case_that_lost_its_reference_costs_its_own_picture_only(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.copytree(run.parent / "data", tmp_path / "data")
+    path = tmp_path / "data" / "dataset.json"
+    description = json.loads(path.read_text())
+    case = next(case for case in description["training"] if "bad" in case["image"])
+    description["training"].remove(case)
+    description["test"] = [case["image"]]
+    path.write_text(json.dumps(description))
+    settings = (copy / "settings.toml").read_text()
+    moved = settings.replace(str(run.parent / "data"), str(tmp_path / "data"))
+    (copy / "settings.toml").write_text(moved)
+    text = outline(report(copy)).text
+    assert "No picture of bad: its data set has no reference for it any more" in text
+    assert "bad, image" in text
+    assert "bad, reference" not in text
+    assert "good, reference" in text
 
 
 def test_a_damaged_prediction_costs_its_own_picture_only(run, tmp_path):

@@ -1,12 +1,13 @@
 """Show training patches before, or after, training: what they hold, where they lie."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from foveal import build
 from foveal.case import CaseFiles, Dataset
@@ -21,7 +22,7 @@ from foveal.commands.train import (
 )
 from foveal.config import Plan, Settings
 from foveal.engine.loading import PatchSource, ReadPatch
-from foveal.engine.run_directory import RunDirectory
+from foveal.engine.run_directory import is_run, open_run
 from foveal.errors import SettingsError
 from foveal.geometry import Grid
 from foveal.io.datasets import read_dataset
@@ -108,13 +109,16 @@ def preview(
         patches += _shown_patches(stream, read, step)
         for case in {patch.case.name: patch.case for patch in read}.values():
             if len(drawn) < MOST_CASES and case.class_counts:
-                drawn.setdefault(case.name, _drawn_case(stream, case, step))
-    structures = dict(enumerate(planned.labels.names, start=1))
+                drawn.setdefault(
+                    case.name,
+                    _drawn_case(stream, case, planned.labels.structures, step),
+                )
     picture = patches_picture(
         f"{dataset.name}: patches of step {step}, augmented",
         patches,
         list(drawn.values()),
-        structures,
+        dict(enumerate(planned.labels.names, start=1)),
+        planned.labels.structures,
     )
     atomic_write_bytes(path, picture)
     return path
@@ -170,8 +174,7 @@ def _resolved(
     watcher: Watcher,
 ) -> tuple[Settings, Plan, Dataset, Fold]:
     """Settings, plan and patients, as training has them."""
-    run = RunDirectory(source)
-    if not (run.settings.is_file() and run.plan.is_file()):
+    if not is_run(source):
         settings, entries = resolved_settings(
             source, None, None, None, options, plan, parts
         )
@@ -184,6 +187,7 @@ def _resolved(
             f"{source} is a run, which has a plan of its own; leave out --plan, or "
             "give the data set in place of the run"
         )
+    run = open_run(source)
     require_kept(run, parts.plugins)
     settings, entries = choose_settings(
         run.settings, options, {}, sections=parts.sections, plan=run.plan
@@ -255,7 +259,12 @@ def _numbers(numbers: Sequence[int]) -> str:
 # -------------------------------------------------------------- where they are drawn
 
 
-def _drawn_case(stream: PatchSource, case: StoredCase, step: int) -> DrawnCase:
+def _drawn_case(
+    stream: PatchSource,
+    case: StoredCase,
+    structures: Mapping[str, Sequence[int]],
+    step: int,
+) -> DrawnCase:
     """Draw many patches of one case, before augmentation."""
     draws = generator(stream.seed, step, stream.rank, stream.name, "preview")
     corners = [
@@ -282,21 +291,19 @@ def _drawn_case(stream: PatchSource, case: StoredCase, step: int) -> DrawnCase:
         num_draws=NUM_DRAWS,
         projections=[(one, display_range) for one in seen],
         shares={
-            label: _share_with(labels, label, corners, stream.patch_size)
-            for label, count in enumerate(case.class_counts)
-            if label > 0 and count > 0
+            name: _share_with(np.isin(labels, classes), corners, stream.patch_size)
+            for name, classes in structures.items()
+            if any(case.class_counts[number] > 0 for number in classes)
         },
     )
 
 
 def _share_with(
-    labels: np.ndarray,
-    label: int,
+    is_there: NDArray[np.bool_],
     corners: Sequence[Sequence[int]],
     patch_size: Sequence[int],
 ) -> float:
     """Share of the patches that hold a voxel of a structure."""
-    is_there = labels == label
     return sum(
         bool(
             is_there[

@@ -485,8 +485,9 @@ def _files(
         if case.name in cases:
             listed = cases[case.name]
             files.append((f"{case.name}, image", str(listed.channels[0].path)))
-            reference = listed.label_map or listed.structure_files[0].path.parent
-            files.append((f"{case.name}, reference", str(reference)))
+            if listed.is_labelled:
+                reference = listed.label_map or listed.structure_files[0].path.parent
+                files.append((f"{case.name}, reference", str(reference)))
         if case.name in predictions:
             path = predictions[case.name].resolve()
             files.append((f"{case.name}, prediction", str(path)))

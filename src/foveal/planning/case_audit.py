@@ -43,7 +43,9 @@ def audit_case(
     _check_channels(summary, dataset.channel_names, resample_channels=resample_channels)
     label_map = check_reference(summary, dataset) if case.is_labelled else None
     if case.mask is not None:
-        _check_mask(summary, case.mask, label_map, dataset.ignore_value)
+        # Of separate masks the numbers are places of combinations, none is ignored.
+        ignored = None if case.structure_files else dataset.ignore_value
+        _check_mask(summary, case.mask, label_map, ignored)
     return summary
 
 

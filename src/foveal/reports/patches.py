@@ -62,8 +62,8 @@ class DrawnCase:
     projections: Sequence[tuple[Projection, tuple[float, float]]]
     """With the intensities shown black and white; as many in every case."""
 
-    shares: Mapping[int, float]
-    """Inside label to the share of the patches that hold a voxel of it; structures that
+    shares: Mapping[str, float]
+    """Structure to the share of the patches that hold a voxel of it; structures that
     the case lacks are left out."""
 
 
@@ -107,7 +107,8 @@ def patches_picture(
     title: str,
     patches: Sequence[ShownPatch],
     cases: Sequence[DrawnCase],
-    structures: Mapping[int, str],
+    labels: Mapping[int, str],
+    structures: Mapping[str, Sequence[int]],
 ) -> bytes:
     """PNG with a row per patch, and below a row per case in which patches are drawn.
 
@@ -115,7 +116,9 @@ def patches_picture(
         title: What the picture shows.
         patches: At least one.
         cases: At least one.
-        structures: Inside label to name.
+        labels: Inside label to name; the outlines.
+        structures: Structure to its inside labels; the bars. One of several labels has
+            no outline of its own, and a grey bar.
     """
     columns = max(len(patches[0].slices), len(cases[0].projections) + 1)
     heights = [len(patches) * PANEL_INCHES + 0.4, len(cases) * PANEL_INCHES + 0.6]
@@ -129,9 +132,9 @@ def patches_picture(
         _draw_patches(upper, title, patches, columns)
         _draw_cases(lower, cases, structures, columns)
         figure.legend(
-            handles=structure_legend(structures),
+            handles=structure_legend(labels),
             loc="outside lower center",
-            ncols=min(len(structures), 5),
+            ncols=min(len(labels), 5),
             frameon=False,
         )
         png = io.BytesIO()
@@ -157,7 +160,7 @@ def _draw_patches(
 def _draw_cases(
     part: SubFigure,
     cases: Sequence[DrawnCase],
-    structures: Mapping[int, str],
+    structures: Mapping[str, Sequence[int]],
     columns: int,
 ) -> None:
     part.suptitle("Where patches are drawn", fontsize=11, fontweight="bold")
@@ -204,21 +207,24 @@ def _draw_projection(
 
 
 def _draw_shares(
-    axes: Axes, shares: Mapping[int, float], structures: Mapping[int, str]
+    axes: Axes, shares: Mapping[str, float], structures: Mapping[str, Sequence[int]]
 ) -> None:
     """Bars: how many of the patches show each structure."""
     axes.set_axis_on()
     axes.set_title("patches that show it", fontsize=8, loc="left")
     places = list(range(len(shares)))
     values = [100 * share for share in shares.values()]
-    axes.barh(
-        places, values, height=0.6, color=[outline_colour(label) for label in shares]
-    )
+    colours = [_bar_colour(structures[name]) for name in shares]
+    axes.barh(places, values, height=0.6, color=colours)
     for place, value in zip(places, values, strict=True):
         axes.text(value + 2, place, f"{value:.0f} %", va="center", fontsize=8)
-    axes.set_yticks(places, [structures[label] for label in shares], fontsize=8)
+    axes.set_yticks(places, list(shares), fontsize=8)
     axes.set(xlim=(0, 125), xticks=[], ylim=(max(len(shares), 5) - 0.5, -0.5))
     axes.tick_params(length=0)
     for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
     axes.spines["left"].set_color(FAINT)
+
+
+def _bar_colour(labels: Sequence[int]) -> str:
+    return outline_colour(labels[0]) if len(labels) == 1 else FAINT
