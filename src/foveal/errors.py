@@ -5,6 +5,18 @@ prints its message without a traceback. `ValueError` and `TypeError` stay for ca
 of single functions.
 """
 
+from collections.abc import Sequence
+
+NAMES_SHOWN = 5
+"""Of a list in a message."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names for a message, and how many more there are."""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
 
 class FovealError(Exception):
     """A problem that the user can mend; its message says how."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from foveal.commands.out_of_fold import measured_out_of_fold
 from foveal.engine.run_directory import find_runs
 from foveal.errors import EvaluationError, SettingsError
-from foveal.io.files import atomic_write_bytes, atomic_write_text
+from foveal.io.files import atomic_write_bytes, atomic_write_text, require_ending
 from foveal.metrics.comparison import COMPARED, Comparison, System, compare_systems
 from foveal.metrics.evaluation import Evaluation, read_evaluation
 from foveal.reports.differences import draw_differences
@@ -41,10 +41,8 @@ def compare(
         SettingsError: ``names`` are not as many as the systems, or ``output`` ends in
             something else.
     """
-    if output is not None and output.suffix.lower() not in RESULT_ENDINGS:
-        raise SettingsError(
-            f"result file {output} must end in {', '.join(RESULT_ENDINGS)}"
-        )
+    if output is not None:
+        require_ending(output, *RESULT_ENDINGS)
     groups = [
         [Path(system)]
         if isinstance(system, Path | str)

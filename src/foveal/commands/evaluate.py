@@ -11,9 +11,8 @@ import numpy as np
 
 from foveal.case import Dataset
 from foveal.commands.evaluation_pairs import Matched, Pair, find_pairs
-from foveal.commands.out_of_fold import listed
-from foveal.errors import CaseError, DatasetError, SettingsError
-from foveal.io.files import atomic_write_text
+from foveal.errors import CaseError, DatasetError, SettingsError, listed
+from foveal.io.files import atomic_write_text, require_ending
 from foveal.io.label_maps import require_same_grid
 from foveal.io.segmentations import (
     Masks,
@@ -102,7 +101,7 @@ def evaluate(
             something else.
     """
     if output is not None:
-        _require_result_ending(output)
+        require_ending(output, *RESULT_ENDINGS)
     matched = find_pairs(
         Path(predictions), None if references is None else Path(references)
     )
@@ -341,10 +340,3 @@ def _notes_on_unscored(parts: Iterable[int | str]) -> list[str]:
         return []
     names = listed([str(part) for part in sorted(parts, key=_values_first)])
     return [f"Not measured, as in no structure: {names} of the predictions."]
-
-
-def _require_result_ending(path: Path) -> None:
-    if path.suffix.lower() not in RESULT_ENDINGS:
-        raise SettingsError(
-            f"result file {path} must end in {' or '.join(RESULT_ENDINGS)}"
-        )
