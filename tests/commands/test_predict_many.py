@@ -514,3 +514,9 @@ def test_killed_and_resumed_gives_the_unbroken_result(run, tmp_path):
         path.name for path in (tmp_path / "unbroken").iterdir()
     )
     assert len(read_outcomes(record)) >= 24
+
+
+def test_many_scans_do_not_go_into_what_is_named_like_a_file(run, scans, tmp_path):
+    with pytest.raises(RunError, match=r"names a file, but there are \d+ cases"):
+        foveal.predict(run, scans, tmp_path / "out.nii.gz", threads=1)
+    assert not (tmp_path / "out.nii.gz").exists()

@@ -666,3 +666,24 @@ def test_toml_tables_that_cannot_be_understood_are_refused(tmp_path, text, messa
     path.write_text(text)
     with pytest.raises(DatasetError, match=message):
         read_dataset(path)
+
+
+def test_a_table_with_semicolons_or_of_another_encoding_is_told_so(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("case;channels;label_map\na;a.nii;b.nii\n")
+    with pytest.raises(DatasetError, match="must be separated by commas"):
+        read_dataset(table)
+    table.write_bytes("case,channels\nKöhler,a.nii\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match='save it again, .* as "CSV UTF-8"'):
+        read_dataset(table)
+
+
+def test_one_image_with_more_channels_does_not_set_the_number_for_all(tmp_path):
+    for number in range(4):
+        shape = (4, 4, 4, 2) if number == 0 else (4, 4, 4)
+        for folder in ("images", "labels"):
+            path = tmp_path / folder / f"case_{number}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            size = shape if folder == "images" else (4, 4, 4)
+            nib.save(nib.Nifti1Image(np.ones(size, np.uint8), np.eye(4)), path)
+    assert read_dataset(tmp_path).channel_names == ("0",)

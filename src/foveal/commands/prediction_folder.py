@@ -18,7 +18,7 @@ from foveal.inference.record import (
     read_outcomes,
 )
 from foveal.io.file_names import require_different_names, require_file_name
-from foveal.io.volumes import case_stem, volume_ending
+from foveal.io.volumes import case_stem, is_volume, volume_ending
 from foveal.unfinished import remove_abandoned, unfinished
 
 NAMES_SHOWN = 5
@@ -101,8 +101,11 @@ def place_of(cases: Sequence[CaseFiles], output: Path) -> Place:
                 f"{ending}; give {case_stem(output)}{ENDINGS_OF_OUTPUTS[ending]}"
             )
         return Place(output.parent, {cases[0].name: output}, None)
-    if output.is_file():
-        raise RunError(f"{output} is a file; give a folder for the label maps")
+    if output.is_file() or (is_volume(output) and not output.is_dir()):
+        raise RunError(
+            f"{output} names a file, but there are {len(cases)} cases; give a folder "
+            "for the label maps"
+        )
     for case in cases:
         require_file_name(case.name, "case")
     repeated = [

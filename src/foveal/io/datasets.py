@@ -4,6 +4,8 @@ Layouts: Medical Segmentation Decathlon and nnU-Net v2 folders, two folders of i
 and labels, a folder per case, and CSV or TOML tables; `docs/datasets.md` shows each.
 """
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,6 +33,9 @@ from foveal.io.volumes import is_slicer_segmentation, read_grid, read_volume
 
 FOLDS_FILE = "splits_final.json"
 """nnU-Net's division into folds, read where it lies beside the data set."""
+
+IMAGES_LOOKED_AT = 5
+"""To learn how many channels a file holds where the layout does not say."""
 
 LARGEST_THREADS = 4
 """Label maps read at once where no labels are named; each is in memory whole."""
@@ -162,7 +167,7 @@ def _channels(
     elif names is not None:
         channels_in_file = len(names)
     else:
-        channels_in_file = _channels_in_first_image(cases)
+        channels_in_file = _channels_in_images(cases)
     if names is None:
         names = tuple(str(number) for number in range(files * channels_in_file))
     if len(set(names)) != len(names):
@@ -173,17 +178,18 @@ def _channels(
     return names, channels_in_file
 
 
-def _channels_in_first_image(cases: Iterable[ListedCase]) -> int:
-    """Channels of the first image that can be read; 1 if none can.
+def _channels_in_images(cases: Iterable[ListedCase]) -> int:
+    """Channels that most of the first images that can be read have; 1 if none can.
 
     Images that cannot be read are refused, with their reason, when their case is read.
     """
+    found: list[int] = []
     for case in cases:
-        try:
-            return read_grid(case.images[0])[1]
-        except CaseError:
-            continue
-    return 1
+        with contextlib.suppress(CaseError):
+            found.append(read_grid(case.images[0])[1])
+        if len(found) == IMAGES_LOOKED_AT:
+            break
+    return Counter(found).most_common(1)[0][0] if found else 1
 
 
 def _case_files(

@@ -5,6 +5,7 @@ checksum verified, so a damaged ``.nii.gz`` never passes for an image.
 """
 
 import gzip
+import logging
 import math
 import zlib
 from io import BufferedReader
@@ -20,6 +21,10 @@ from numpy.typing import NDArray
 
 from foveal.errors import CaseError
 from foveal.geometry import Grid
+
+# nibabel tells standard error of damaged headers as well; here they become errors that
+# name the file.
+nib.imageglobals.logger.setLevel(logging.CRITICAL)
 
 READ_ERRORS = (
     OSError,

@@ -53,8 +53,18 @@ def list_csv(path: Path) -> Listing:
             columns = [column.strip() for column in reader.fieldnames or ()]
             reader.fieldnames = columns
             rows = [(f"{path} line {reader.line_num}", row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"{path} is not in UTF-8 ({error}); save it again, in a spreadsheet as "
+                '"CSV UTF-8"'
+            ) from error
+        except csv.Error as error:
             raise DatasetError(f"{path} is not a CSV table: {error}") from error
+    if len(columns) == 1 and LIST_SEPARATOR in columns[0]:
+        raise DatasetError(
+            f'{path}: its columns are separated by "{LIST_SEPARATOR}", as some '
+            "spreadsheets do; they must be separated by commas"
+        )
     channel_columns = [name for name in columns if name.startswith(CHANNEL_PREFIX)]
     structure_columns = [name for name in columns if name.startswith(STRUCTURE_PREFIX)]
     _refuse_unknown(
