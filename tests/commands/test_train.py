@@ -123,7 +123,7 @@ def test_probabilities_belong_to_the_prediction(run, dataset, tmp_path):
     assert status == 0, text
     label_map = np.asarray(nib.load(tmp_path / "case_1.nii.gz").dataobj)
     ball, box = (
-        nib.load(tmp_path / "probabilities" / f"case_1_{name}.nii.gz").get_fdata()
+        nib.load(tmp_path / "probabilities" / "case_1" / f"{name}.nii.gz").get_fdata()
         for name in ("ball", "box")
     )
     assert min(ball.min(), box.min()) >= 0

@@ -674,7 +674,7 @@ def test_a_table_with_semicolons_or_of_another_encoding_is_told_so(tmp_path):
     with pytest.raises(DatasetError, match="must be separated by commas"):
         read_dataset(table)
     table.write_bytes("case,channels\nKöhler,a.nii\n".encode("latin-1"))
-    with pytest.raises(DatasetError, match='save it again, .* as "CSV UTF-8"'):
+    with pytest.raises(DatasetError, match=r'save it again, .* as "CSV UTF-8"'):
         read_dataset(table)
 
 
