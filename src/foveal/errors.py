@@ -5,6 +5,11 @@ prints its message without a traceback. `ValueError` and `TypeError` stay for ca
 of single functions.
 """
 
+from collections.abc import Sequence
+
+NAMES_SHOWN = 5
+"""Listed in a message."""
+
 
 class FovealError(Exception):
     """A problem that the user can mend; its message says how."""
@@ -44,3 +49,10 @@ class EvaluationError(FovealError):
 
 class TrainingError(FovealError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names and how many more there are, for a message; or nothing."""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

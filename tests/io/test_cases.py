@@ -7,7 +7,8 @@ from hypothesis.extra import numpy as npst
 from foveal.case import CaseFiles, ChannelFile
 from foveal.errors import CaseError
 from foveal.geometry import Grid
-from foveal.io.cases import integer_label_map, present_labels, read_case
+from foveal.io.cases import read_case
+from foveal.io.label_maps import integer_label_map, present_labels
 from foveal.io.volumes import write_volume
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])

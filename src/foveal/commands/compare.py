@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from foveal.commands.evaluate import require_result_ending
 from foveal.commands.out_of_fold import measured_out_of_fold
 from foveal.engine.run_directory import find_runs
 from foveal.errors import EvaluationError, SettingsError
@@ -41,10 +42,8 @@ def compare(
         SettingsError: ``names`` are not as many as the systems, or ``output`` ends in
             something else.
     """
-    if output is not None and output.suffix.lower() not in RESULT_ENDINGS:
-        raise SettingsError(
-            f"result file {output} must end in {', '.join(RESULT_ENDINGS)}"
-        )
+    if output is not None:
+        require_result_ending(output, RESULT_ENDINGS)
     groups = [
         [Path(system)]
         if isinstance(system, Path | str)

@@ -11,8 +11,7 @@ import numpy as np
 
 from foveal.case import Dataset
 from foveal.commands.evaluation_pairs import Matched, Pair, find_pairs
-from foveal.commands.out_of_fold import listed
-from foveal.errors import CaseError, DatasetError, SettingsError
+from foveal.errors import CaseError, DatasetError, SettingsError, listed
 from foveal.io.files import atomic_write_text
 from foveal.io.label_maps import require_same_grid
 from foveal.io.segmentations import (
@@ -102,7 +101,7 @@ def evaluate(
             something else.
     """
     if output is not None:
-        _require_result_ending(output)
+        require_result_ending(output, RESULT_ENDINGS)
     matched = find_pairs(
         Path(predictions), None if references is None else Path(references)
     )
@@ -343,8 +342,11 @@ def _notes_on_unscored(parts: Iterable[int | str]) -> list[str]:
     return [f"Not measured, as in no structure: {names} of the predictions."]
 
 
-def _require_result_ending(path: Path) -> None:
-    if path.suffix.lower() not in RESULT_ENDINGS:
-        raise SettingsError(
-            f"result file {path} must end in {' or '.join(RESULT_ENDINGS)}"
-        )
+def require_result_ending(path: Path, endings: Sequence[str]) -> None:
+    """Refuse a result file, before anything is measured, of no known kind.
+
+    Raises:
+        SettingsError: It ends in none of ``endings``.
+    """
+    if path.suffix.lower() not in endings:
+        raise SettingsError(f"result file {path} must end in {' or '.join(endings)}")

@@ -8,12 +8,11 @@ from foveal.case import CaseFiles, Dataset
 from foveal.commands.out_of_fold import (
     dataset_of,
     find_out_of_fold,
-    listed,
     notes_on_coverage,
 )
 from foveal.config import read_plan
 from foveal.engine.run_directory import is_run
-from foveal.errors import DatasetError
+from foveal.errors import DatasetError, listed
 from foveal.io.datasets import read_dataset
 from foveal.io.segmentations import segmentations_in
 from foveal.io.volumes import case_stem, is_volume
@@ -171,8 +170,8 @@ def _match_dataset(
         )
     if not measured:
         raise DatasetError(
-            f"data set {root} excludes all predicted cases: {listed(sorted(excluded))}; "
-            "give predictions of other cases, or take the exclusion out"
+            f"data set {root} excludes all predicted cases: "
+            f"{listed(sorted(excluded))}; give predictions of other cases, or take the exclusion out"
         )
     pairs = [Pair(case, predicted[case], by_name[case]) for case in measured]
     notes = tuple(

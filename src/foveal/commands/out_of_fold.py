@@ -10,13 +10,10 @@ from pathlib import Path
 from foveal.case import Dataset
 from foveal.config import read_settings
 from foveal.engine.run_directory import RunDirectory, find_runs
-from foveal.errors import EvaluationError, RunError
+from foveal.errors import EvaluationError, RunError, listed
 from foveal.io.segmentations import found_segmentations
 from foveal.metrics.evaluation import Evaluation, joined, read_evaluation
 from foveal.planning.splits import Fold, read_splits
-
-NAMES_SHOWN = 5
-"""Cases listed in a message."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +124,3 @@ def notes_on_coverage(found: OutOfFold, dataset: Dataset) -> list[str]:
         "Unfinished runs go on with foveal train --resume."
     )
     return [note]
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names and how many more there are."""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown

@@ -13,21 +13,10 @@ from foveal.geometry import same_grid
 from foveal.io.itk import resample_linear
 from foveal.io.label_maps import (
     grid_difference,
-    integer_label_map,
-    present_labels,
     read_reference,
     require_same_grid,
 )
 from foveal.io.volumes import case_stem, read_channels, read_grid, read_volume
-
-__all__ = [
-    "case_files",
-    "integer_label_map",
-    "present_labels",
-    "read_case",
-    "require_finite",
-    "require_same_grid",
-]
 
 
 def read_case(

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from foveal.errors import EvaluationError
+from foveal.errors import EvaluationError, listed
 from foveal.metrics.bootstrap import mean_interval
-from foveal.metrics.evaluation import Evaluation
+from foveal.metrics.evaluation import Evaluation, without_nan
 
 FORMAT_VERSION = 1
 
@@ -44,9 +44,6 @@ DEFINITIONS = {
     "undefined": "a case counts where the metric is defined in every evaluation",
 }
 """What the numbers of a comparison mean, in a line each."""
-
-NAMES_SHOWN = 5
-"""Cases listed in an error message."""
 
 ROUNDING = 1e-12
 """Differences below this part of the values are none."""
@@ -152,7 +149,7 @@ class Comparison:
                 {"name": name, "num_seeds": count}
                 for name, count in zip(self.systems, self.num_seeds, strict=True)
             ],
-            "differences": [_without_nan(asdict(entry)) for entry in self.differences],
+            "differences": [without_nan(asdict(entry)) for entry in self.differences],
             "notes": list(self.notes),
         }
 
@@ -409,7 +406,7 @@ def _require_same_names(
     only_second = [name for name in second if name not in set(first)]
     if only_first or only_second:
         parts = [
-            f"{_listed(names)} only in {where}"
+            f"{listed(names)} only in {where}"
             for names, where in ((only_first, first_name), (only_second, second_name))
             if names
         ]
@@ -468,17 +465,3 @@ def _notes(differences: Iterable[Difference]) -> list[str]:
                 "difference; no signed-rank test of fewer than 6 gives a p below 0.05."
             )
     return notes
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _without_nan(value: Any) -> Any:  # noqa: ANN401 - anything JSON can hold
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
