@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def make_commands(
-    out: Path, num_cases: int = 24, steps: int = 100
+    out: Path, num_cases: int = 24, steps: int = 100, num_scans: int = 20
 ) -> dict[str, Command]:
     """The commands of the campaign, with the data that they need in ``out``.
 
@@ -125,10 +125,11 @@ def make_commands(
         out: Folder.
         num_cases: To preprocess.
         steps: To train.
+        num_scans: To predict.
     """
     few = write_balls(out / "few", num_cases=6, length=24)
     many = write_balls(out / "many", num_cases=num_cases, length=64)
-    scans = write_balls(out / "scans", num_cases=20, length=32)
+    scans = write_balls(out / "scans", num_cases=num_scans, length=32)
     model = out / "model"
     options = [word for option in SMALL for word in ("--set", option)]
 

@@ -8,14 +8,7 @@ of single functions.
 from collections.abc import Sequence
 
 NAMES_SHOWN = 5
-"""Of a list in a message."""
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names for a message, and how many more there are."""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+"""Listed in a message."""
 
 
 class FovealError(Exception):
@@ -56,3 +49,10 @@ class EvaluationError(FovealError):
 
 class TrainingError(FovealError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names and how many more there are, for a message; or nothing."""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -17,9 +17,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["preprocess", "train"])
+@pytest.mark.parametrize("name", ["preprocess", "train", "predict"])
 def test_killed_twice_and_called_again_a_command_ends_as_if_unbroken(tmp_path, name):
-    commands = kill.make_commands(tmp_path, num_cases=6, steps=30)
+    commands = kill.make_commands(tmp_path, num_cases=6, steps=30, num_scans=5)
 
     _, outcomes = kill.campaign(commands[name], tmp_path / name, kills=2, seed=0)
 

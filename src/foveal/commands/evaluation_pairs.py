@@ -170,8 +170,8 @@ def _match_dataset(
         )
     if not measured:
         raise DatasetError(
-            f"data set {root} excludes all predicted cases "
-            f"({listed(sorted(excluded))}); give predictions of other cases, or take "
+            f"data set {root} excludes all predicted cases: "
+            f"{listed(sorted(excluded))}; give predictions of other cases, or take "
             "the exclusion out"
         )
     pairs = [Pair(case, predicted[case], by_name[case]) for case in measured]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from foveal.case import Dataset
 from foveal.config import ChannelConfig, NetworkConfig, Plan, Settings, UNet3dConfig
+from foveal.errors import listed
 from foveal.planning.splits import Fold, Splits
 
 Facts = list[tuple[str, str]]
@@ -44,9 +45,10 @@ def dataset_facts(dataset: Dataset | None, plan: Plan, patients: str) -> Facts:
 
 def patients_of_fold(fold: Fold) -> str:
     """Who was trained on, validated and kept for the test in one run."""
+    validated = listed(fold.validation) or "none"
     return (
         f"{len(fold.train)} were trained on, {len(fold.validation)} validated "
-        f"({_listed(fold.validation)}) and {len(fold.test)} kept for the test, "
+        f"({validated}) and {len(fold.test)} kept for the test, "
         "which training never reads."
     )
 
@@ -201,10 +203,3 @@ def _mirroring_words(plan: Plan) -> str:
 
 def _product(lengths: Sequence[float], digits: int = 0) -> str:
     return " x ".join(f"{length:.{digits}f}" for length in lengths)
-
-
-def _listed(names: Sequence[str], shown: int = 6) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

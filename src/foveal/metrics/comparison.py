@@ -13,7 +13,7 @@ from scipy import stats
 
 from foveal.errors import EvaluationError, listed
 from foveal.metrics.bootstrap import mean_interval
-from foveal.metrics.evaluation import Evaluation
+from foveal.metrics.evaluation import Evaluation, without_nan
 
 FORMAT_VERSION = 1
 
@@ -149,7 +149,7 @@ class Comparison:
                 {"name": name, "num_seeds": count}
                 for name, count in zip(self.systems, self.num_seeds, strict=True)
             ],
-            "differences": [_without_nan(asdict(entry)) for entry in self.differences],
+            "differences": [without_nan(asdict(entry)) for entry in self.differences],
             "notes": list(self.notes),
         }
 
@@ -465,11 +465,3 @@ def _notes(differences: Iterable[Difference]) -> list[str]:
                 "difference; no signed-rank test of fewer than 6 gives a p below 0.05."
             )
     return notes
-
-
-def _without_nan(value: Any) -> Any:  # noqa: ANN401 - anything JSON can hold
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -140,8 +140,8 @@ class Evaluation:
             "format_version": FORMAT_VERSION,
             "definitions": dict(self.definitions),
             "notes": list(self.notes),
-            "rows": [_without_nan(asdict(row)) for row in self.rows],
-            "summary": [_without_nan(asdict(entry)) for entry in self.summary],
+            "rows": [without_nan(asdict(row)) for row in self.rows],
+            "summary": [without_nan(asdict(entry)) for entry in self.summary],
         }
 
     def to_json(self) -> str:
@@ -314,8 +314,10 @@ def _with_nan(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in record.items()
-    }
+def without_nan(value: Any) -> Any:  # noqa: ANN401 - anything JSON can hold
+    """The same with ``None`` for every NaN, however deep, which JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
