@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from foveal.case import IGNORED, seen_classes
 from foveal.losses.cross_entropy import cross_entropy
-from foveal.losses.dice import dice_loss
+from foveal.losses.dice import dice_loss, with_own_parts
 from foveal.losses.partial_annotation import merge_unannotated
 
 LOSSES = [cross_entropy, dice_loss]
@@ -166,9 +166,11 @@ def test_dice_of_overlapping_structures_by_hand():
     labels = torch.tensor([1, 2], dtype=torch.uint8).reshape(1, 2, 1, 1)
     organ = 2 * (0.8 + 0.9) / (0.8 + 0.9 + 2)
     lesion = 2 * 0.6 / (0.3 + 0.6 + 1)
+    organ_alone = 2 * 0.5 / (0.5 + 0.3 + 1)
     both = torch.tensor([[True, True]])
     loss = dice_loss(logits, labels, both, ORGAN_AND_LESION)
-    assert loss.item() == pytest.approx(1 - (organ + lesion) / 2, abs=1e-5)
+    expected = 1 - (organ + lesion + organ_alone) / 3
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -197,3 +199,13 @@ def test_without_lesions_annotated_a_lesion_is_organ(loss):
 )
 def test_classes_that_look_alike_count_as_the_first_of_them(annotated, expected):
     assert seen_classes(np.array(annotated), ORGAN_AND_LESION.numpy()) == expected
+
+
+def test_only_structures_that_overlap_have_parts_of_their_own():
+    annotated = torch.tensor([[True, False]])
+    structures, flags = with_own_parts(ORGAN_AND_LESION, annotated)
+    assert structures.tolist() == [*ORGAN_AND_LESION.tolist(), [False, True, False]]
+    assert flags.tolist() == [[True, False, True]]
+    # A union that overlaps with nothing, and a structure of one class.
+    apart = torch.tensor([[False, True, True, False], [False, False, False, True]])
+    assert torch.equal(with_own_parts(apart, annotated)[0], apart)
