@@ -17,20 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from made_up_cases import write_balls
+from made_up_cases import SMALLEST_RUN, write_balls
 
 LENGTH = 24
 """Voxels per axis."""
 
 SMALL = (
-    "network.features=[4,8]",
-    "network.kernels=[[3,3,3],[3,3,3]]",
-    "network.strides=[[2,2,2]]",
-    "patches.size=[16,16,16]",
-    "patches.batch_size=2",
-    "training.threads=1",
-    "training.precision=float32",
-    "training.memory_layout=contiguous",
+    *SMALLEST_RUN,
     "training.validate_every_steps=20",
 )
 

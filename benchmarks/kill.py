@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from made_up_cases import write_balls
+from made_up_cases import SMALLEST_RUN, write_balls
 
 from foveal.engine.checkpoints import load_checkpoint
 from foveal.inference.record import RECORD_FILE
@@ -43,14 +43,7 @@ TIMES = re.compile(r"seconds|time|date|started|finished")
 """Names of entries that may differ from one run to the next."""
 
 SMALL = (
-    "network.features=[4,8]",
-    "network.kernels=[[3,3,3],[3,3,3]]",
-    "network.strides=[[2,2,2]]",
-    "patches.size=[16,16,16]",
-    "patches.batch_size=2",
-    "training.threads=1",
-    "training.precision=float32",
-    "training.memory_layout=contiguous",
+    *SMALLEST_RUN,
     "training.validate_every_steps=25",
     "training.checkpoint_every_seconds=0.2",
     "splits.folds=3",

@@ -6,6 +6,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+SMALLEST_RUN = (
+    "network.features=[4,8]",
+    "network.kernels=[[3,3,3],[3,3,3]]",
+    "network.strides=[[2,2,2]]",
+    "patches.size=[16,16,16]",
+    "patches.batch_size=2",
+    "training.threads=1",
+    "training.precision=float32",
+    "training.memory_layout=contiguous",
+)
+"""Options of trainings whose outcome does not matter."""
+
 
 def write_balls(folder: Path, num_cases: int, length: int) -> Path:
     """Write a data set in the layout of the Medical Segmentation Decathlon.

@@ -17,13 +17,9 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import psutil
-import torch
+from made_up_ct import write_run, write_scan
 
-from foveal import build, config
-from foveal.engine.checkpoints import save_checkpoint
 from foveal.inference.record import RECORD_FILE
 
 NUM_CASES = 200
@@ -54,7 +50,19 @@ def main() -> None:
     out, threads = arguments.out, str(arguments.threads)
     scans, run = out / "scans", out / "run"
     write_scans(scans)
-    write_run(run)
+    write_run(
+        run,
+        structures=("a", "b", "c"),
+        spacing_mm=PLAN_SPACING_MM,
+        patch_size=(32, 32, 32),
+        network={
+            "features": (4, 8),
+            "kernels": ((3, 3, 3),) * 2,
+            "strides": ((2, 2, 2),),
+        },
+        precision="float32",
+        memory_layout="contiguous",
+    )
     for name in ("overlapped", "in_turn", "killed"):
         shutil.rmtree(out / name, ignore_errors=True)
     foveal = [sys.executable, "-m", "foveal", "predict", str(run), str(scans)]
@@ -129,55 +137,8 @@ def write_scans(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(NUM_CASES):
         path = folder / f"scan_{number:03d}.nii.gz"
-        if path.exists():
-            continue
-        generator = np.random.default_rng(number)
-        coarse = generator.normal(0, 300, [length // 8 for length in SHAPE])
-        image = np.kron(coarse, np.ones((8, 8, 8))).astype(np.int16)
-        image += generator.integers(-20, 20, SHAPE, dtype=np.int16)
-        nib.save(nib.Nifti1Image(image, np.diag([*FILE_SPACING_MM, 1.0])), path)
-
-
-def write_run(run: Path) -> None:
-    """A run of a small network with fresh weights, as training would leave it."""
-    plan = config.Plan.model_validate(
-        {
-            "dataset_name": "made up",
-            "labels": {"names": ("a", "b", "c"), "values": (1, 2, 3)},
-            "preprocessing": {
-                "spacing_mm": PLAN_SPACING_MM,
-                "channels": [
-                    {
-                        "name": "CT",
-                        "normalisation": "ct",
-                        "clip": (-1000, 1000),
-                        "mean": 0,
-                        "deviation": 300,
-                    }
-                ],
-            },
-            "patches": {"size": (32, 32, 32), "batch_size": 2},
-            "network": {
-                "features": (4, 8),
-                "kernels": ((3, 3, 3),) * 2,
-                "strides": ((2, 2, 2),),
-            },
-        }
-    )
-    settings = config.Settings.model_validate(
-        {"training": {"precision": "float32", "memory_layout": "contiguous"}}
-    )
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "plan.toml").write_text(config.to_toml(plan))
-    (run / "settings.toml").write_text(config.to_toml(settings))
-    torch.manual_seed(0)
-    weights = build.planned_network(plan).state_dict()
-    save_checkpoint(
-        run / "checkpoints",
-        "best",
-        {f"predictor.{name}": tensor for name, tensor in weights.items()},
-        {"step": 0},
-    )
+        if not path.exists():
+            write_scan(path, SHAPE, FILE_SPACING_MM, seed=number)
 
 
 if __name__ == "__main__":
