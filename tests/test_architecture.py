@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "foveal"
 
 FLOORS = (
-    {"errors", "geometry", "case", "unfinished"},
+    {"errors", "geometry", "case", "in_threads", "unfinished"},
     {
         "augmentation",
         "config",

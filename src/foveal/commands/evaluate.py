@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from foveal.case import Dataset
 from foveal.commands.evaluation_pairs import Matched, Pair, find_pairs
 from foveal.errors import CaseError, DatasetError, SettingsError, listed
+from foveal.in_threads import for_each
 from foveal.io.files import atomic_write_text, require_ending
 from foveal.io.label_maps import require_same_grid
 from foveal.io.segmentations import (
@@ -29,8 +28,6 @@ MAX_THREADS = 4
 """Cases in memory at once; a whole-body CT with all that is made of it takes 3 GB."""
 
 OnProgress = Callable[[int, int, str], None]
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,13 @@ def evaluate(
         except CaseError as error:
             raise CaseError(f"case {pair.case}: {error}") from error
 
-    measured = _for_each(measure_pair, matched.pairs, on_progress)
+    measured = for_each(
+        measure_pair,
+        matched.pairs,
+        threads=min(MAX_THREADS, os.cpu_count() or 1),
+        name=lambda pair: pair.case,
+        on_progress=on_progress,
+    )
     rows = tuple(row for case in measured for row in case.rows)
     unscored = frozenset[int | str]().union(*(case.unscored for case in measured))
     notes = (
@@ -156,7 +159,13 @@ def _parts_of_references(
         except CaseError as error:
             raise CaseError(f"case {pair.case}: {error}") from error
 
-    each = _for_each(parts_of_reference, matched.pairs, on_progress)
+    each = for_each(
+        parts_of_reference,
+        matched.pairs,
+        threads=min(MAX_THREADS, os.cpu_count() or 1),
+        name=lambda pair: pair.case,
+        on_progress=on_progress,
+    )
     found = sorted(set[int | str]().union(*each), key=_values_first)
     return {str(part): (part,) for part in found}, {str(part): part for part in found}
 
@@ -294,26 +303,6 @@ def _require_known_labels(reference: Segmentation, dataset: Dataset) -> None:
             f"reference has the values {unknown}, but the labels of its data set are "
             f"{dataset.label_values}; name them there or correct the file"
         )
-
-
-def _for_each(
-    function: Callable[[Pair], _Result],
-    pairs: Sequence[Pair],
-    on_progress: OnProgress | None,
-) -> list[_Result]:
-    """Results in the order of ``pairs``, made in threads; the first error ends it."""
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        futures = {pool.submit(function, pair): pair for pair in pairs}
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                if on_progress is not None:
-                    on_progress(done, len(pairs), futures[future].case)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [future.result() for future in futures]
 
 
 def _notes_on_regions(

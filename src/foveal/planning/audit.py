@@ -3,13 +3,14 @@
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from foveal.case import Dataset
 from foveal.errors import DatasetError
+from foveal.in_threads import for_each
 from foveal.planning.case_audit import audit_case
 from foveal.planning.case_summary import CaseSummary
 from foveal.planning.comparisons import (
@@ -140,23 +141,15 @@ def _summaries(
     resample_channels: bool,
 ) -> dict[str, CaseSummary]:
     """What each case is like, in the data set's order."""
-    threads = min(LARGEST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        futures = {
-            pool.submit(
-                audit_case, case, dataset, resample_channels=resample_channels
-            ): case.name
-            for case in dataset.cases
-        }
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                if on_progress is not None:
-                    on_progress(done, len(futures), futures[future])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return {name: future.result() for future, name in futures.items()}
+    summaries = for_each(
+        partial(audit_case, dataset=dataset, resample_channels=resample_channels),
+        dataset.cases,
+        threads=min(LARGEST_THREADS, os.cpu_count() or 1),
+        name=lambda case: case.name,
+        on_progress=on_progress,
+    )
+    names = (case.name for case in dataset.cases)
+    return dict(zip(names, summaries, strict=True))
 
 
 def _by_case(

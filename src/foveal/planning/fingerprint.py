@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from foveal.case import Case, CaseFiles
 from foveal.errors import CaseError
 from foveal.geometry import reorientation
+from foveal.in_threads import for_each
 from foveal.io.cases import read_case
 
 ORIENTATION = "RAS"
@@ -116,17 +116,15 @@ def fingerprint_cases(
             intensities_drawn=drawn,
         )
 
-    with ThreadPoolExecutor(threads) as pool:
-        futures = {pool.submit(look, files): files.name for files in cases}
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                if on_progress is not None:
-                    on_progress(done, len(futures), futures[future])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return tuple(future.result() for future in futures)
+    return tuple(
+        for_each(
+            look,
+            cases,
+            threads=threads,
+            name=lambda files: files.name,
+            on_progress=on_progress,
+        )
+    )
 
 
 def case_fingerprint(
