@@ -9,10 +9,11 @@ from typing import Any
 from foveal import __version__
 from foveal.case import Dataset
 from foveal.commands.folds import finished_runs, is_finished
-from foveal.commands.models import StoredModel, load_model, stored_model_of
+from foveal.commands.models import StoredModel, read_models
 from foveal.config import Plan, Settings
 from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.run_directory import RunDirectory
+from foveal.ensembles.members import Ensemble
 from foveal.ensembles.model_file import (
     MemberContent,
     read_model_file,
@@ -62,11 +63,11 @@ def export(
     if target.exists():
         raise RunError(f"{target} exists already; give another name or remove it")
     given = read_plugins(plugins)
-    load_model(run, device="cpu", plugins=given)
-    runs = finished_runs(Path(run))
-    card = _card(runs)
-    members = [_content(stored_model_of(one, given)) for one in runs]
-    write_model_file(target, members, card)
+    stored = read_models(run, given)
+    # Refuses what does not agree.
+    Ensemble(tuple(one.model("cpu") for one in stored))
+    card = _card(finished_runs(Path(run)))
+    write_model_file(target, [_content(one) for one in stored], card)
     return card
 
 

@@ -106,7 +106,7 @@ def read_models(
     return tuple(stored for path in listed for stored in _models_at(Path(path), given))
 
 
-def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> StoredModel:
+def _stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> StoredModel:
     """The best predictor of a run.
 
     Args:
@@ -140,7 +140,7 @@ def _models_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
             "a folder of runs, or a model file that foveal export wrote"
         )
     if path.is_dir():
-        return [stored_model_of(run, plugins) for run in finished_runs(path)]
+        return [_stored_model_of(run, plugins) for run in finished_runs(path)]
     members, _ = read_model_file(path)
     return [
         StoredModel(

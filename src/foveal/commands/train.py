@@ -14,6 +14,7 @@ from foveal.case import CaseFiles, Dataset
 from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher, fit
 from foveal.commands.folds import is_finished
+from foveal.commands.out_of_fold import measured_out_of_fold
 from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
@@ -34,7 +35,7 @@ from foveal.engine.run_directory import (
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.metrics.evaluation import joined, read_evaluation
+from foveal.metrics.evaluation import read_evaluation
 from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_toml
 from foveal.plugins.kept import keep_plugins, require_kept
 from foveal.plugins.parts import Parts
@@ -186,13 +187,9 @@ def _train_all(
         settings, _ = read_settings(open_run(run.path).settings)
         _train_run(fabric, run, settings, dataset, parts, told)
     runs = [folder.fold(number) for number in range(num_folds)]
-    measured = {
-        run.path.name: read_evaluation(run.metrics)
-        for run in runs
-        if run.metrics.exists()
-    }
-    if fabric.is_global_zero and measured:
-        atomic_write_text(folder.metrics, joined(measured).to_json())
+    measured = measured_out_of_fold(runs)
+    if fabric.is_global_zero and measured is not None:
+        atomic_write_text(folder.metrics, measured.to_json())
     fabric.barrier()
 
 

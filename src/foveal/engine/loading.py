@@ -94,8 +94,9 @@ class PatchSource:
                 None if label_map is None else label_map.to(device, non_blocking=True),
                 annotated,
             )
-            if label_map is not None and not bool(annotated.all()):
-                # After left and right changed places, another class is the first of
+            has_swapped = patch.transform.new_classes is not None
+            if label_map is not None and has_swapped and not bool(annotated.all()):
+                # With left and right in other places, another class is the first of
                 # those that look alike.
                 shown = seen_classes(annotated.numpy(), self.structures.numpy())
                 label_map = renamed_labels(label_map, shown)
