@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from foveal.cli.options import Changes, PlanFile, PluginFiles
 from foveal.cli.screen import console, errors_for_people, training_progress
 
 
@@ -19,20 +20,9 @@ def preview(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Picture (PNG).")
     ] = Path("preview.png"),
-    plan: Annotated[
-        Path | None, typer.Option(help="Plan file; made from the data if unset.")
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="table.name=value; may be repeated."),
-    ] = None,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Python file that adds a loss, network, sampler or method; it is run. "
-            "May be repeated."
-        ),
-    ] = None,
+    plan: PlanFile = None,
+    options: Changes = None,
+    plugin: PluginFiles = None,
     step: Annotated[
         int, typer.Option(help="Step of the training whose patches to show.", min=0)
     ] = 0,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
+from foveal.cli.options import Changes, PlanFile, PluginFiles
 from foveal.cli.screen import console, errors_for_people, training_progress
 
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -34,20 +35,9 @@ def train(
             metavar="K|all",
         ),
     ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="Plan file; made from the data if unset.")
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="table.name=value; may be repeated."),
-    ] = None,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Python file that adds a loss, network, sampler or method; it is run. "
-            "May be repeated."
-        ),
-    ] = None,
+    plan: PlanFile = None,
+    options: Changes = None,
+    plugin: PluginFiles = None,
     resume: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--resume", help="Continue the run in --out.")
     ] = False,
