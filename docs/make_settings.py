@@ -1,4 +1,4 @@
-"""Write docs/settings.md from the docstrings of config.py.
+"""Write docs/settings.md from the docstrings of config.
 
 python docs/make_settings.py
 """
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAD = """\
 # All settings
 
-Written by `python docs/make_settings.py` from `src/foveal/config.py`; do not edit.
+Written by `python docs/make_settings.py` from `src/foveal/config`; do not edit.
 
 Set any of them with `--set table.name=value` (values are TOML; bare words are text), in
 a settings file given to `foveal train` in place of the data set, or, for the tables of
@@ -28,8 +28,12 @@ PARTS = {
 
 def settings_page() -> str:
     """The page as it should be."""
-    tree = ast.parse((ROOT / "src/foveal/config.py").read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node
+        for path in sorted((ROOT / "src/foveal/config").glob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
     parts = [HEAD]
     for name, title in PARTS.items():
         parts.append(f"\n## {title}\n")
@@ -105,7 +109,9 @@ def default(field: Field) -> str:
     """What holds if nothing is set."""
     if field.default == "None":
         return "unset"
-    text = field.default.removeprefix("Field(").split(", min_length")[0]
+    text = field.default
+    if text.startswith("Field("):
+        text = text.removeprefix("Field(").removesuffix(")").split(", min_length")[0]
     return f"`{text}`" if text and "min_length" not in text else ""
 
 

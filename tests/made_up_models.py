@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from foveal import build
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.engine.checkpoints import save_checkpoint
 from foveal.planning.splits import Fold, Splits, splits_to_toml
 from foveal.settings_files import to_toml

@@ -5,16 +5,11 @@ import tomllib
 import pytest
 
 from foveal.build import LOSSES, NETWORKS, WITHOUT_PLUGINS
-from foveal.config import (
-    LossConfig,
-    PartSections,
-    Plan,
-    Section,
-    Settings,
-    UNet3dConfig,
-    network_section,
-    plan_model,
-)
+from foveal.config import Section
+from foveal.config.networks import UNet3dConfig
+from foveal.config.parts import PartSections, network_section, plan_model
+from foveal.config.plan import Plan
+from foveal.config.settings import LossConfig, Settings
 from foveal.errors import SettingsError
 from foveal.settings_files import (
     changed_plan,
@@ -133,11 +128,11 @@ def test_a_plan_file_is_checked_with_its_changes_before_anything_is_read(tmp_pat
     path = tmp_path / "plan.toml"
     path.write_text(to_toml(Plan.model_validate(PLAN)))
     heading, problems = problems_of(
-        "patches.size=[17,16,16]", "training.seed=x", plan=path
+        "patches.size=[0,16,16]", "training.seed=x", plan=path
     )
     assert heading == f"wrong settings in {path} and --set:"
     assert len(problems) == 2
-    assert "patches.size (17, 16, 16) must be divisible by (8, 8, 8)" in problems[1]
+    assert "patches.size" in problems[1]
     _, entries = choose("patches.size=[8,8,8]", plan=path)
     assert entries == {"patches": {"size": [8, 8, 8]}}
 

@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 
 from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
-from foveal.config import OptimiserConfig, Plan, Settings
+from foveal.config.networks import NETWORK_SECTIONS
+from foveal.config.plan import Plan
+from foveal.config.settings import OptimiserConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
@@ -26,6 +28,7 @@ from foveal.losses.dice import dice_loss
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.interface import Network
+from foveal.networks.slices import SliceBySlice
 from foveal.networks.unet3d import UNet3d
 from foveal.plugins.files import read_plugins
 from foveal.plugins.parts import Parts
@@ -50,6 +53,8 @@ BUILT_IN: dict[Kind, Collection[str]] = {
     "sampler": SAMPLERS,
     "method": METHODS,
 }
+
+VOLUME_AXES = 3
 
 ANISOTROPY = 3.0
 """From this ratio of spacings on, patches are only rotated in the fine plane."""
@@ -134,19 +139,39 @@ def network(
         **options: Of that network; see its class.
 
     Raises:
-        SettingsError: There is no such network.
+        SettingsError: There is no such network, or it has no such option.
     """
-    WITHOUT_PLUGINS.added("network", name)
+    if name not in NETWORKS:
+        raise SettingsError(f'"{name}" is no network; there are {", ".join(NETWORKS)}')
+    options = options_of(NETWORK_SECTIONS[name], {"name": name, **options}, "network")
+    del options["name"]
     return NETWORKS[name](in_channels, num_classes, **options)
 
 
 def planned_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
-    """The network that a plan describes, with fresh weights.
+    """The network that a plan describes, with fresh weights, for volumes.
 
     Raises:
-        SettingsError: There is no such network.
+        SettingsError: There is no such network, or it is 2D and the plan's patches are
+            not one voxel thick.
         PluginError: It is a plugin's, which fails or makes something else.
     """
+    made = bare_network(plan, parts)
+    if len(made.alignment) == VOLUME_AXES:
+        return made
+    if 1 not in plan.patches.size:
+        raise SettingsError(
+            f"network {plan.network.name} is 2D and sees one slice at a time; "
+            f"patches.size {plan.patches.size} must be 1 along the axis that counts "
+            f"the slices, for example {(*plan.patches.size[:2], 1)}"
+        )
+    # Of several axes of one voxel the last: pictures are stored that way.
+    slice_axis = max(axis for axis in range(3) if plan.patches.size[axis] == 1)
+    return SliceBySlice(made, slice_axis)
+
+
+def bare_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
+    """The network that a plan describes, 2D or 3D as it is."""
     name, options = plan.network.name, plan.network.model_dump()
     in_channels, num_classes = (
         len(plan.preprocessing.channels),

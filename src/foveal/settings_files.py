@@ -12,15 +12,11 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import ValidationError
 
-from foveal.config import (
-    DEFAULT_NETWORK,
-    PartSections,
-    Plan,
-    Section,
-    Settings,
-    plan_model,
-    settings_model,
-)
+from foveal.config import Section
+from foveal.config.networks import DEFAULT_NETWORK
+from foveal.config.parts import PartSections, plan_model, settings_model
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.errors import SettingsError
 
 Model = TypeVar("Model", bound=Section)

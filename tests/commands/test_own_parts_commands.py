@@ -89,7 +89,7 @@ def made(tmp_path_factory):
         *("--set", f"store={folder / 'store'}", *OPTIONS),
     )
     assert status == 0, text
-    assert "Patch: (21, 21, 21) voxels instead of" in text
+    assert "of (21, 21, 21) voxels, as suits network tiny" in text
     assert 'own.py adds network "tiny", sampler "middle"; a copy is kept' in text
     return folder
 

@@ -10,13 +10,13 @@ from foveal.cli import preprocess as cli
 from foveal.commands import plan as planning
 from foveal.commands import preprocess as module
 from foveal.commands.preprocess import preprocess
-from foveal.config import (
+from foveal.config.networks import UNet3dConfig
+from foveal.config.plan import (
     ChannelConfig,
     LabelsConfig,
     PatchesConfig,
     Plan,
     PreprocessingConfig,
-    UNet3dConfig,
 )
 from foveal.errors import CaseError
 from foveal.geometry import Grid

@@ -6,7 +6,8 @@ import pytest
 
 from foveal.build import WITHOUT_PLUGINS, parts_with
 from foveal.commands.rehearsal import rehearse
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.errors import PluginError, SettingsError
 
 PLAN = Plan.model_validate(
@@ -111,7 +112,11 @@ def test_wrong_loss_is_told(tmp_path, value, message):
     [
         ("Output(self.layer(image))", "self.layer(image)", "tiny gives a Tensor; let"),
         ("(image))", "(image)[..., 1:])", "(1, 3, 8, 8, 7) for a patch of (8, 8, 8)"),
-        ("(2, 2, 2)", "(3, 2, 2)", "must be divisible by (3, 2, 2) for network tiny"),
+        (
+            "(2, 2, 2)",
+            "(3, 2, 2)",
+            "input (8, 8, 8) must be divisible by (3, 2, 2)",
+        ),
         ("in_channels, num_classes, 1", "2, num_classes, 1", "line 18: RuntimeError"),
         ("Tiny(Network)", "Tiny(nn.Module)", '"tiny" is of type Tiny; derive it from'),
     ],

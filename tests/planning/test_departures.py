@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foveal.case import Case
-from foveal.config import ChannelConfig, FingerprintConfig
+from foveal.config.plan import ChannelConfig, FingerprintConfig
 from foveal.geometry import Grid
 from foveal.planning.departures import Appearance, departures, look_at
 from foveal.planning.fingerprint import image_quantiles

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from foveal.config import LabelsConfig
+from foveal.config.plan import LabelsConfig
 from foveal.errors import DatasetError
 from foveal.planning.fingerprint import CaseFingerprint
 from foveal.planning.memory import Budget

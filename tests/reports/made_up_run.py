@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 
 from foveal.commands.evaluate import evaluate
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.planning.splits import Fold, Splits, splits_to_toml
 from foveal.settings_files import to_toml
 

@@ -10,7 +10,8 @@ from made_up_run import PLAN, SHAPE, log_rows, save
 
 from foveal.commands.evaluate import evaluate
 from foveal.commands.report import report
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.planning.splits import Fold, Splits, splits_to_toml
 from foveal.settings_files import to_toml
 

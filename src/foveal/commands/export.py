@@ -10,7 +10,8 @@ from foveal import __version__
 from foveal.case import Dataset
 from foveal.commands.folds import finished_runs, is_finished
 from foveal.commands.models import StoredModel, read_models
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.run_directory import RunDirectory
 from foveal.ensembles.members import Ensemble

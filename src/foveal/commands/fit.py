@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 
 from foveal import build
 from foveal.commands.plan import usable_threads
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.engine.budget import (
     LONGEST_PROBE,
     fit_to_budget,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from foveal import build
 from foveal.commands.folds import finished_runs
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.engine.checkpoints import load_checkpoint
 from foveal.engine.run_directory import RunDirectory, open_run
 from foveal.engine.training import under

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from foveal.case import Dataset
-from foveal.config import Plan
+from foveal.config.plan import Plan
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text

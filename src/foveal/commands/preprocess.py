@@ -9,7 +9,7 @@ from foveal.build import preprocessing_recipe
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.plan import cases_at_once
 from foveal.commands.plan import plan as make_plan
-from foveal.config import Plan
+from foveal.config.plan import Plan
 from foveal.errors import CaseError
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset

@@ -20,7 +20,8 @@ from foveal.commands.train import (
     resolved_settings,
     resolved_splits,
 )
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.engine.loading import PatchSource, ReadPatch
 from foveal.engine.run_directory import is_run, open_run
 from foveal.errors import SettingsError

@@ -5,8 +5,9 @@ import math
 import torch
 
 from foveal import build
-from foveal.config import Plan, Settings
-from foveal.errors import PluginError, SettingsError
+from foveal.config.plan import PatchesConfig, Plan
+from foveal.config.settings import Settings
+from foveal.errors import GeometryError, PluginError, SettingsError
 from foveal.methods.interface import Clock, Method
 from foveal.methods.supervised import Loss
 from foveal.networks.interface import Network, Output
@@ -18,13 +19,51 @@ STREAM_CASES = ("labelled",)
 """Cases that training has for the streams of a method."""
 
 
-def fitting_patch(plan: Plan, planned: Network) -> tuple[int, int, int]:
-    """The planned patch, or the next larger that the network can take."""
-    i, j, k = (
-        step * math.ceil(length / step)
-        for length, step in zip(plan.patches.size, planned.alignment, strict=True)
+def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
+    """Patches that suit a network that the plan was not made for.
+
+    What its authors used, as far as the cases are as large; otherwise the planned
+    patch. Rounded up to what the network can take, and one voxel thick for a 2D one.
+
+    Args:
+        plan: Its patches suit the planner's own network.
+        network: As built, 2D or 3D.
+    """
+    size, batch_size = plan.patches.size, plan.patches.batch_size
+    seen = plan.fingerprint.median_shape if plan.fingerprint else size
+    axes: tuple[int, ...] = (0, 1, 2)
+    if len(network.alignment) < len(axes):
+        slice_axis = _slice_axis(plan)
+        axes = tuple(axis for axis in axes if axis != slice_axis)
+        size = tuple(round(length) for length in seen)  # type: ignore[assignment]
+    published = plan.network.published_output
+    predicted = (
+        tuple(
+            min(length, math.ceil(seen[axis]))
+            for axis, length in zip(axes, published, strict=True)
+        )
+        if published
+        else tuple(size[axis] for axis in axes)
     )
-    return i, j, k
+    margins = network.all_margins if published else ((0, 0),) * len(axes)
+    fitting = network.fitting_shape(
+        [
+            before + length + after
+            for length, (before, after) in zip(predicted, margins, strict=True)
+        ]
+    )
+    i, j, k = (fitting[axes.index(axis)] if axis in axes else 1 for axis in range(3))
+    return PatchesConfig(
+        size=(i, j, k), batch_size=plan.network.published_batch_size or batch_size
+    )
+
+
+def _slice_axis(plan: Plan) -> int:
+    """Axis that counts the slices: of one voxel, else the coarsest, else the last."""
+    if 1 in plan.patches.size:
+        return max(axis for axis in range(3) if plan.patches.size[axis] == 1)
+    spacing_mm = plan.preprocessing.spacing_mm
+    return max(range(3), key=lambda axis: (spacing_mm[axis], axis))
 
 
 def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
@@ -42,13 +81,12 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
                 f'method {settings.method.name}: stream "{name}" asks for '
                 f"{stream.cases} cases; there are {', '.join(STREAM_CASES)}"
             )
-    fitting = fitting_patch(plan, trained.predictor)
-    if fitting != plan.patches.size:
+    try:
+        trained.predictor.output_shape(plan.patches.size)
+    except GeometryError as error:
         raise SettingsError(
-            f"patches.size {plan.patches.size} must be divisible by "
-            f"{trained.predictor.alignment} for network {plan.network.name}; next "
-            f"larger: {fitting}"
-        )
+            f"patches.size does not suit network {plan.network.name}: {error}"
+        ) from error
     if parts.plugins:
         device = torch.device(build.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):

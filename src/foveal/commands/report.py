@@ -32,7 +32,8 @@ from foveal.commands.run_words import (
     plan_facts,
     training_facts,
 )
-from foveal.config import Plan, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
 from foveal.errors import CaseError, DatasetError

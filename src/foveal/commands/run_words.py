@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from foveal.case import Dataset
-from foveal.config import ChannelConfig, NetworkConfig, Plan, Settings, UNet3dConfig
+from foveal.config.networks import NetworkConfig, UNet3dConfig
+from foveal.config.plan import ChannelConfig, Plan
+from foveal.config.settings import Settings
 from foveal.errors import listed
 from foveal.planning.splits import Fold, Splits
 

@@ -19,8 +19,11 @@ from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
-from foveal.commands.rehearsal import fitting_patch, rehearse
-from foveal.config import DEFAULT_NETWORK, Plan, Section, Settings
+from foveal.commands.rehearsal import fitting_patches, rehearse
+from foveal.config import Section
+from foveal.config.networks import DEFAULT_NETWORK
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.engine.run_directory import (
     CrossValidationDirectory,
     RunDirectory,
@@ -481,14 +484,15 @@ def resolved_plan(
     if entries:
         changes = ", ".join(sorted(_entry_names(entries)))
         watcher.on_stage(f"Changed: {changes}, as the settings say")
-    if path is None and "size" not in entries.get("patches", {}):
-        fitting = fitting_patch(chosen, build.planned_network(chosen, parts))
-        if fitting != chosen.patches.size:
+    if path is None:
+        own = entries.get("patches", {})
+        fitting = fitting_patches(chosen, build.bare_network(chosen, parts))
+        chosen = changed_plan(chosen, {"patches": fitting.model_dump() | own})
+        if chosen.patches != planned.patches:
             watcher.on_stage(
-                f"Patch: {fitting} voxels instead of {chosen.patches.size}, as network "
-                f"{chosen.network.name} needs"
+                f"Patches: {chosen.patches.batch_size} of {chosen.patches.size} "
+                f"voxels, as suits network {chosen.network.name}"
             )
-            chosen = changed_plan(chosen, {"patches": {"size": fitting}})
     rehearse(settings, chosen, parts)
     return chosen
 

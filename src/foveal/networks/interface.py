@@ -7,13 +7,15 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foveal.errors import GeometryError
+
 
 class Output(NamedTuple):
-    """What a network says about a batch of patches."""
+    """What a network says about a batch of patches; spatial axes are those it takes."""
 
-    logits: Float[Tensor, "patch class i j k"]
+    logits: Float[Tensor, "patch class ..."]
 
-    coarse_logits: tuple[Float[Tensor, "patch class _ _ _"], ...] = ()
+    coarse_logits: tuple[Float[Tensor, "patch class ..."], ...] = ()
     """Deep supervision, finest first; empty unless training with it."""
 
     activations: tuple[Tensor, ...] = ()
@@ -21,12 +23,23 @@ class Output(NamedTuple):
 
 
 class Network(nn.Module, ABC):
-    """Maps `(patch, channel, i, j, k)` to logits; knows nothing of training."""
+    """Maps `(patch, channel, …)` to logits, 2D or 3D; knows nothing of training."""
 
     alignment: tuple[int, ...]
-    """Input lengths must be multiples of this, per axis."""
+    """Per axis: output lengths, and in a larger image the first output voxel of every
+    patch, must be multiples of this. Padded networks put out what they take in, so the
+    same holds for the input."""
 
     padding: Literal["same", "valid"]
+    """``"valid"``: only voxels whose whole context is in the input are put out."""
+
+    margins: tuple[tuple[int, int], ...] = ()
+    """Per axis, input voxels before the first and after the last output voxel; empty
+    stands for none, as with ``padding = "same"``."""
+
+    classifier_names: tuple[str, ...]
+    """Names of the modules that make logits of features: those that another data set
+    replaces, and that some papers exempt from regularisation."""
 
     @property
     @abstractmethod
@@ -37,13 +50,64 @@ class Network(nn.Module, ABC):
         whole input (instance norm, global pooling).
         """
 
-    @abstractmethod
+    @property
+    def pathway_fields(self) -> tuple[tuple[int, ...], ...]:
+        """Receptive fields of parallel pathways, the sharpest first."""
+        return () if self.receptive_field is None else (self.receptive_field,)
+
     def output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         """Spatial shape of the logits for an input of this spatial shape.
 
         Raises:
-            GeometryError: The network cannot take this shape.
+            GeometryError: The network cannot take this shape; names the next ones.
         """
+        if len(input_shape) != len(self.alignment):
+            raise GeometryError(
+                f"input {tuple(input_shape)} has {len(input_shape)} axes; the network "
+                f"is for {len(self.alignment)}"
+            )
+        margins = [before + after for before, after in self.all_margins]
+        output = tuple(
+            length - margin for length, margin in zip(input_shape, margins, strict=True)
+        )
+        if all(
+            length > 0 and length % step == 0
+            for length, step in zip(output, self.alignment, strict=True)
+        ):
+            return output
+        rule = f"must be divisible by {self.alignment}"
+        if any(margins):
+            rule = (
+                f"must be {tuple(margins)}, the context at the borders, plus multiples "
+                f"of {self.alignment}"
+            )
+        raise GeometryError(
+            f"input {tuple(input_shape)} {rule}; next larger: "
+            f"{self.fitting_shape(input_shape)}"
+        )
+
+    def fitting_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
+        """The smallest input the network takes that is as large on every axis."""
+        return tuple(
+            before + after + step * max(1, -(-(length - before - after) // step))
+            for length, step, (before, after) in zip(
+                input_shape, self.alignment, self.all_margins, strict=True
+            )
+        )
+
+    def output_window(self, input_shape: Sequence[int]) -> tuple[slice, ...]:
+        """Voxels of an input of this shape that the logits speak of."""
+        return tuple(
+            slice(before, before + length)
+            for length, (before, _) in zip(
+                self.output_shape(input_shape), self.all_margins, strict=True
+            )
+        )
+
+    @property
+    def all_margins(self) -> tuple[tuple[int, int], ...]:
+        """``margins``, written out."""
+        return self.margins or ((0, 0),) * len(self.alignment)
 
     @abstractmethod
     def forward(self, image: Tensor, taps: Sequence[str] = ()) -> Output:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foveal.errors import GeometryError
 from foveal.networks.blocks import convolution_block
+from foveal.networks.geometry import Layer, TransposedWindow, Window, field
 from foveal.networks.interface import Network, Output
 
 
@@ -38,6 +38,7 @@ class UNet3d(Network):
     """
 
     padding: Literal["same", "valid"] = "same"
+    classifier_names = ("classifiers",)
 
     def __init__(
         self,
@@ -147,33 +148,18 @@ class UNet3d(Network):
         return tuple(self._field_along(axis) for axis in range(3))
 
     def _field_along(self, axis: int) -> int:
-        """Follow one output voxel back through the deepest path, for every phase."""
-        margins = [kernel[axis] // 2 * self.convolutions for kernel in self.kernels]
-        first_margin = [kernel[axis] // 2 for kernel in self.kernels]
-        strides = [stride[axis] for stride in self.strides]
-        reach = []
-        for phase in range(self.alignment[axis]):
-            low = high = phase
-            for level, stride in enumerate(strides):
-                low, high = low - margins[level], high + margins[level]
-                low, high = low // stride, high // stride
-            for level in range(len(self.kernels) - 1, 0, -1):
-                # All but the strided convolution work at the stage's own resolution.
-                rest = margins[level] - first_margin[level]
-                stride = strides[level - 1]
-                low = (low - rest) * stride - first_margin[level]
-                high = (high + rest) * stride + first_margin[level]
-            low, high = low - margins[0], high + margins[0]
-            reach.append((low - phase, high - phase))
-        return max(high for _, high in reach) - min(low for low, _ in reach) + 1
-
-    def output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        """Same as the input's, which must be divisible by ``alignment``."""
-        if any(
-            length % step
-            for length, step in zip(input_shape, self.alignment, strict=True)
+        """All that an output voxel depends on goes through the deepest stage."""
+        kernels = [kernel[axis] for kernel in self.kernels]
+        strides = [1, *(stride[axis] for stride in self.strides)]
+        convolutions = [
+            [Window(kernel, padding=kernel // 2)] * self.convolutions
+            for kernel in kernels
+        ]
+        layers: list[Layer] = []
+        for kernel, stride, stage in zip(kernels, strides, convolutions, strict=True):
+            layers += [Window(kernel, stride, padding=kernel // 2), *stage[1:]]
+        for stride, stage in reversed(
+            list(zip(strides[1:], convolutions[:-1], strict=True))
         ):
-            raise GeometryError(
-                f"input {tuple(input_shape)} must be divisible by {self.alignment}"
-            )
-        return tuple(input_shape)
+            layers += [TransposedWindow(stride, stride), *stage]
+        return field([layers], self.alignment[axis])

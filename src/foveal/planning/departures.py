@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveal.case import Case
-from foveal.config import ChannelConfig, FingerprintConfig, Range
+from foveal.config.plan import ChannelConfig, FingerprintConfig
+from foveal.config.sections import Range
 from foveal.geometry import reorientation
 from foveal.planning.fingerprint import ORIENTATION, Quantiles, image_quantiles
 

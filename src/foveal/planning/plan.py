@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from foveal.config import (
+from foveal.config.networks import UNet3dConfig
+from foveal.config.plan import (
     MOST_LABELS,
     ChannelConfig,
     FingerprintConfig,
@@ -21,9 +22,8 @@ from foveal.config import (
     PatchesConfig,
     Plan,
     PreprocessingConfig,
-    Range,
-    UNet3dConfig,
 )
+from foveal.config.sections import Range
 from foveal.errors import DatasetError
 from foveal.planning.fingerprint import ORIENTATION, SAGITTAL_AXIS, CaseFingerprint
 from foveal.planning.left_right import Mirroring, SidePositions, choose_mirroring

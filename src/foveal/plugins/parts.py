@@ -6,7 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foveal.config import NetworkConfig, PartSections, Plan, Section, plan_model
+from foveal.config import Section
+from foveal.config.networks import NetworkConfig
+from foveal.config.parts import PartSections, plan_model
+from foveal.config.plan import Plan
 from foveal.errors import PluginError, SettingsError
 from foveal.plugins.blame import blaming
 from foveal.plugins.registration import KINDS, Kind, Part, Plugin

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from foveal.config import NetworkConfig, Section, network_section
+from foveal.config import Section
+from foveal.config.networks import NetworkConfig
+from foveal.config.parts import network_section
 from foveal.errors import PluginError
 
 PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")

@@ -1,0 +1,101 @@
+"""Names that plan and settings may choose from, those of plugins included."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, cast
+
+from pydantic import AfterValidator, NonNegativeFloat, create_model
+
+from foveal.config.networks import NetworkConfig, UnknownNetworkConfig
+from foveal.config.plan import Plan
+from foveal.config.sections import Model, Section
+from foveal.config.settings import (
+    LossConfig,
+    MethodConfig,
+    PluginsConfig,
+    SamplingConfig,
+    Settings,
+)
+
+
+@dataclass(frozen=True)
+class PartSections:
+    """Every name that plan and settings may choose, with its options."""
+
+    networks: Mapping[str, type[NetworkConfig]]
+    losses: Collection[str]
+    samplers: Collection[str]
+    methods: Collection[str]
+    plugins: Mapping[str, type[Section]]
+    """Options of the losses, samplers and methods that plugins add."""
+
+
+def network_section(name: str, options: type[Section]) -> type[NetworkConfig]:
+    """Section of the plan's table ``network`` for a network with these options."""
+    bases: Any = (options, NetworkConfig)
+    return cast(
+        type[NetworkConfig],
+        create_model(options.__name__, __base__=bases, name=(str, name)),
+    )
+
+
+def plan_model(sections: PartSections) -> type[Plan]:
+    """`Plan` that refuses networks it does not know."""
+    name = (_one_of(sections.networks), ...)
+
+    class KnownPlan(Plan):
+        networks: ClassVar[Mapping[str, type[NetworkConfig]]] = sections.networks
+        other_networks: ClassVar[type[NetworkConfig]] = create_model(
+            "NetworkConfig", __base__=UnknownNetworkConfig, name=name
+        )
+
+    return KnownPlan
+
+
+def settings_model(sections: PartSections) -> type[Settings]:
+    """`Settings` that refuse names they do not know and hold plugins' defaults."""
+    weights = set(sections.losses) - LossConfig.model_fields.keys()
+    tables: dict[str, type[Section]] = {
+        "sampling": _narrowed(
+            SamplingConfig,
+            {"sampler": (_one_of(sections.samplers), SamplingConfig().sampler)},
+        ),
+        "method": _narrowed(
+            MethodConfig, {"name": (_one_of(sections.methods), MethodConfig().name)}
+        ),
+        "loss": _narrowed(
+            LossConfig, dict.fromkeys(sorted(weights), (NonNegativeFloat, 0.0))
+        ),
+        "plugins": _narrowed(
+            PluginsConfig,
+            {name: (table, table()) for name, table in sections.plugins.items()},
+        ),
+    }
+    return _narrowed(
+        Settings, {name: (table, table()) for name, table in tables.items()}
+    )
+
+
+def _narrowed(section: type[Model], fields: Mapping[str, Any]) -> type[Model]:
+    """The same section with some of its names declared, and no others."""
+    declared: dict[str, Any] = dict(fields)
+    return create_model(
+        section.__name__,
+        __base__=section,
+        __cls_kwargs__={"extra": "forbid"},
+        **declared,
+    )
+
+
+def _one_of(names: Collection[str]) -> Any:  # noqa: ANN401 - a type made of values
+    """Text that is one of the names."""
+
+    def checked(name: str) -> str:
+        if name not in names:
+            raise ValueError(
+                f'"{name}" is none of {", ".join(names)}; another comes with '
+                "--plugin FILE.py"
+            )
+        return name
+
+    return Annotated[str, AfterValidator(checked)]

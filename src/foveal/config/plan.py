@@ -1,0 +1,323 @@
+"""What follows from the data: grids, intensities, network, patch and batch size."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
+
+from foveal.config.networks import (
+    DEFAULT_NETWORK,
+    NETWORK_SECTIONS,
+    NetworkConfig,
+    UnknownNetworkConfig,
+)
+from foveal.config.sections import Range, Section, Triple
+
+MOST_LABELS = 254
+"""One byte holds these, background and ignored voxels."""
+
+
+class LabelsConfig(Section):
+    """What is segmented: structures, each a label or a union of labels.
+
+    Inside, every voxel is of one class: background is 0, the labels are 1, 2, … in
+    order.
+    """
+
+    names: tuple[str, ...] = Field(min_length=1)
+    """Labels without background, in the order of their inside numbers from 1."""
+
+    values: tuple[int, ...] = Field(min_length=1)
+    """Value of each label in the user's label maps."""
+
+    ignore_value: int | None = None
+    """Value in the user's label maps whose voxels carry no loss and no score."""
+
+    regions: dict[str, tuple[str, ...]] = Field({})
+    """Structures as unions of labels, which may overlap: region to its labels. Empty:
+    every label is a structure. A region's probability is the sum of its labels'."""
+
+    separate_masks: bool = False
+    """Predictions are one mask per structure, as the references were."""
+
+    @model_validator(mode="after")
+    def names_match_values(self) -> Self:
+        """Refuse labels without a value of their own."""
+        if len(self.names) != len(self.values):
+            raise ValueError(
+                f"labels.names has {len(self.names)} entries, "
+                f"labels.values {len(self.values)}; give one value per name"
+            )
+        taken = [0, *self.values]
+        if self.ignore_value is not None:
+            taken.append(self.ignore_value)
+        if len(set(taken)) != len(taken) or len(set(self.names)) != len(self.names):
+            raise ValueError(
+                "labels: every label needs its own name and value, "
+                "different from 0 (background) and labels.ignore_value"
+            )
+        if len(self.names) > MOST_LABELS:
+            raise ValueError(
+                f"labels.names has {len(self.names)} labels; at most {MOST_LABELS} fit "
+                "one byte per voxel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def regions_are_unions(self) -> Self:
+        """Refuse regions of unknown labels, and labels in no region."""
+        if not self.regions:
+            return self
+        used = {name for names in self.regions.values() for name in names}
+        unknown = sorted(used - set(self.names))
+        if unknown or any(not names for names in self.regions.values()):
+            raise ValueError(
+                f"labels.regions must be unions of {list(self.names)}; "
+                + (f"unknown: {unknown}" if unknown else "one is empty")
+            )
+        unused = sorted(set(self.names) - used)
+        if unused:
+            raise ValueError(
+                f"labels {unused} belong to none of labels.regions; add a region for "
+                "them"
+            )
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Labels and background."""
+        return len(self.names) + 1
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What is measured: name to the inside classes whose union it is."""
+        if not self.regions:
+            return {name: (number,) for number, name in enumerate(self.names, start=1)}
+        return {
+            region: tuple(sorted(self.names.index(name) + 1 for name in names))
+            for region, names in self.regions.items()
+        }
+
+    @property
+    def combinations(self) -> tuple[frozenset[str], ...]:
+        """Structures that each inside class belongs to, background's none first."""
+        structures = self.structures.items()
+        return tuple(
+            frozenset(name for name, numbers in structures if number in numbers)
+            for number in range(self.num_classes)
+        )
+
+    def swapped_classes(
+        self, left_right_pairs: Sequence[tuple[str, str]]
+    ) -> tuple[int, ...]:
+        """Inside class that each becomes when pairs of structures change places.
+
+        Raises:
+            ValueError: A combination of structures has no mirror image.
+        """
+        partner = both_ways(left_right_pairs)
+        combinations = self.combinations
+        alike: dict[frozenset[str], list[int]] = {}
+        for number, names in enumerate(combinations):
+            alike.setdefault(names, []).append(number)
+        swapped = list(range(len(combinations)))
+        for names, numbers in alike.items():
+            mirrored = frozenset(partner.get(name, name) for name in names)
+            partners = alike.get(mirrored, [])
+            if len(partners) != len(numbers):
+                raise ValueError(
+                    f'label "{self.names[numbers[0] - 1]}" has no mirror image among '
+                    "the labels; take the sagittal axis out of mirroring.axes"
+                )
+            # Labels that are in the same structures change places in their order.
+            for number, other in zip(numbers, partners, strict=True):
+                swapped[number] = other
+        return tuple(swapped)
+
+    @property
+    def structure_values(self) -> dict[str, tuple[int, ...]]:
+        """Name of each structure to its values in the user's label maps."""
+        return {
+            name: tuple(self.values[number - 1] for number in numbers)
+            for name, numbers in self.structures.items()
+        }
+
+
+def both_ways(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Partner of every member of a pair."""
+    return dict(pairs) | {right: left for left, right in pairs}
+
+
+class ChannelConfig(Section):
+    """How the intensities of one channel are brought to a common scale."""
+
+    name: str
+
+    normalisation: Literal["ct", "robust_zscore", "zscore", "none"]
+    """``ct``: clip, then data set mean and deviation. ``robust_zscore``: per case,
+    median and interquartile range; ``zscore``: per case, mean and deviation, both under
+    the mask. ``none``: values are used as they are."""
+
+    clip: Range | None = None
+    """For ``ct``: lowest and highest value kept (HU)."""
+
+    mean: float | None = None
+    """For ``ct``: data set mean of the clipped foreground."""
+
+    deviation: PositiveFloat | None = None
+    """For ``ct``: data set standard deviation of the clipped foreground."""
+
+    @model_validator(mode="after")
+    def ct_has_constants(self) -> Self:
+        """Refuse a CT channel without its data set constants."""
+        constants = (self.clip, self.mean, self.deviation)
+        if self.normalisation == "ct" and any(value is None for value in constants):
+            raise ValueError(
+                f'channel "{self.name}": normalisation "ct" needs clip, mean and '
+                'deviation; run "foveal plan" to find them'
+            )
+        return self
+
+
+class PreprocessingConfig(Section):
+    """From the files' grids to the grid the network sees."""
+
+    orientation: str = "RAS"
+    """World directions of the array axes i, j, k."""
+
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    """Target voxel edge lengths, in the axis order of ``orientation``."""
+
+    crop: Literal["none", "nonzero", "mask"] = "none"
+    """Discard what lies outside the bounding box of the mask, or of the voxels that are
+    not zero in every channel."""
+
+    channels: tuple[ChannelConfig, ...] = Field(min_length=1)
+    """In the order of the data set's channels."""
+
+    resample_channels: bool = False
+    """Bring channels on another grid onto that of the first, instead of refusing."""
+
+
+class PatchesConfig(Section):
+    """What the network sees at once."""
+
+    size: Triple
+    """In voxels of the preprocessed image."""
+
+    batch_size: PositiveInt
+    """Patches per step."""
+
+
+class MirroringConfig(Section):
+    """Which axes may be mirrored, and what that does to left and right."""
+
+    axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    """Axes of the preprocessed image that augmentation may reverse."""
+
+    sagittal_axis: Annotated[int, Field(ge=0, le=2)] = 0
+    """The axis that runs from left to right."""
+
+    left_right_pairs: tuple[tuple[str, str], ...] = ()
+    """Structures that change places when the sagittal axis is mirrored."""
+
+
+class FingerprintConfig(Section):
+    """What was seen of the data set when the plan was made; for reading and warning."""
+
+    num_cases: PositiveInt
+    median_shape: tuple[float, float, float]
+    """In voxels at the target spacing, after the crop."""
+
+    spacing_mm_range: tuple[Range, Range, Range]
+    """Smallest and largest spacing per axis."""
+
+    intensity_ranges: tuple[Range, ...]
+    """Per channel, the 0.5 and 99.5 percentiles of the foreground."""
+
+    structure_volumes_ml: dict[str, Range]
+    """Per structure, the smallest and largest volume where it is annotated."""
+
+    orientations: tuple[str, ...]
+    """Of the files as stored."""
+
+    extent_mm_range: tuple[Range, Range, Range]
+    """Smallest and largest extent per axis."""
+
+    image_quantiles: tuple[tuple[Range, Range, Range], ...]
+    """Per channel, over the cases the smallest and largest 5, 50 and 95 percentile of
+    the whole image."""
+
+
+class Plan(Section):
+    """Everything that follows from the data and the machine; a person may edit it."""
+
+    format_version: Literal[1] = 1
+    """Of the file; 1 is the only one so far."""
+
+    dataset_name: str
+    """Of the data set that the plan was made from."""
+
+    labels: LabelsConfig
+    preprocessing: PreprocessingConfig
+    patches: PatchesConfig
+    network: SerializeAsAny[NetworkConfig]
+    mirroring: MirroringConfig = MirroringConfig()
+    fingerprint: FingerprintConfig | None = None
+
+    networks: ClassVar[Mapping[str, type[NetworkConfig]]] = NETWORK_SECTIONS
+    """Name to the section that the table ``network`` is read with."""
+
+    other_networks: ClassVar[type[NetworkConfig]] = UnknownNetworkConfig
+    """For all other names."""
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def network_of_its_name(cls, table: object) -> object:
+        """Read the table with the section that its name stands for."""
+        if not isinstance(table, dict):
+            return table
+        name = table.get("name", DEFAULT_NETWORK)
+        known = isinstance(name, str) and name in cls.networks
+        section = cls.networks[name] if known else cls.other_networks
+        return section.model_validate(table)
+
+    @model_validator(mode="after")
+    def pairs_are_known(self) -> Self:
+        """Refuse left/right pairs that are not among the structures."""
+        named = {name for pair in self.mirroring.left_right_pairs for name in pair}
+        unknown = sorted(named - self.labels.structures.keys())
+        if unknown:
+            raise ValueError(
+                f"mirroring.left_right_pairs names {unknown}; "
+                f"the structures are {list(self.labels.structures)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def sides_can_change_places(self) -> Self:
+        """Refuse mirroring left to right where a label has no mirror image."""
+        if self.mirroring.sagittal_axis in self.mirroring.axes:
+            self.labels.swapped_classes(self.mirroring.left_right_pairs)
+        return self
+
+    @property
+    def swapped_classes(self) -> tuple[int, ...]:
+        """Inside class that each becomes when left and right change places."""
+        if self.mirroring.sagittal_axis not in self.mirroring.axes:
+            return tuple(range(self.labels.num_classes))
+        return self.labels.swapped_classes(self.mirroring.left_right_pairs)
+
+    @property
+    def swapped_structures(self) -> tuple[int, ...]:
+        """Place of the structure that each becomes when left and right change."""
+        names = list(self.labels.structures)
+        partner = both_ways(self.mirroring.left_right_pairs)
+        return tuple(names.index(partner.get(name, name)) for name in names)

@@ -1,0 +1,59 @@
+"""A 2D network on volumes: every slice by itself."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from foveal.networks.interface import Network, Output
+
+
+class SliceBySlice(Network):
+    """Gives every slice of a volume to a 2D network, as one batch.
+
+    Args:
+        network: 2D.
+        axis: Of the volume that counts the slices, 0 to 2.
+    """
+
+    def __init__(self, network: Network, axis: int) -> None:
+        super().__init__()
+        self.network = network
+        self.axis = axis
+        self.padding = network.padding
+        self.classifier_names = tuple(
+            f"network.{name}" for name in network.classifier_names
+        )
+        self.alignment = self._with_axis(network.alignment, 1)
+        self.margins = self._with_axis(network.all_margins, (0, 0))
+
+    @property
+    def receptive_field(self) -> tuple[int, ...] | None:
+        """That of the 2D network, and one slice."""
+        field = self.network.receptive_field
+        return None if field is None else self._with_axis(field, 1)
+
+    @property
+    def pathway_fields(self) -> tuple[tuple[int, ...], ...]:
+        """Those of the 2D network, and one slice each."""
+        return tuple(self._with_axis(each, 1) for each in self.network.pathway_fields)
+
+    def forward(
+        self, image: Float[Tensor, "patch channel i j k"], taps: Sequence[str] = ()
+    ) -> Output:
+        """Logits of all slices; activations keep slices and patches together."""
+        number = len(image)
+        slices = image.movedim(2 + self.axis, 1).flatten(0, 1)
+        output = self.network(slices, taps)
+
+        def stacked(maps: Tensor) -> Tensor:
+            return maps.unflatten(0, (number, -1)).movedim(1, 2 + self.axis)
+
+        return Output(
+            stacked(output.logits),
+            tuple(stacked(logits) for logits in output.coarse_logits),
+            output.activations,
+        )
+
+    def _with_axis(self, of_plane: Sequence, of_axis: object) -> tuple:  # type: ignore[type-arg]
+        return (*of_plane[: self.axis], of_axis, *of_plane[self.axis :])

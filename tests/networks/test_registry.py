@@ -1,0 +1,8 @@
+"""What holds for every network that can be named."""
+
+from foveal.build import NETWORKS
+from foveal.config.networks import NETWORK_SECTIONS
+
+
+def test_every_network_has_its_options_and_every_options_their_network():
+    assert NETWORKS.keys() == NETWORK_SECTIONS.keys()
