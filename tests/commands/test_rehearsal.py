@@ -36,9 +36,6 @@ class Tiny(Network):
         super().__init__()
         self.layer = nn.Conv3d(in_channels, num_classes, 1)
 
-    def output_shape(self, input_shape):
-        return tuple(input_shape)
-
     def forward(self, image, taps=()):
         return Output(self.layer(image))
 
