@@ -29,7 +29,8 @@ class Batch:
 
     corners: tuple[tuple[int, int, int], ...]
     """First voxel of each patch before augmentation, in the preprocessed image; may be
-    negative where the patch is larger than the volume."""
+    negative where the patch is larger than the volume, or reaches beyond it with the
+    context of what the network predicts."""
 
     def with_image(self, image: Float[Tensor, "patch channel i j k"]) -> "Batch":
         """The same batch with other intensities or another memory layout."""
