@@ -64,9 +64,7 @@ def test_centres_count_more_than_borders():
     image = torch.zeros(1, 12, 1, 1)
     (rows,) = [
         torch.cat(
-            list(
-                stream_logits(nth, image, OverlappingTiles((8, 1, 1), 0.5, 1), 1)
-            ),
+            list(stream_logits(nth, image, OverlappingTiles((8, 1, 1), 0.5, 1), 1)),
             dim=1,
         )
     ]

@@ -131,13 +131,11 @@ def test_tiles_adjoin_and_the_last_reaches_beyond_the_end():
 
 
 def test_rows_stream_a_tile_at_a_time(network):
-    sizes = []
     tiles = AdjoiningTiles(network.all_margins, network.alignment, 1, (16, 16, 16))
     image = random_image(2, 20, 4, 4)
     function = patch_function(network, FLOAT32, CPU)
-    for rows in stream_logits(function, image, tiles, 3):
-        sizes.append(rows.shape[1])
-    assert sizes == [6, 6, 6, 2]
+    blocks = stream_logits(function, image, tiles, 3)
+    assert [rows.shape[1] for rows in blocks] == [6, 6, 6, 2]
 
 
 @settings(max_examples=100, deadline=None)

@@ -174,7 +174,9 @@ def gaussian_profile(size: int) -> Float[Tensor, " size"]:
     return torch.exp(-0.5 * (offset / (SIGMA_FRACTION * size)) ** 2)
 
 
-def adjoining_tiles(length: int, output_size: int, margin: tuple[int, int]) -> AxisTiling:
+def adjoining_tiles(
+    length: int, output_size: int, margin: tuple[int, int]
+) -> AxisTiling:
     """Cover an axis from its first voxel on with tiles that put out ``output_size``.
 
     Args:
