@@ -46,7 +46,7 @@ from foveal.plugins.parts import Parts
 from foveal.settings_files import changed_settings, to_toml
 from foveal.store.store import StoredCase
 
-MEASURES = {"segmentation": "dice", "classification": "balanced_accuracy"}
+MEASURES = {"segmentation": "Dice", "classification": "balanced accuracy"}
 """What the predictor of each task is validated by."""
 
 PROBE_FRACTION = 0.02

@@ -29,7 +29,7 @@ class Progress(NamedTuple):
     total_steps: int
     loss: float | None
     measure: str
-    """What validation scores are, such as ``"dice"``."""
+    """What validation scores are, such as ``"Dice"``."""
 
     mean_score: float | None
     """Of the latest validation, which is used for selecting the checkpoint."""
@@ -48,7 +48,7 @@ class LoopRules:
     checkpoint_every_seconds: float
     loader_threads: int
 
-    measure: str = "dice"
+    measure: str = "Dice"
     """Name of the scores that validation gives; the highest mean is the best."""
 
 
