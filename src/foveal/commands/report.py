@@ -87,9 +87,9 @@ class _Run:
     def best_step(self) -> int | None:
         """Step of the best checkpoint; ``None`` before the first validation."""
         known = [
-            (row["mean_dice"], row["step"])
+            (row["mean"], row["step"])
             for row in self.log
-            if row["kind"] == "validation" and row["mean_dice"] is not None
+            if row["kind"] == "validation" and row["mean"] is not None
         ]
         # The earliest of equal ones, as the engine keeps it.
         return max(known, key=lambda found: (found[0], -found[1]))[1] if known else None
@@ -389,13 +389,13 @@ def _curves(log: Sequence[LogRow], settings: Settings) -> list[Curve]:
         )
     if validations:
         dice = {
-            structure: [row["dice"][structure] for row in validations]
-            for structure in validations[0]["dice"]
+            structure: [row["scores"][structure] for row in validations]
+            for structure in validations[0]["scores"]
         }
         svg = figures.dice_curve(
             [row["step"] for row in validations],
             dice,
-            [row["mean_dice"] for row in validations],
+            [row["mean"] for row in validations],
         )
         caption = "Used for selecting the checkpoint; on the preprocessed grid."
         curves.append(Curve("Validation Dice", caption, svg))
@@ -419,7 +419,7 @@ def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
     dice = {
         run.name: (
             [row["step"] for row in run.log if row["kind"] == "validation"],
-            [row["mean_dice"] for row in run.log if row["kind"] == "validation"],
+            [row["mean"] for row in run.log if row["kind"] == "validation"],
         )
         for run in runs
         if run.best_step is not None
