@@ -29,6 +29,7 @@ from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
+from foveal.networks.spleen_unet import SpleenUNet
 from foveal.networks.unet import UNet
 from foveal.plugins.files import read_plugins
 from foveal.plugins.parts import Parts
@@ -45,6 +46,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "unet3d-residual": UNet,
     "unet3d-concatenated": UNet,
     "unet3d-sum": UNet,
+    "unet3d-spleen": SpleenUNet,
 }
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}

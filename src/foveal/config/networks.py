@@ -135,11 +135,33 @@ class EmmaSumUNetConfig(EmmaUNetConfig):
     skips: Literal["concatenated", "summed"] = "summed"
 
 
+class SpleenUNetConfig(NetworkConfig):
+    """U-Net with double convolutions of a report on the spleen; see its class."""
+
+    published_output: ClassVar[tuple[int, ...]] = (128, 128, 64)
+
+    name: str = "unet3d-spleen"
+    """Of the network."""
+
+    width: PositiveInt = 8
+    """Channels at full resolution; they double at each of four halvings."""
+
+    upsampling_kernel: Literal[1, 3] = 1
+    """Of the convolution after each upsampling, in voxels."""
+
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation after the double convolutions."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Numbers dropped after every stage but the first, in training."""
+
+
 NETWORK_SECTIONS: Mapping[str, type[NetworkConfig]] = {
     "unet3d": UNet3dConfig,
     "unet2d": UNet2dConfig,
     "unet3d-residual": ResidualUNet3dConfig,
     "unet3d-concatenated": EmmaUNetConfig,
     "unet3d-sum": EmmaSumUNetConfig,
+    "unet3d-spleen": SpleenUNetConfig,
 }
 """Name to the section that the plan's table ``network`` is read with."""
