@@ -23,6 +23,7 @@ from foveal.engine.training import UpdateRules
 from foveal.errors import PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
+from foveal.losses.border_cross_entropy import border_cross_entropy
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
 from foveal.methods.interface import Method
@@ -49,7 +50,11 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "unet3d-spleen": SpleenUNet,
 }
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "dice": dice_loss,
+    "border_cross_entropy": border_cross_entropy,
+}
 
 SAMPLERS = {"uniform": UniformSampler, "class_balanced": ClassBalancedSampler}
 
@@ -218,14 +223,19 @@ def losses(
     settings: Settings, parts: Parts = WITHOUT_PLUGINS
 ) -> dict[str, tuple[Loss, float]]:
     """Losses that count and their weights."""
-    found = {}
+    options_of_built_in = {"border_cross_entropy": settings.border_weights.model_dump()}
+    found: dict[str, tuple[Loss, float]] = {}
     for name, weight in settings.loss.weights.items():
         own = parts.added("loss", name)
-        loss = LOSSES[name] if own is None else own.build
-        if own is not None:
-            options = _own_options(settings, name)
-            loss = partial(loss, **options_of(own.section, options, f"plugins.{name}"))
-        found[name] = loss, weight
+        if own is None:
+            loss, options = LOSSES[name], options_of_built_in.get(name, {})
+        else:
+            given = _own_options(settings, name)
+            loss, options = (
+                own.build,
+                options_of(own.section, given, f"plugins.{name}"),
+            )
+        found[name] = partial(loss, **options), weight
     return found
 
 
