@@ -23,6 +23,7 @@ from foveal.engine.training import UpdateRules
 from foveal.errors import PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
+from foveal.losses.border_cross_entropy import border_cross_entropy
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
 from foveal.methods.classification import Classification
@@ -30,7 +31,8 @@ from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
-from foveal.networks.unet3d import UNet3d
+from foveal.networks.spleen_unet import SpleenUNet
+from foveal.networks.unet import UNet
 from foveal.plugins.files import read_plugins
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Kind, Part, Plugin
@@ -40,9 +42,20 @@ from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
-NETWORKS: dict[str, Callable[..., Network]] = {"unet3d": UNet3d}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "unet3d": UNet,
+    "unet2d": UNet,
+    "unet3d-residual": UNet,
+    "unet3d-concatenated": UNet,
+    "unet3d-sum": UNet,
+    "unet3d-spleen": SpleenUNet,
+}
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "dice": dice_loss,
+    "border_cross_entropy": border_cross_entropy,
+}
 
 SAMPLERS = {"uniform": UniformSampler, "class_balanced": ClassBalancedSampler}
 
@@ -226,14 +239,19 @@ def losses(
     settings: Settings, parts: Parts = WITHOUT_PLUGINS
 ) -> dict[str, tuple[Loss, float]]:
     """Losses that count and their weights."""
-    found = {}
+    options_of_built_in = {"border_cross_entropy": settings.border_weights.model_dump()}
+    found: dict[str, tuple[Loss, float]] = {}
     for name, weight in settings.loss.weights.items():
         own = parts.added("loss", name)
-        loss = LOSSES[name] if own is None else own.build
-        if own is not None:
-            options = _own_options(settings, name)
-            loss = partial(loss, **options_of(own.section, options, f"plugins.{name}"))
-        found[name] = loss, weight
+        if own is None:
+            loss, options = LOSSES[name], options_of_built_in.get(name, {})
+        else:
+            given = _own_options(settings, name)
+            loss, options = (
+                own.build,
+                options_of(own.section, given, f"plugins.{name}"),
+            )
+        found[name] = partial(loss, **options), weight
     return found
 
 

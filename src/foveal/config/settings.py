@@ -112,6 +112,8 @@ class LossConfig(Section, extra="allow"):
 
     cross_entropy: NonNegativeFloat = 1.0
     dice: NonNegativeFloat = 1.0
+    border_cross_entropy: NonNegativeFloat = 0.0
+    """Cross entropy with ``[border_weights]``; usually instead of ``cross_entropy``."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -124,6 +126,19 @@ class LossConfig(Section, extra="allow"):
         if not self.weights:
             raise ValueError("at least one weight must be above 0")
         return self
+
+
+class BorderWeightsConfig(Section):
+    """How much gaps between objects count in ``loss.border_cross_entropy``.
+
+    Objects are the connected parts of the structures; gaps are background.
+    """
+
+    factor: NonNegativeFloat = 10.0
+    """Weight that the narrowest gap adds to the 1 that every voxel has."""
+
+    sigma_voxels: PositiveFloat = 5.0
+    """The weight falls by 40 % where the distances to two objects sum to this."""
 
 
 class OptimiserConfig(Section):
@@ -222,6 +237,7 @@ class Settings(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()
     loss: LossConfig = LossConfig()
+    border_weights: BorderWeightsConfig = BorderWeightsConfig()
     plugins: PluginsConfig = PluginsConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
