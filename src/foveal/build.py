@@ -27,6 +27,7 @@ from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
+from foveal.networks import foreign
 from foveal.networks.fcn3d import FCN3d
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
@@ -45,6 +46,11 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "fcn3d": FCN3d,
     "fcn3d-residual": FCN3d,
     "fcn3d-shallow": FCN3d,
+    "monai:unet": foreign.monai_unet,
+    "monai:attentionunet": foreign.monai_attentionunet,
+    "monai:dynunet": foreign.monai_dynunet,
+    "monai:segresnet": foreign.monai_segresnet,
+    "monai:swinunetr": foreign.monai_swinunetr,
 }
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}

@@ -1,7 +1,7 @@
 """3D fully convolutional networks of EMMA.
 
-Kamnitsas et al. 2018, https://arxiv.org/abs/1711.01468, and Kamnitsas's thesis, sections
-2.3.3.4 (decoders) and 4.3.2 (the three variants); Long et al. 2015,
+Kamnitsas et al. 2018, https://arxiv.org/abs/1711.01468, and Kamnitsas's thesis,
+sections 2.3.3.4 (decoders) and 4.3.2 (the three variants); Long et al. 2015,
 https://arxiv.org/abs/1411.4038.
 
 The thesis gives batch norm, ReLU, zero padding, residual blocks of two convolutions and
@@ -87,7 +87,7 @@ class FCN3d(Network):
         for level, wanted in enumerate(features):
             stage = nn.Sequential()
             if level > 0:
-                stage.append(nn.MaxPool3d(self.strides[level - 1]))  # type: ignore[arg-type]
+                stage.append(nn.MaxPool3d(self.strides[level - 1]))
             for _ in range(convolutions):
                 if residual:
                     stage.append(_ResidualBlock(channels, wanted))
