@@ -29,6 +29,8 @@ from foveal.losses.dice import dice_loss
 from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
+from foveal.networks import foreign
+from foveal.networks.fcn3d import FCN3d
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
 from foveal.networks.spleen_unet import SpleenUNet
@@ -49,6 +51,14 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "unet3d-concatenated": UNet,
     "unet3d-sum": UNet,
     "unet3d-spleen": SpleenUNet,
+    "fcn3d": FCN3d,
+    "fcn3d-residual": FCN3d,
+    "fcn3d-shallow": FCN3d,
+    "monai:unet": foreign.monai_unet,
+    "monai:attentionunet": foreign.monai_attentionunet,
+    "monai:dynunet": foreign.monai_dynunet,
+    "monai:segresnet": foreign.monai_segresnet,
+    "monai:swinunetr": foreign.monai_swinunetr,
 }
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -590,7 +590,7 @@ def repeating_deconvolution(channels: int, factors: Sequence[int]) -> nn.Module:
 
 def pathway_name(number: int) -> str:
     """``sharp``, ``wide``, ``wide2``, ``wide3``, …"""
-    return ("sharp", "wide")[number] if number < 2 else f"wide{number}"  # noqa: PLR2004
+    return ("sharp", "wide")[number] if number < 2 else f"wide{number}"
 
 
 def per_axis(size: Size, dimensions: int) -> tuple[int, ...]:
@@ -614,5 +614,7 @@ def for_each(values: Sequence, layers: int) -> list:  # type: ignore[type-arg]
     """One value for all layers, or one for each."""
     values = list(values) * layers if len(values) == 1 else list(values)
     if len(values) != layers:
-        raise ValueError(f"{values} has {len(values)} entries; there are {layers} layers")
+        raise ValueError(
+            f"{values} has {len(values)} entries; there are {layers} layers"
+        )
     return values
