@@ -27,7 +27,11 @@ from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
+from foveal.networks.deconvnet import DeconvNet
+from foveal.networks.decouplednet import DecoupledNet
+from foveal.networks.fcn import Fcn
 from foveal.networks.interface import Network
+from foveal.networks.segnet import SegNet
 from foveal.networks.slices import SliceBySlice
 from foveal.networks.unet3d import UNet3d
 from foveal.plugins.files import read_plugins
@@ -39,7 +43,15 @@ from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
-NETWORKS: dict[str, Callable[..., Network]] = {"unet3d": UNet3d}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "unet3d": UNet3d,
+    "fcn32s": partial(Fcn, stride=32),
+    "fcn16s": partial(Fcn, stride=16),
+    "fcn8s": partial(Fcn, stride=8),
+    "segnet": SegNet,
+    "deconvnet": DeconvNet,
+    "decouplednet": DecoupledNet,
+}
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
 
