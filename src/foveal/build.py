@@ -30,8 +30,12 @@ from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks import foreign
+from foveal.networks.deconvnet import DeconvNet
+from foveal.networks.decouplednet import DecoupledNet
+from foveal.networks.fcn import Fcn
 from foveal.networks.fcn3d import FCN3d
 from foveal.networks.interface import Network
+from foveal.networks.segnet import SegNet
 from foveal.networks.slices import SliceBySlice
 from foveal.networks.spleen_unet import SpleenUNet
 from foveal.networks.unet import UNet
@@ -59,6 +63,12 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "monai:dynunet": foreign.monai_dynunet,
     "monai:segresnet": foreign.monai_segresnet,
     "monai:swinunetr": foreign.monai_swinunetr,
+    "fcn32s": partial(Fcn, stride=32),
+    "fcn16s": partial(Fcn, stride=16),
+    "fcn8s": partial(Fcn, stride=8),
+    "segnet": SegNet,
+    "deconvnet": DeconvNet,
+    "decouplednet": DecoupledNet,
 }
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from foveal.config.sections import Pair, Section, Triple
 
@@ -365,6 +365,110 @@ def require_step_between_stages(
         )
 
 
+VggFeatures = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+"""Channels of VGG16's five stages."""
+
+VGG16_FEATURES: VggFeatures = (64, 128, 256, 512, 512)
+
+
+class Fcn32sConfig(NetworkConfig):
+    """Fully convolutional VGG16, 2D; ``fcn16s`` and ``fcn8s`` add finer scores."""
+
+    name: str = "fcn32s"
+    """``fcn16s`` adds scores of the fourth pooling, ``fcn8s`` also of the third."""
+
+    features: VggFeatures = VGG16_FEATURES
+    """Channels per stage, finest first."""
+
+    head_features: PositiveInt = 4096
+    """Channels of the two layers that were fully connected."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """After each of those two, in training."""
+
+    input_padding: PositiveInt = 100
+    """Zeros around the image. 1 is far cheaper for small images, and puts zeros around
+    the last pooling instead."""
+
+    upsampling: Literal["fixed", "learned"] = "fixed"
+    """``fixed``: bilinear. ``learned``: weights that start there."""
+
+    published_output: ClassVar[tuple[int, ...]] = (500, 500)
+    published_batch_size: ClassVar[int | None] = 1
+
+
+class Fcn16sConfig(Fcn32sConfig):
+    """With scores of the fourth pooling."""
+
+    name: str = "fcn16s"
+
+    pool4_scale: PositiveFloat = 1.0
+    """Factor of the fourth pooling before it is scored; 0.01 where all strides are
+    trained at once."""
+
+
+class Fcn8sConfig(Fcn16sConfig):
+    """And with those of the third."""
+
+    name: str = "fcn8s"
+
+    pool3_scale: PositiveFloat = 1.0
+    """Factor of the third pooling before it is scored; 0.0001 where all strides are
+    trained at once."""
+
+
+class SegNetConfig(NetworkConfig):
+    """VGG16's convolutions and their mirror image with pooling indices, 2D."""
+
+    name: str = "segnet"
+
+    features: VggFeatures = VGG16_FEATURES
+    """Channels per stage, finest first."""
+
+    published_output: ClassVar[tuple[int, ...]] = (360, 480)
+    published_batch_size: ClassVar[int | None] = 4
+
+
+class DeconvNetConfig(NetworkConfig):
+    """VGG16 with fully connected layers and its mirror image by unpooling, 2D."""
+
+    name: str = "deconvnet"
+
+    features: VggFeatures = VGG16_FEATURES
+    """Channels per stage, finest first."""
+
+    head_features: PositiveInt = 4096
+    """Channels of the two layers that were fully connected."""
+
+    published_output: ClassVar[tuple[int, ...]] = (224, 224)
+    # Of the 64 per update: the authors add the gradients of eight such batches.
+    published_batch_size: ClassVar[int | None] = 8
+
+
+class DecoupledNetConfig(NetworkConfig):
+    """A VGG16 trained with image labels guides a decoder trained with masks, 2D."""
+
+    name: str = "decouplednet"
+
+    features: VggFeatures = VGG16_FEATURES
+    """Channels per stage, finest first."""
+
+    head_features: PositiveInt = 4096
+    """Channels of the classifier's two layers that were fully connected."""
+
+    bridge_features: PositiveInt = 2048
+    """Channels of the two such layers between classifier and decoder."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """After each of the classifier's two, in training it."""
+
+    presence_threshold: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Classes whose probability for the image is lower are left out of predictions;
+    the authors' 0.5 asks for a classifier trained with image labels."""
+
+    published_output: ClassVar[tuple[int, ...]] = (320, 320)
+
+
 NETWORK_SECTIONS: Mapping[str, type[NetworkConfig]] = {
     "unet3d": UNet3dConfig,
     "unet2d": UNet2dConfig,
@@ -380,5 +484,11 @@ NETWORK_SECTIONS: Mapping[str, type[NetworkConfig]] = {
     "monai:dynunet": MonaiDynUNetConfig,
     "monai:segresnet": MonaiSegResNetConfig,
     "monai:swinunetr": MonaiSwinUNETRConfig,
+    "fcn32s": Fcn32sConfig,
+    "fcn16s": Fcn16sConfig,
+    "fcn8s": Fcn8sConfig,
+    "segnet": SegNetConfig,
+    "deconvnet": DeconvNetConfig,
+    "decouplednet": DecoupledNetConfig,
 }
 """Name to the section that the plan's table ``network`` is read with."""
