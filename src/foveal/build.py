@@ -27,6 +27,7 @@ from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
+from foveal.networks.deeplab import DeepLabV2, DeepLabV3
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
 from foveal.networks.unet3d import UNet3d
@@ -39,7 +40,11 @@ from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
-NETWORKS: dict[str, Callable[..., Network]] = {"unet3d": UNet3d}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "unet3d": UNet3d,
+    "deeplabv2": DeepLabV2,
+    "deeplabv3": DeepLabV3,
+}
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
 
