@@ -16,7 +16,7 @@ from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
 from foveal.config.networks import NETWORK_SECTIONS
 from foveal.config.plan import Plan
-from foveal.config.settings import OptimiserConfig, Settings
+from foveal.config.settings import LossConfig, OptimiserConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
@@ -25,6 +25,7 @@ from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
+from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.deeplab import DeepLabV2, DeepLabV3
@@ -50,7 +51,10 @@ LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
 
 SAMPLERS = {"uniform": UniformSampler, "class_balanced": ClassBalancedSampler}
 
-METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised}
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "classification": Classification,
+}
 
 BUILT_IN: dict[Kind, Collection[str]] = {
     "loss": LOSSES,
@@ -197,15 +201,27 @@ def bare_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
 def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Method:
     """The method that the settings name, around a fresh network."""
     name = settings.method.name
-    context = planned_network(plan, parts), losses(settings, parts)
-    keywords = {
-        "sampler": settings.sampling.sampler,
-        "batch_size": plan.patches.batch_size,
-    }
+    made_network = planned_network(plan, parts)
+    drawn = settings.sampling.sampler
+    batch_size = plan.patches.batch_size
     own = parts.added("method", name)
+    if name == "classification":
+        if settings.loss.weights != LossConfig().weights:
+            raise SettingsError(
+                "method classification has a loss of its own, the cross entropy of "
+                "what a patch shows; leave the table loss out"
+            )
+        return Classification(made_network, sampler=drawn, batch_size=batch_size)
+    context = made_network, losses(settings, parts)
     if own is None:
-        return METHODS[name](*context, **keywords)
-    made = parts.built(own, _own_options(settings, name), *context, **keywords)
+        return Supervised(*context, sampler=drawn, batch_size=batch_size)
+    made = parts.built(
+        own,
+        _own_options(settings, name),
+        *context,
+        sampler=drawn,
+        batch_size=batch_size,
+    )
     if not isinstance(made, Method):
         raise _of_another_kind(own, made, "foveal.methods.interface.Method")
     return made

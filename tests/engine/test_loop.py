@@ -135,7 +135,7 @@ def test_best_checkpoint_is_the_best_validation(tmp_path):
     run(tmp_path, made, validate=lambda _: {"a": next(scores), "b": None})
     _, state = load_checkpoint(tmp_path / "checkpoints" / "best.safetensors")
     assert state["step"] == 6
-    assert state["mean_dice"] == 0.7
+    assert state["mean"] == 0.7
     rows = [row for row in read_log(tmp_path / "log.jsonl") if row["kind"] != "step"]
     assert [row["step"] for row in rows] == [3, 6, 8]
     written = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
