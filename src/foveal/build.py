@@ -32,6 +32,7 @@ from foveal.methods.supervised import Loss, Supervised
 from foveal.networks import foreign
 from foveal.networks.deconvnet import DeconvNet
 from foveal.networks.decouplednet import DecoupledNet
+from foveal.networks.deeplab import DeepLabV2, DeepLabV3
 from foveal.networks.fcn import Fcn
 from foveal.networks.fcn3d import FCN3d
 from foveal.networks.interface import Network
@@ -69,6 +70,8 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "segnet": SegNet,
     "deconvnet": DeconvNet,
     "decouplednet": DecoupledNet,
+    "deeplabv2": DeepLabV2,
+    "deeplabv3": DeepLabV3,
 }
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
