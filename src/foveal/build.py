@@ -20,9 +20,10 @@ from foveal.config.settings import LossConfig, OptimiserConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
-from foveal.errors import PluginError, RunError, SettingsError
+from foveal.errors import GeometryError, PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
+from foveal.inference.tiling import AdjoiningTiles, OverlappingTiles, Tiles
 from foveal.losses.border_cross_entropy import border_cross_entropy
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
@@ -393,6 +394,7 @@ def patch_sources(
             cases=cases[stream.cases],
             sampler=sampler(stream.sampler, settings, plan, parts),
             patch_size=plan.patches.size,
+            margins=trained.predictor.all_margins,
             spacing_mm=plan.preprocessing.spacing_mm,
             batch_size=stream.batch_size,
             structures=membership(plan),
@@ -432,11 +434,37 @@ def model(
         structures=plan.labels.structures,
         label_values=plan.labels.values,
         separate_masks=plan.labels.separate_masks,
-        patch_size=plan.patches.size,
-        overlap_fraction=settings.prediction.overlap_fraction,
-        batch_size=settings.prediction.batch_size,
+        tiles=tiles(settings, plan, trained),
         numerics=numerics(settings),
         device=torch.device(resolved_device(device)),
+    )
+
+
+def tiles(settings: Settings, plan: Plan, predictor: Network) -> Tiles:
+    """How volumes are cut for a network, in validation and prediction.
+
+    Raises:
+        SettingsError: The network cannot take ``prediction.patch_size``.
+    """
+    chosen = settings.prediction
+    size = chosen.patch_size
+    if size is not None:
+        try:
+            predictor.output_shape(size)
+        except GeometryError as error:
+            raise SettingsError(
+                f"prediction.patch_size does not suit network {plan.network.name}: "
+                f"{error}"
+            ) from error
+    if predictor.padding == "same":
+        return OverlappingTiles(
+            size or plan.patches.size, chosen.overlap_fraction, chosen.batch_size
+        )
+    if predictor.receptive_field is None:
+        # The answer depends on all that is seen, so it is seen as in training.
+        size = size or plan.patches.size
+    return AdjoiningTiles(
+        predictor.all_margins, predictor.alignment, chosen.batch_size, size
     )
 
 

@@ -142,6 +142,7 @@ def sources(method, rank=0):
             cases=cases[stream.cases],
             sampler=UniformSampler(),
             patch_size=PATCH,
+            margins=((0, 0),) * 3,
             spacing_mm=(1.0, 1.0, 2.0),
             batch_size=stream.batch_size,
             structures=torch.tensor([[False, True]]),

@@ -248,11 +248,9 @@ def _validator(
         return validation_dice(
             patch_function(network, build.numerics(settings), fabric.device),
             cases,
-            plan.patches.size,
+            build.tiles(settings, plan, network),
             plan.labels.num_classes,
             plan.labels.structures,
-            overlap_fraction=settings.prediction.overlap_fraction,
-            batch_size=settings.prediction.batch_size,
         )
 
     return validate

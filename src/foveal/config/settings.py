@@ -17,6 +17,7 @@ from foveal.config.sections import (
     Fraction,
     PositiveFraction,
     Section,
+    Triple,
 )
 
 
@@ -231,10 +232,16 @@ class PredictionConfig(Section):
     """How whole volumes are predicted, in validation and afterwards."""
 
     overlap_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Least part of a patch shared with the next."""
+    """Least part of a patch shared with the next. Patches of networks without padding
+    adjoin, whatever it says."""
 
     batch_size: PositiveInt = 2
     """Patches predicted at once."""
+
+    patch_size: Triple | None = None
+    """Voxels that the network takes in. Unset: as in training. For networks without
+    padding, where it changes speed and memory but not the answer, unset means large
+    patches that together put out half a million voxels at most."""
 
 
 class Settings(Section):

@@ -50,7 +50,12 @@ class SliceBySlice(Network):
     ) -> Output:
         """Logits of all slices; activations keep slices and patches together."""
         number = len(image)
-        slices = image.movedim(2 + self.axis, 1).flatten(0, 1)
+        by_slice = image.movedim(2 + self.axis, 1)
+        if image.stride(1) == 1:
+            # Joined with the channels last, as a copy of other order would lose that.
+            slices = by_slice.movedim(2, -1).flatten(0, 1).movedim(-1, 1)
+        else:
+            slices = by_slice.flatten(0, 1)
         output = self.network(slices, taps)
 
         def stacked(maps: Tensor) -> Tensor:
