@@ -150,6 +150,23 @@ class ScheduleConfig(Section):
     warmup_steps: NonNegativeInt = 20
 
 
+class TransferConfig(Section):
+    """What a run begins with that was learned elsewhere, and what of it may change."""
+
+    weights: Path | None = None
+    """Folder of a run, an exported model, or ``.safetensors`` or ``.pth`` with weights
+    of a classification network in torchvision's naming; relative to the settings file.
+    Unset: all weights are drawn."""
+
+    freeze: tuple[str, ...] = ()
+    """Modules that do not learn, by the beginning of their names: ``layer1``. Their
+    batch norms' statistics stay as they are too."""
+
+    learning_rate_factors: dict[str, NonNegativeFloat] = Field({})
+    """Beginning of modules' names to what multiplies their learning rate; the longest
+    that fits counts."""
+
+
 class TrainingConfig(Section):
     """Length, randomness and numerics of a run."""
 
@@ -224,5 +241,6 @@ class Settings(Section):
     plugins: PluginsConfig = PluginsConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()
