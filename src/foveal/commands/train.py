@@ -151,6 +151,11 @@ def _train_run(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
+    if settings.schedule.name == "plateau" and not division.validation:
+        raise SettingsError(
+            "schedule plateau follows the validation, but no patient is left to "
+            "validate on; choose another schedule.name, or splits.folds above 1"
+        )
     training_files = cases_of(dataset, division.train)
     validation_files = cases_of(dataset, division.validation)
     with fabric.rank_zero_first():
