@@ -74,8 +74,6 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
         PluginError: A plugin's part fails on a made-up patch.
     """
     trained = build.method(settings, plan, parts)
-    if not parts.plugins:
-        _try_rules(settings, trained)
     for name, stream in trained.streams.items():
         build.sampler(stream.sampler, settings, plan, parts)
         if stream.cases not in STREAM_CASES:
@@ -96,11 +94,7 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
                 _try_loss(name, loss, plan, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
-        _try_rules(settings, trained)
-
-
-def _try_rules(settings: Settings, trained: Method) -> None:
-    """Build what updates the weights, as names of layers may be wrong."""
+    # Names of layers may be wrong.
     build.optimisers(settings, trained)
     build.update_rules(settings, trained)
 

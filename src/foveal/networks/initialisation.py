@@ -63,7 +63,7 @@ def zero_last_scales(network: nn.Module) -> int:
 def _fans(layer: nn.Module) -> tuple[float, float]:
     """Numbers that one output sums up, and that the gradient of one input does."""
     if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
+        return float(layer.in_features), float(layer.out_features)
     assert isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED))  # noqa: S101 - for mypy
     kernel = math.prod(layer.kernel_size)
     inputs = layer.in_channels / layer.groups * kernel
