@@ -28,6 +28,8 @@ from foveal.losses.dice import dice_loss
 from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
+from foveal.networks.deepmedic import DeepMedic
+from foveal.networks.dual_path import DualPath
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
 from foveal.networks.unet3d import UNet3d
@@ -40,7 +42,21 @@ from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
-NETWORKS: dict[str, Callable[..., Network]] = {"unet3d": UNet3d}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "unet3d": UNet3d,
+    "deepmedic": DeepMedic,
+    "deepmedic-thesis": DeepMedic,
+    "deepmedic-residual": DeepMedic,
+    "deepmedic-wide": DeepMedic,
+    "deepmedic-shallow": DeepMedic,
+    "deepmedic-deep": DeepMedic,
+    "deepmedic-bigdeep": DeepMedic,
+    "deepmedic2d": DeepMedic,
+    "deepmedic2d-wider": DeepMedic,
+    "deepmedic2d-deeper": DeepMedic,
+    "deepmedic2d-large": DeepMedic,
+    "dual_path": DualPath,
+}
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
 
