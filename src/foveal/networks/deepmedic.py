@@ -200,21 +200,14 @@ class DeepMedic(Network):
                 features = output
             return features
 
-        features = torch.cat(
-            [
-                pathway.upsampled(
-                    through(
-                        pathway.chain,
-                        name,
-                        pathway.probed(image, output_shape, self.margins),
-                    ),
-                    output_shape,
-                )
-                for name, pathway in self._named_pathways.items()
-            ],
-            dim=1,
-        )
-        logits = self.classifier(through(self.hidden, "hidden", features))
+        def found_by(pathway: Pathway, name: str) -> Tensor:
+            probes = pathway.probed(image, output_shape, self.margins)
+            features = through(pathway.chain, name, probes)
+            return pathway.upsampled(features, output_shape)
+
+        pathways = self._named_pathways.items()
+        found = torch.cat([found_by(pathway, name) for name, pathway in pathways], 1)
+        logits = self.classifier(through(self.hidden, "hidden", found))
         return Output(logits, (), tuple(activations[name] for name in taps))
 
     def at_output(
@@ -268,7 +261,10 @@ class DeepMedic(Network):
     def _axes(self) -> list[tuple["PathwayAlongAxis", ...]]:
         """Per axis, the geometry of all pathways."""
         return list(
-            zip(*(pathway.axes for pathway in self._named_pathways.values()), strict=True)
+            zip(
+                *(pathway.axes for pathway in self._named_pathways.values()),
+                strict=True,
+            )
         )
 
 
