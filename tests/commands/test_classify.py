@@ -57,7 +57,7 @@ def test_cases_that_nobody_outlined_are_trained_on(run):
     assert len(steps) == 4
     assert all(row["terms"].keys() == {"presence"} for row in steps)
     validation = next(row for row in log if row["kind"] == "validation")
-    assert validation["measure"] == "balanced_accuracy"
+    assert validation["measure"] == "balanced accuracy"
 
 
 def test_what_it_tells_of_the_validation_case_is_kept(run):

@@ -123,8 +123,7 @@ def training_progress() -> Iterator["Watcher"]:
             if now.loss is not None:
                 facts.append(f"loss {now.loss:.3f}")
             if now.mean_score is not None:
-                measure = now.measure.replace("_", " ").replace("dice", "Dice")
-                facts.append(f"validation {measure} {now.mean_score:.4f}")
+                facts.append(f"validation {now.measure} {now.mean_score:.4f}")
             facts.append(f"{_duration(now.seconds_left)} left")
             bar.update(
                 task,

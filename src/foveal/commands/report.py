@@ -388,17 +388,19 @@ def _curves(log: Sequence[LogRow], settings: Settings) -> list[Curve]:
             Curve("Loss", "On training patches.", figures.loss_curve(steps, losses))
         )
     if validations:
-        dice = {
+        scores = {
             structure: [row["scores"][structure] for row in validations]
             for structure in validations[0]["scores"]
         }
-        svg = figures.dice_curve(
+        measure = validations[0]["measure"]
+        svg = figures.score_curve(
             [row["step"] for row in validations],
-            dice,
+            scores,
             [row["mean"] for row in validations],
+            measure,
         )
         caption = "Used for selecting the checkpoint; on the preprocessed grid."
-        curves.append(Curve("Validation Dice", caption, svg))
+        curves.append(Curve(f"Validation {measure}", caption, svg))
     if rows:
         base = settings.optimiser.learning_rate
         rates = [base * row["learning_rate_factor"] for row in rows]
@@ -416,7 +418,7 @@ def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
         for run in runs
         if run.steps_done
     }
-    dice = {
+    scores = {
         run.name: (
             [row["step"] for row in run.log if row["kind"] == "validation"],
             [row["mean"] for row in run.log if row["kind"] == "validation"],
@@ -428,10 +430,16 @@ def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
     if losses:
         svg = figures.fold_loss_curves(losses)
         curves.append(Curve("Loss", "On training patches, fold by fold.", svg))
-    if dice:
+    if scores:
+        measure = next(
+            row["measure"]
+            for run in runs
+            for row in run.log
+            if row["kind"] == "validation"
+        )
         caption = "Used for selecting the checkpoints; on the preprocessed grid."
-        svg = figures.fold_dice_curves(dice)
-        curves.append(Curve("Validation Dice", caption, svg))
+        svg = figures.fold_score_curves(scores, measure)
+        curves.append(Curve(f"Validation {measure}", caption, svg))
     return curves
 
 
