@@ -19,7 +19,7 @@ SMALL = {
 def network(in_channels=1, num_classes=2, **options):
     torch.manual_seed(0)
     return build.network(
-        "dual_path", in_channels=in_channels, num_classes=num_classes, **options
+        "dual-path", in_channels=in_channels, num_classes=num_classes, **options
     )
 
 
