@@ -41,7 +41,8 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     predicted = (
         tuple(
             min(length, math.ceil(seen[axis]))
-            for axis, length in zip(axes, published, strict=True)
+            # A 3D network built in 2D by its options predicts as much of a slice.
+            for axis, length in zip(axes, published[: len(axes)], strict=True)
         )
         if published
         else tuple(size[axis] for axis in axes)

@@ -520,7 +520,7 @@ class DeepMedic2dConfig(DeepMedicThesisConfig):
     name: str = "deepmedic2d"
     published_output: ClassVar[tuple[int, ...]] = (9, 9)
     published_batch_size: ClassVar[int | None] = 250
-    dimensions: Literal[2, 3] = 2
+    dimensions: Literal[2] = 2
 
 
 class DeepMedic2dWiderConfig(DeepMedic2dConfig):
