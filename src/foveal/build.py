@@ -16,24 +16,31 @@ from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
 from foveal.config.networks import NETWORK_SECTIONS
 from foveal.config.plan import Plan
-from foveal.config.settings import OptimiserConfig, Settings
+from foveal.config.settings import LossConfig, OptimiserConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
-from foveal.errors import PluginError, RunError, SettingsError
+from foveal.errors import GeometryError, PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
+from foveal.inference.tiling import AdjoiningTiles, OverlappingTiles, Tiles
+from foveal.losses.border_cross_entropy import border_cross_entropy
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
+from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
+from foveal.networks import foreign
 from foveal.networks.deconvnet import DeconvNet
 from foveal.networks.decouplednet import DecoupledNet
+from foveal.networks.deeplab import DeepLabV2, DeepLabV3
 from foveal.networks.fcn import Fcn
+from foveal.networks.fcn3d import FCN3d
 from foveal.networks.interface import Network
 from foveal.networks.segnet import SegNet
 from foveal.networks.slices import SliceBySlice
-from foveal.networks.unet3d import UNet3d
+from foveal.networks.spleen_unet import SpleenUNet
+from foveal.networks.unet import UNet
 from foveal.plugins.files import read_plugins
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Kind, Part, Plugin
@@ -44,20 +51,42 @@ from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
 NETWORKS: dict[str, Callable[..., Network]] = {
-    "unet3d": UNet3d,
+    "unet3d": UNet,
+    "unet2d": UNet,
+    "unet3d-residual": UNet,
+    "unet3d-concatenated": UNet,
+    "unet3d-sum": UNet,
+    "unet3d-spleen": SpleenUNet,
+    "fcn3d": FCN3d,
+    "fcn3d-residual": FCN3d,
+    "fcn3d-shallow": FCN3d,
+    "monai:unet": foreign.monai_unet,
+    "monai:attentionunet": foreign.monai_attentionunet,
+    "monai:dynunet": foreign.monai_dynunet,
+    "monai:segresnet": foreign.monai_segresnet,
+    "monai:swinunetr": foreign.monai_swinunetr,
     "fcn32s": partial(Fcn, stride=32),
     "fcn16s": partial(Fcn, stride=16),
     "fcn8s": partial(Fcn, stride=8),
     "segnet": SegNet,
     "deconvnet": DeconvNet,
     "decouplednet": DecoupledNet,
+    "deeplabv2": DeepLabV2,
+    "deeplabv3": DeepLabV3,
 }
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "dice": dice_loss,
+    "border_cross_entropy": border_cross_entropy,
+}
 
 SAMPLERS = {"uniform": UniformSampler, "class_balanced": ClassBalancedSampler}
 
-METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised}
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "classification": Classification,
+}
 
 BUILT_IN: dict[Kind, Collection[str]] = {
     "loss": LOSSES,
@@ -204,15 +233,27 @@ def bare_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
 def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Method:
     """The method that the settings name, around a fresh network."""
     name = settings.method.name
-    context = planned_network(plan, parts), losses(settings, parts)
-    keywords = {
-        "sampler": settings.sampling.sampler,
-        "batch_size": plan.patches.batch_size,
-    }
+    made_network = planned_network(plan, parts)
+    drawn = settings.sampling.sampler
+    batch_size = plan.patches.batch_size
     own = parts.added("method", name)
+    if name == "classification":
+        if settings.loss.weights != LossConfig().weights:
+            raise SettingsError(
+                "method classification has a loss of its own, the cross entropy of "
+                "what a patch shows; leave the table loss out"
+            )
+        return Classification(made_network, sampler=drawn, batch_size=batch_size)
+    context = made_network, losses(settings, parts)
     if own is None:
-        return METHODS[name](*context, **keywords)
-    made = parts.built(own, _own_options(settings, name), *context, **keywords)
+        return Supervised(*context, sampler=drawn, batch_size=batch_size)
+    made = parts.built(
+        own,
+        _own_options(settings, name),
+        *context,
+        sampler=drawn,
+        batch_size=batch_size,
+    )
     if not isinstance(made, Method):
         raise _of_another_kind(own, made, "foveal.methods.interface.Method")
     return made
@@ -222,14 +263,19 @@ def losses(
     settings: Settings, parts: Parts = WITHOUT_PLUGINS
 ) -> dict[str, tuple[Loss, float]]:
     """Losses that count and their weights."""
-    found = {}
+    options_of_built_in = {"border_cross_entropy": settings.border_weights.model_dump()}
+    found: dict[str, tuple[Loss, float]] = {}
     for name, weight in settings.loss.weights.items():
         own = parts.added("loss", name)
-        loss = LOSSES[name] if own is None else own.build
-        if own is not None:
-            options = _own_options(settings, name)
-            loss = partial(loss, **options_of(own.section, options, f"plugins.{name}"))
-        found[name] = loss, weight
+        if own is None:
+            loss, options = LOSSES[name], options_of_built_in.get(name, {})
+        else:
+            given = _own_options(settings, name)
+            loss, options = (
+                own.build,
+                options_of(own.section, given, f"plugins.{name}"),
+            )
+        found[name] = partial(loss, **options), weight
     return found
 
 
@@ -348,6 +394,7 @@ def patch_sources(
             cases=cases[stream.cases],
             sampler=sampler(stream.sampler, settings, plan, parts),
             patch_size=plan.patches.size,
+            margins=trained.predictor.all_margins,
             spacing_mm=plan.preprocessing.spacing_mm,
             batch_size=stream.batch_size,
             structures=membership(plan),
@@ -387,11 +434,37 @@ def model(
         structures=plan.labels.structures,
         label_values=plan.labels.values,
         separate_masks=plan.labels.separate_masks,
-        patch_size=plan.patches.size,
-        overlap_fraction=settings.prediction.overlap_fraction,
-        batch_size=settings.prediction.batch_size,
+        tiles=tiles(settings, plan, trained),
         numerics=numerics(settings),
         device=torch.device(resolved_device(device)),
+    )
+
+
+def tiles(settings: Settings, plan: Plan, predictor: Network) -> Tiles:
+    """How volumes are cut for a network, in validation and prediction.
+
+    Raises:
+        SettingsError: The network cannot take ``prediction.patch_size``.
+    """
+    chosen = settings.prediction
+    size = chosen.patch_size
+    if size is not None:
+        try:
+            predictor.output_shape(size)
+        except GeometryError as error:
+            raise SettingsError(
+                f"prediction.patch_size does not suit network {plan.network.name}: "
+                f"{error}"
+            ) from error
+    if predictor.padding == "same":
+        return OverlappingTiles(
+            size or plan.patches.size, chosen.overlap_fraction, chosen.batch_size
+        )
+    if predictor.receptive_field is None:
+        # The answer depends on all that is seen, so it is seen as in training.
+        size = size or plan.patches.size
+    return AdjoiningTiles(
+        predictor.all_margins, predictor.alignment, chosen.batch_size, size
     )
 
 

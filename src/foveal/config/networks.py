@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from foveal.config.sections import Section, Triple
+from foveal.config.sections import Pair, Section, Triple
 
 DEFAULT_NETWORK = "unet3d"
 """The network of a plan that names none."""
@@ -33,8 +33,14 @@ class UnknownNetworkConfig(NetworkConfig, extra="allow"):
     """Options of a network whose plugin was not given; for reading only."""
 
 
-class UNet3dConfig(NetworkConfig):
-    """U-Net whose kernels and strides may differ per axis."""
+class UNetConfig(NetworkConfig):
+    """U-Net whose kernels and strides may differ per axis.
+
+    `unet2d` has the same options with two numbers per kernel and stride instead of
+    three, and 32, 64, 128, 256, 512 features. `unet3d-residual` has a residual encoder.
+    `unet3d-sum` and `unet3d-concatenated` are the two of EMMA: batch norm, ReLU and 32,
+    64, 128, 256 features; the first pools by the maximum and sums at its skips.
+    """
 
     name: str = "unet3d"
     """Of the network, as in `foveal.network`. A plugin's has options of its own."""
@@ -42,10 +48,10 @@ class UNet3dConfig(NetworkConfig):
     features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels per stage, finest first."""
 
-    kernels: tuple[Triple, ...] = ((3, 3, 3),) * 4
+    kernels: tuple[tuple[PositiveInt, ...], ...] = ((3, 3, 3),) * 4
     """Convolution kernel per stage, in voxels; odd."""
 
-    strides: tuple[Triple, ...] = ((2, 2, 2),) * 3
+    strides: tuple[tuple[PositiveInt, ...], ...] = ((2, 2, 2),) * 3
     """Downsampling into each stage after the first."""
 
     convolutions: PositiveInt = 2
@@ -53,6 +59,18 @@ class UNet3dConfig(NetworkConfig):
 
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalisation after every convolution."""
+
+    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    """After every normalisation."""
+
+    downsampling: Literal["strided", "max_pool"] = "strided"
+    """By the first convolution of a stage, or by max pooling before it."""
+
+    skips: Literal["concatenated", "summed"] = "concatenated"
+    """How the way up takes what the way down gives: as further channels, or added."""
+
+    residual: bool = False
+    """Stages of the way down add what they take in to what they make of it."""
 
     dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Channels dropped after each stage, in training."""
@@ -73,6 +91,278 @@ class UNet3dConfig(NetworkConfig):
         if any(size % 2 == 0 for kernel in self.kernels for size in kernel):
             raise ValueError(f"network.kernels {self.kernels} must be odd")
         return self
+
+
+class UNet3dConfig(UNetConfig):
+    """`UNetConfig` for volumes."""
+
+    kernels: tuple[Triple, ...] = ((3, 3, 3),) * 4
+    strides: tuple[Triple, ...] = ((2, 2, 2),) * 3
+
+
+class UNet2dConfig(UNetConfig):
+    """`UNetConfig` for pictures and slices."""
+
+    name: str = "unet2d"
+    features: tuple[PositiveInt, ...] = Field((32, 64, 128, 256, 512), min_length=1)
+    kernels: tuple[Pair, ...] = ((3, 3),) * 5
+    strides: tuple[Pair, ...] = ((2, 2),) * 4
+
+
+class ResidualUNet3dConfig(UNet3dConfig):
+    """`UNet3dConfig` with a residual encoder."""
+
+    name: str = "unet3d-residual"
+    residual: bool = True
+
+
+class EmmaUNetConfig(UNet3dConfig):
+    """EMMA's second U-Net, and what its first shares with it."""
+
+    published_output: ClassVar[tuple[int, ...]] = (64, 64, 64)
+
+    name: str = "unet3d-concatenated"
+    features: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), min_length=1)
+    norm: Literal["instance", "batch", "none"] = "batch"
+    activation: Literal["leaky_relu", "relu"] = "relu"
+
+
+class EmmaSumUNetConfig(EmmaUNetConfig):
+    """EMMA's first U-Net."""
+
+    name: str = "unet3d-sum"
+    downsampling: Literal["strided", "max_pool"] = "max_pool"
+    skips: Literal["concatenated", "summed"] = "summed"
+
+
+class SpleenUNetConfig(NetworkConfig):
+    """U-Net with double convolutions of a report on the spleen; see its class."""
+
+    published_output: ClassVar[tuple[int, ...]] = (128, 128, 64)
+
+    name: str = "unet3d-spleen"
+    """Of the network."""
+
+    width: PositiveInt = 8
+    """Channels at full resolution; they double at each of four halvings."""
+
+    upsampling_kernel: Literal[1, 3] = 1
+    """Of the convolution after each upsampling, in voxels."""
+
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation after the double convolutions."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Numbers dropped after every stage but the first, in training."""
+
+
+class FCN3dConfig(NetworkConfig):
+    """Fully convolutional network of EMMA.
+
+    Variants: ``fcn3d-residual``, whose every convolution is a residual block of two,
+    and ``fcn3d-shallow``, which also has one stage less.
+    """
+
+    published_output: ClassVar[tuple[int, ...]] = (64, 64, 64)
+
+    name: str = "fcn3d"
+    """Of the network: ``fcn3d``, ``fcn3d-residual`` or ``fcn3d-shallow``."""
+
+    features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=1)
+    """Channels per stage, finest first."""
+
+    strides: tuple[Triple, ...] = ((2, 2, 2),) * 3
+    """Max pooling into each stage after the first."""
+
+    convolutions: PositiveInt = 2
+    """Convolutions, or residual blocks, per stage."""
+
+    residual: bool = False
+    """Each convolution is a residual block of two."""
+
+    decoder: Literal["sum", "concatenate"] = "sum"
+    """How upsampled scores meet the features of the next finer stage: ``sum`` adds
+    scores made of these, ``concatenate`` makes scores of both together."""
+
+    score_kernel: PositiveInt = 1
+    """Of the convolution that makes scores, on every axis; odd. The coarsest scores are
+    always of kernel 1."""
+
+    @model_validator(mode="after")
+    def stages_agree(self) -> Self:
+        """Refuse lists of different depth and an even kernel."""
+        require_step_between_stages(self.features, self.strides)
+        if self.score_kernel % 2 == 0:
+            raise ValueError(f"network.score_kernel {self.score_kernel} must be odd")
+        return self
+
+
+class ResidualFCN3dConfig(FCN3dConfig):
+    """The second of EMMA's three."""
+
+    published_output: ClassVar[tuple[int, ...]] = (80, 80, 80)
+
+    name: str = "fcn3d-residual"
+    residual: bool = True
+
+
+class ShallowFCN3dConfig(ResidualFCN3dConfig):
+    """The third of EMMA's three."""
+
+    name: str = "fcn3d-shallow"
+    features: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
+    strides: tuple[Triple, ...] = ((2, 2, 2),) * 2
+
+
+class MonaiUNetConfig(NetworkConfig):
+    """MONAI's residual U-Net; needs ``foveal[monai]``."""
+
+    name: str = "monai:unet"
+
+    dimensions: Literal[2, 3] = 3
+    """2: slice by slice."""
+
+    features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128, 256), min_length=2)
+    """Channels per stage, finest first."""
+
+    strides: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    """Downsampling into each stage after the first."""
+
+    residual_units: NonNegativeInt = 2
+    """Convolutions per stage around which a shortcut leads; 0: one without."""
+
+    norm: Literal["instance", "batch"] = "instance"
+    """Normalisation after every convolution."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Channels dropped after each convolution, in training."""
+
+    @model_validator(mode="after")
+    def stages_agree(self) -> Self:
+        """Refuse lists of different depth."""
+        require_step_between_stages(self.features, self.strides)
+        return self
+
+
+class MonaiAttentionUNetConfig(NetworkConfig):
+    """MONAI's U-Net with attention gates at its skips; needs ``foveal[monai]``."""
+
+    name: str = "monai:attentionunet"
+
+    dimensions: Literal[2, 3] = 3
+    """2: slice by slice."""
+
+    features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=2)
+    """Channels per stage, finest first; the first even."""
+
+    strides: tuple[PositiveInt, ...] = (2, 2, 2)
+    """Downsampling into each stage after the first."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Channels dropped after each convolution, in training."""
+
+    @model_validator(mode="after")
+    def stages_agree(self) -> Self:
+        """Refuse lists of different depth."""
+        require_step_between_stages(self.features, self.strides)
+        return self
+
+
+class MonaiDynUNetConfig(NetworkConfig):
+    """MONAI's U-Net after nnU-Net, alike on every axis; needs ``foveal[monai]``."""
+
+    name: str = "monai:dynunet"
+
+    dimensions: Literal[2, 3] = 3
+    """2: slice by slice."""
+
+    features: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), min_length=3)
+    """Channels per stage, finest first."""
+
+    strides: tuple[PositiveInt, ...] = (2, 2, 2)
+    """Downsampling into each stage after the first."""
+
+    residual: bool = False
+    """Residual blocks in place of two plain convolutions."""
+
+    norm: Literal["instance", "batch"] = "instance"
+    """Normalisation after every convolution."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Channels dropped after each convolution, in training."""
+
+    @model_validator(mode="after")
+    def stages_agree(self) -> Self:
+        """Refuse lists of different depth."""
+        require_step_between_stages(self.features, self.strides)
+        return self
+
+
+class MonaiSegResNetConfig(NetworkConfig):
+    """MONAI's residual encoder with a small decoder; needs ``foveal[monai]``."""
+
+    name: str = "monai:segresnet"
+
+    dimensions: Literal[2, 3] = 3
+    """2: slice by slice."""
+
+    first_features: Annotated[PositiveInt, Field(multiple_of=8)] = 16
+    """Channels of the finest stage, doubled with each; normalised in 8 groups."""
+
+    blocks_down: tuple[PositiveInt, ...] = Field((1, 2, 2, 4), min_length=2)
+    """Residual blocks per stage of the encoder, finest first."""
+
+    blocks_up: tuple[PositiveInt, ...] = (1, 1, 1)
+    """Residual blocks per stage of the decoder, coarsest first."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Channels dropped after the first convolution, in training."""
+
+    @model_validator(mode="after")
+    def stages_agree(self) -> Self:
+        """Refuse a decoder of another depth than the encoder."""
+        if len(self.blocks_up) != len(self.blocks_down) - 1:
+            raise ValueError(
+                f"network.blocks_down has {len(self.blocks_down)} stages; "
+                f"network.blocks_up has {len(self.blocks_up)} entries (needs "
+                f"{len(self.blocks_down) - 1})"
+            )
+        return self
+
+
+class MonaiSwinUNETRConfig(NetworkConfig):
+    """MONAI's U-Net with a shifted-window transformer; needs ``foveal[monai]``.
+
+    Patches must be longer than 32 voxels on at least one axis.
+    """
+
+    name: str = "monai:swinunetr"
+
+    dimensions: Literal[2, 3] = 3
+    """2: slice by slice."""
+
+    first_features: Annotated[PositiveInt, Field(multiple_of=12)] = 24
+    """Channels of the finest stage, doubled with each."""
+
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
+    """Transformer blocks per stage."""
+
+    heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
+    """Attention heads per stage."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of the transformer's activations, in training."""
+
+
+def require_step_between_stages(
+    features: tuple[int, ...], strides: tuple[object, ...]
+) -> None:
+    """Refuse strides that are not one less than the stages."""
+    if len(strides) != len(features) - 1:
+        raise ValueError(
+            f"network.features has {len(features)} stages; network.strides has "
+            f"{len(strides)} entries (needs {len(features) - 1})"
+        )
 
 
 VggFeatures = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]
@@ -182,13 +472,84 @@ class DecoupledNetConfig(NetworkConfig):
     published_output: ClassVar[tuple[int, ...]] = (320, 320)
 
 
+class DeepLabV2Config(NetworkConfig):
+    """DeepLabv2: atrous convolutions, and a sum of classifiers of several reaches."""
+
+    published_output: ClassVar[tuple[int, ...]] = (321, 321)
+    published_batch_size: ClassVar[int | None] = 10
+
+    name: str = "deeplabv2"
+    """Of the network, as in `foveal.network`."""
+
+    backbone: Literal["resnet101", "resnet50", "resnet34", "resnet18", "vgg16"] = (
+        "resnet101"
+    )
+    """The paper's are ``resnet101`` and ``vgg16``."""
+
+    first_features: PositiveInt = 64
+    """Channels after the first convolution; all other layers in proportion."""
+
+    rates: tuple[PositiveInt, ...] = Field((6, 12, 18, 24), min_length=1)
+    """Dilation of the parallel 3x3 convolutions; one of 12 is the paper's large
+    field of view."""
+
+    dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """For ``vgg16``: channels dropped before the last two layers, in training."""
+
+
+class DeepLabV3Config(NetworkConfig):
+    """DeepLabv3: atrous convolutions of several reaches beside the image's mean."""
+
+    published_output: ClassVar[tuple[int, ...]] = (513, 513)
+    published_batch_size: ClassVar[int | None] = 16
+
+    name: str = "deeplabv3"
+    """Of the network, as in `foveal.network`."""
+
+    backbone: Literal["resnet101", "resnet50", "resnet34", "resnet18"] = "resnet101"
+    """The paper's are ``resnet101`` and ``resnet50``."""
+
+    first_features: PositiveInt = 64
+    """Channels after the first convolution; all other layers of the backbone in
+    proportion."""
+
+    output_stride: Literal[8, 16] = 16
+    """Voxels between features; 8 is finer and slower, on the same weights."""
+
+    multi_grid: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 4)
+    """Dilation of the last three blocks, in units of 2 at output stride 16 and 4 at
+    8."""
+
+    rates: tuple[PositiveInt, ...] = (6, 12, 18)
+    """Dilation of the parallel 3x3 convolutions at output stride 16; twice that at
+    8."""
+
+    head_features: PositiveInt = 256
+    """Channels of each parallel way and before the classifier."""
+
+
 NETWORK_SECTIONS: Mapping[str, type[NetworkConfig]] = {
     "unet3d": UNet3dConfig,
+    "unet2d": UNet2dConfig,
+    "unet3d-residual": ResidualUNet3dConfig,
+    "unet3d-concatenated": EmmaUNetConfig,
+    "unet3d-sum": EmmaSumUNetConfig,
+    "unet3d-spleen": SpleenUNetConfig,
+    "fcn3d": FCN3dConfig,
+    "fcn3d-residual": ResidualFCN3dConfig,
+    "fcn3d-shallow": ShallowFCN3dConfig,
+    "monai:unet": MonaiUNetConfig,
+    "monai:attentionunet": MonaiAttentionUNetConfig,
+    "monai:dynunet": MonaiDynUNetConfig,
+    "monai:segresnet": MonaiSegResNetConfig,
+    "monai:swinunetr": MonaiSwinUNETRConfig,
     "fcn32s": Fcn32sConfig,
     "fcn16s": Fcn16sConfig,
     "fcn8s": Fcn8sConfig,
     "segnet": SegNetConfig,
     "deconvnet": DeconvNetConfig,
     "decouplednet": DecoupledNetConfig,
+    "deeplabv2": DeepLabV2Config,
+    "deeplabv3": DeepLabV3Config,
 }
 """Name to the section that the plan's table ``network`` is read with."""

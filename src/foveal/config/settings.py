@@ -17,6 +17,7 @@ from foveal.config.sections import (
     Fraction,
     PositiveFraction,
     Section,
+    Triple,
 )
 
 
@@ -112,6 +113,8 @@ class LossConfig(Section, extra="allow"):
 
     cross_entropy: NonNegativeFloat = 1.0
     dice: NonNegativeFloat = 1.0
+    border_cross_entropy: NonNegativeFloat = 0.0
+    """Cross entropy with ``[border_weights]``; usually instead of ``cross_entropy``."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -124,6 +127,19 @@ class LossConfig(Section, extra="allow"):
         if not self.weights:
             raise ValueError("at least one weight must be above 0")
         return self
+
+
+class BorderWeightsConfig(Section):
+    """How much gaps between objects count in ``loss.border_cross_entropy``.
+
+    Objects are the connected parts of the structures; gaps are background.
+    """
+
+    factor: NonNegativeFloat = 10.0
+    """Weight that the narrowest gap adds to the 1 that every voxel has."""
+
+    sigma_voxels: PositiveFloat = 5.0
+    """The weight falls by 40 % where the distances to two objects sum to this."""
 
 
 class OptimiserConfig(Section):
@@ -148,6 +164,23 @@ class ScheduleConfig(Section):
     """Of ``poly``."""
 
     warmup_steps: NonNegativeInt = 20
+
+
+class TransferConfig(Section):
+    """What a run begins with that was learned elsewhere, and what of it may change."""
+
+    weights: Path | None = None
+    """Folder of a run, an exported model, or ``.safetensors`` or ``.pth`` with weights
+    of a classification network in torchvision's naming; relative to the settings file.
+    Unset: all weights are drawn."""
+
+    freeze: tuple[str, ...] = ()
+    """Modules that do not learn, by the beginning of their names: ``layer1``. Their
+    batch norms' statistics stay as they are too."""
+
+    learning_rate_factors: dict[str, NonNegativeFloat] = Field({})
+    """Beginning of modules' names to what multiplies their learning rate; the longest
+    that fits counts."""
 
 
 class TrainingConfig(Section):
@@ -185,7 +218,8 @@ class MethodConfig(Section):
     """What is learned from which batches."""
 
     name: str = "supervised"
-    """``supervised``: labelled patches. Or one of a plugin."""
+    """``supervised``: outlines in patches. ``classification``: only which structures a
+    patch shows; its weights start a segmentation network. Or one of a plugin."""
 
 
 class PluginsConfig(Section, extra="allow"):
@@ -198,10 +232,16 @@ class PredictionConfig(Section):
     """How whole volumes are predicted, in validation and afterwards."""
 
     overlap_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Least part of a patch shared with the next."""
+    """Least part of a patch shared with the next. Patches of networks without padding
+    adjoin, whatever it says."""
 
     batch_size: PositiveInt = 2
     """Patches predicted at once."""
+
+    patch_size: Triple | None = None
+    """Voxels that the network takes in. Unset: as in training. For networks without
+    padding, where it changes speed and memory but not the answer, unset means large
+    patches that together put out half a million voxels at most."""
 
 
 class Settings(Section):
@@ -221,8 +261,10 @@ class Settings(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()
     loss: LossConfig = LossConfig()
+    border_weights: BorderWeightsConfig = BorderWeightsConfig()
     plugins: PluginsConfig = PluginsConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()
