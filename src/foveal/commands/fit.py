@@ -114,7 +114,7 @@ def fit(
         build.optimisers(settings, method),
         fabric,
         numerics=build.numerics(settings),
-        rules=build.update_rules(settings),
+        rules=build.update_rules(settings, method),
         seed=settings.training.seed,
     )
     loader_threads = min(8, settings.training.threads or usable_threads())

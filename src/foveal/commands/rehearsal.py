@@ -97,6 +97,9 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
                 _try_loss(name, loss, plan, predicted, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
+    # Names of layers may be wrong.
+    build.optimisers(settings, trained)
+    build.update_rules(settings, trained)
 
 
 def _require_volumes(predictor: Network, plan: Plan) -> None:

@@ -160,6 +160,11 @@ def _train_run(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
+    if settings.schedule.name == "plateau" and not division.validation:
+        raise SettingsError(
+            "schedule plateau follows the validation, but no patient is left to "
+            "validate on; choose another schedule.name, or splits.folds above 1"
+        )
     torch.manual_seed(settings.training.seed)
     method = build.method(settings, planned, parts)
     training_files = files_of_streams(method, dataset, division)
