@@ -139,7 +139,7 @@ def test_best_checkpoint_is_the_best_validation(tmp_path):
     rows = [row for row in read_log(tmp_path / "log.jsonl") if row["kind"] != "step"]
     assert [row["step"] for row in rows] == [3, 6, 8]
     written = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
-    assert written["dice"] == {"a": 0.7, "b": None}
+    assert written["scores"] == {"a": 0.7, "b": None}
 
 
 def test_loss_that_is_not_finite_names_the_cases_and_keeps_the_batch(tmp_path):

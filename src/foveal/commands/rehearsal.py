@@ -41,7 +41,8 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     predicted = (
         tuple(
             min(length, math.ceil(seen[axis]))
-            for axis, length in zip(axes, published, strict=True)
+            # A 3D network built in 2D by its options predicts as much of a slice.
+            for axis, length in zip(axes, published[: len(axes)], strict=True)
         )
         if published
         else tuple(size[axis] for axis in axes)
@@ -97,6 +98,9 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
                 _try_loss(name, loss, plan, predicted, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
+    # Names of layers may be wrong.
+    build.optimisers(settings, trained)
+    build.update_rules(settings, trained)
 
 
 def _require_volumes(predictor: Network, plan: Plan) -> None:

@@ -1,6 +1,6 @@
 """A 2D network on volumes: every slice by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +37,13 @@ class SliceBySlice(Network):
     def pathway_fields(self) -> tuple[tuple[int, ...], ...]:
         """Those of the 2D network, and one slice each."""
         return tuple(self._with_axis(each, 1) for each in self.network.pathway_fields)
+
+    def pretrained_names(self) -> Mapping[str, str]:
+        """Those of the 2D network."""
+        return {
+            f"network.{name}": there
+            for name, there in self.network.pretrained_names().items()
+        }
 
     def forward(
         self, image: Float[Tensor, "patch channel i j k"], taps: Sequence[str] = ()
