@@ -41,7 +41,7 @@ from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.io.label_maps import read_reference, require_same_grid
-from foveal.io.volumes import case_stem, is_volume, read_volume
+from foveal.io.volumes import case_stem, only_volumes, read_volume
 from foveal.metrics.evaluation import Evaluation
 from foveal.planning.splits import Fold, read_splits
 from foveal.plugins.kept import kept_plugins
@@ -333,8 +333,7 @@ def _predicted(
     if prediction.is_dir():
         masks = tuple(
             StructureFile(case_stem(file), file)
-            for file in sorted(prediction.iterdir())
-            if is_volume(file)
+            for file in only_volumes(sorted(prediction.iterdir()))
         )
         files = CaseFiles(case.name, case.name, (), structure_files=masks)
         label_map, combinations = read_reference(files, case.grid)

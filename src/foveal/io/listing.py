@@ -50,6 +50,9 @@ class Labels:
 
     ignore_value: int | None = None
 
+    background_value: int = BACKGROUND_VALUE
+    """Of pictures that are masks of two values, neither of them 0."""
+
 
 @dataclass(frozen=True)
 class Listing:
