@@ -379,6 +379,7 @@ def model(
         overlap_fraction=settings.prediction.overlap_fraction,
         batch_size=settings.prediction.batch_size,
         numerics=numerics(settings),
+        background_value=plan.labels.background_value,
         device=torch.device(resolved_device(device)),
     )
 

@@ -235,7 +235,7 @@ def test_nnunet_label_map_without_image_is_refused(tmp_path):
         ({"labels": {"a": [1, 2], "ignore": 2}}, "must be one value that is in no"),
         ({"labels": {"2": [3], "b": [2, 4]}}, "called by a number that is the value"),
         ({"labels": ["a"]}, "labels must be a table"),
-        ({"file_ending": ".png"}, 'file_ending ".png" must be one of'),
+        ({"file_ending": ".bmp"}, 'file_ending ".bmp" must be one of'),
         ({"channel_names": {}}, "numbered from 0"),
     ],
 )

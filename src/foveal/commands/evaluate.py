@@ -227,7 +227,8 @@ def _measure_case(
     pair: Pair, structures: Mapping[str, _Structure], matched: Matched
 ) -> _Measured:
     """Measure every structure that was annotated in a case."""
-    prediction = read_segmentation(pair.prediction)
+    background_value = matched.dataset.background_value if matched.dataset else 0
+    prediction = read_segmentation(pair.prediction, background_value)
     reference = _read_reference(pair, matched)
     try:
         require_same_grid("reference", reference.grid, "prediction", prediction.grid)

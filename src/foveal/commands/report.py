@@ -32,7 +32,7 @@ from foveal.commands.run_words import (
     plan_facts,
     training_facts,
 )
-from foveal.config.plan import Plan
+from foveal.config.plan import LabelsConfig, Plan
 from foveal.config.settings import Settings
 from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
@@ -301,7 +301,7 @@ def _overlay(
     drawn = frozenset(structures if files.annotated is None else files.annotated)
     numbers: dict[frozenset[str], int] = {}
     expected = _numbered(_label_map_of(case), case.meaning(structures), drawn, numbers)
-    found = _numbered(*_predicted(prediction, case, structures), drawn, numbers)
+    found = _numbered(*_predicted(prediction, case, plan.labels), drawn, numbers)
     if plan.labels.ignore_value is not None and case.combinations is None:
         found[case.label_map == plan.labels.ignore_value] = 0
     shown = [number for names, number in numbers.items() if structure in names]
@@ -323,7 +323,7 @@ def _label_map_of(case: Case) -> NDArray[Any]:
 
 
 def _predicted(
-    prediction: Path, case: Case, structures: Mapping[str, Sequence[int]]
+    prediction: Path, case: Case, labels: LabelsConfig
 ) -> tuple[NDArray[Any], dict[int, frozenset[str]]]:
     """Label map of a prediction, and the structures its numbers stand for.
 
@@ -340,7 +340,9 @@ def _predicted(
         return label_map, dict(enumerate(combinations or ()))
     predicted = read_volume(prediction)
     require_same_grid("image", case.grid, "prediction", predicted.grid)
-    return predicted.array, meaning_of_values(structures)
+    meaning = meaning_of_values(labels.structure_values)
+    # Of the value of background there is nothing to say, as of 0.
+    return predicted.array, meaning | {labels.background_value: frozenset()}
 
 
 def _numbered(

@@ -34,6 +34,9 @@ class Model:
     overlap_fraction: float
     batch_size: int
     numerics: Numerics
+    background_value: int = 0
+    """Value of background in label maps."""
+
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:

@@ -28,8 +28,8 @@ from foveal.io.folders import has_image_folder, list_folders
 from foveal.io.label_maps import integer_label_map, present_labels
 from foveal.io.listing import BACKGROUND_VALUE, IGNORE_NAME, Labels, ListedCase, Listing
 from foveal.io.nnunet import list_nnunet, read_folds
-from foveal.io.segments import chosen_segment, read_segments
 from foveal.io.pictures import COLOURS, is_picture
+from foveal.io.segments import chosen_segment, read_segments
 from foveal.io.tables import list_csv, list_toml
 from foveal.io.volumes import (
     channels_of_pictures,

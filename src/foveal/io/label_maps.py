@@ -94,15 +94,15 @@ def with_background_zero(
         background_value: Of the stored background.
 
     Raises:
-        CaseError: Background is not 0, but 0 occurs.
+        CaseError: Background is not 0, but 0 occurs beside it.
     """
     if background_value == 0:
         return label_map
     is_background = label_map == background_value
-    if (label_map == 0).any():
+    if is_background.any() and (label_map == 0).any():
         raise CaseError(
-            f"label map has 0 and {background_value}, which is background in the "
-            "other label maps; store the same two values in all of them"
+            f"label map has 0 beside {background_value}, which is background in the "
+            "others; store the same values in all of them"
         )
     return np.where(is_background, np.int32(0), label_map)
 

@@ -164,8 +164,8 @@ def _whole(path: Path, array: NDArray[Any]) -> NDArray[Any]:
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if array.dtype.kind not in "iub" or low < 0 or high > np.iinfo(np.uint16).max:
         raise CaseError(
-            f"{path} cannot hold {array.dtype} values from {low:g} to {high:g}: pictures "
-            "of whole numbers go from 0 to 65535; write .nii.gz or .nrrd"
+            f"{path} cannot hold {array.dtype} values from {low:g} to {high:g}: "
+            "pictures of whole numbers go from 0 to 65535; write .nii.gz or .nrrd"
         )
     return array.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
 
@@ -270,9 +270,7 @@ def _tiff_pixels(path: Path) -> tuple[NDArray[Any], bool]:
     return (_opaque(path, pixels) if layout.has_opacity else pixels), has_palette
 
 
-def _pages_through_pillow(
-    path: Path, series: tifffile.TiffPageSeries
-) -> NDArray[Any]:
+def _pages_through_pillow(path: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
     with Image.open(path, formats=["TIFF"]) as picture:
         pages = np.stack([np.asarray(page) for page in ImageSequence.Iterator(picture)])
     is_plain = series.keyframe.photometric != tifffile.PHOTOMETRIC.MINISWHITE
@@ -283,7 +281,7 @@ def _pages_through_pillow(
 
 def _unknown_compression(path: Path, page: tifffile.TiffPage) -> CaseError:
     return CaseError(
-        f"{path} is compressed by a method ({page.compression.name}) that is not read "
+        f"{path} is compressed by a method ({tifffile.COMPRESSION(page.compression).name}) that is not read "
         "for its kind of pixels; save it with Deflate (zip) or without compression"
     )
 
@@ -297,12 +295,11 @@ def _tiff_layout(path: Path, file: tifffile.TiffFile) -> _TiffLayout:
     series = file.series[0]
     page = series.keyframe
     kinds = tifffile.PHOTOMETRIC
-    if page.photometric not in (
-        *(kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB, kinds.PALETTE),
-    ):
+    plain = (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB, kinds.PALETTE)
+    if page.photometric not in plain:
         raise CaseError(
-            f"{path} has pixels of the kind {page.photometric.name}; save it as grey "
-            "or RGB, without JPEG compression"
+            f"{path} has pixels of the kind {kinds(page.photometric).name}; save it as "
+            "grey or RGB, without JPEG compression"
         )
     lengths = dict(zip(series.axes, series.shape, strict=True))
     axes = "".join(

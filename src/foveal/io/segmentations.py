@@ -148,9 +148,7 @@ def read_segmentation(path: Path, background_value: int = 0) -> Segmentation:
         CaseError: A file cannot be read, or a label map has other than integers.
     """
     if path.is_dir():
-        files = {
-            case_stem(file): file for file in only_volumes(sorted(path.iterdir()))
-        }
+        files = {case_stem(file): file for file in only_volumes(sorted(path.iterdir()))}
         return Masks(path, files, read_grid(next(iter(files.values())))[0])
     volume = read_volume(path)
     label_map = integer_label_map(volume.array)

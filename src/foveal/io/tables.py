@@ -172,9 +172,7 @@ def _pattern(path: Path, entry: object) -> re.Pattern[str]:
         ) from error
 
 
-def _with_patient(
-    path: Path, case: ListedCase, pattern: re.Pattern[str]
-) -> ListedCase:
+def _with_patient(path: Path, case: ListedCase, pattern: re.Pattern[str]) -> ListedCase:
     """The case, with the patient that its name holds unless the table says one."""
     if case.patient is not None:
         return case

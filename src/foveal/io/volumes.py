@@ -200,7 +200,7 @@ def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
     """All channels of a file ``(i, j, k, channel)``, their grid and header."""
     # What the header claims is refused before memory is taken for it.
     read_grid(path)
-    header = None
+    header: object = None
     try:
         if volume_ending(path) in NIFTI_ENDINGS:
             array, grid, header = nifti.read_nifti(path)

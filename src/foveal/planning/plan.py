@@ -303,6 +303,7 @@ def choose_labels(
     regions: Mapping[str, Sequence[int]],
     ignore_value: int | None,
     has_structure_files: bool,
+    background_value: int = 0,
 ) -> tuple[LabelsConfig, list[str]]:
     """Disjoint labels for what is segmented, and why.
 
@@ -316,6 +317,7 @@ def choose_labels(
         regions: Region to label values; see `Dataset.regions`.
         ignore_value: Label value without meaning.
         has_structure_files: Whether references are one mask per structure.
+        background_value: Of the label maps.
     """
     if not has_structure_files:
         _require_few(len(label_values), "the data set lists")
@@ -324,6 +326,7 @@ def choose_labels(
             names=tuple(label_values),
             values=tuple(label_values.values()),
             ignore_value=ignore_value,
+            background_value=background_value,
             regions={
                 region: tuple(name_of[value] for value in values)
                 for region, values in regions.items()
