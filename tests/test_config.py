@@ -103,7 +103,8 @@ def test_what_is_wrong_says_what_there_is_and_where_more_comes_from():
     )
     told = "\n".join(problems)
     assert 'method.name: "steady" is none of supervised; another comes with' in told
-    assert 'network.name: "vnet" is none of unet3d, tiny; another comes with' in told
+    assert 'network.name: "vnet" is none of unet3d, ' in told
+    assert ", tiny; another comes with" in told
     assert "loss.focl: no such setting; check the spelling, or give the plugin" in told
     assert "plugins.focal.fokus: no such setting; check the spelling\n" in told + "\n"
     assert "trainin: no such table; there are augmentation, dataset" in told

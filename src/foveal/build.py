@@ -29,7 +29,7 @@ from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
-from foveal.networks.unet3d import UNet3d
+from foveal.networks.unet import UNet
 from foveal.plugins.files import read_plugins
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Kind, Part, Plugin
@@ -39,7 +39,13 @@ from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
 from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
-NETWORKS: dict[str, Callable[..., Network]] = {"unet3d": UNet3d}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "unet3d": UNet,
+    "unet2d": UNet,
+    "unet3d-residual": UNet,
+    "unet3d-concatenated": UNet,
+    "unet3d-sum": UNet,
+}
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice": dice_loss}
 

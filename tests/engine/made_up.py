@@ -6,12 +6,12 @@ from torch import nn
 
 from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
+from foveal.build import network
 from foveal.engine.loading import PatchSource
 from foveal.engine.training import Training, UpdateRules
 from foveal.inference.numerics import Numerics
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.methods.interface import Method, Stream
-from foveal.networks.unet3d import UNet3d
 from foveal.sampling.samplers import UniformSampler
 
 SHAPE = (12, 10, 9)
@@ -51,9 +51,10 @@ class StudentAndCritic(Method):
             "labelled": Stream("labelled", "uniform", 2),
             "unlabelled": Stream("unlabelled", "uniform", 3),
         }
-        self.student = UNet3d(
-            1,
-            2,
+        self.student = network(
+            "unet3d",
+            in_channels=1,
+            num_classes=2,
             features=(4, 8),
             kernels=((3, 3, 3),) * 2,
             strides=((2, 2, 2),),

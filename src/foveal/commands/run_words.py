@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from foveal.case import Dataset
-from foveal.config.networks import NetworkConfig, UNet3dConfig
+from foveal.config.networks import NetworkConfig, UNetConfig
 from foveal.config.plan import ChannelConfig, Plan
 from foveal.config.settings import Settings
 from foveal.errors import listed
@@ -160,7 +160,7 @@ def duration(seconds: float) -> str:
 
 
 def _network_words(network: NetworkConfig) -> str:
-    if not isinstance(network, UNet3dConfig):
+    if not isinstance(network, UNetConfig):
         options = network.model_dump(exclude={"name"}).items()
         return ", ".join(
             [network.name, *(f"{name} {value}" for name, value in options)]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from foveal.config.sections import Section, Triple
+from foveal.config.sections import Pair, Section, Triple
 
 DEFAULT_NETWORK = "unet3d"
 """The network of a plan that names none."""
@@ -33,8 +33,14 @@ class UnknownNetworkConfig(NetworkConfig, extra="allow"):
     """Options of a network whose plugin was not given; for reading only."""
 
 
-class UNet3dConfig(NetworkConfig):
-    """U-Net whose kernels and strides may differ per axis."""
+class UNetConfig(NetworkConfig):
+    """U-Net whose kernels and strides may differ per axis.
+
+    `unet2d` has the same options with two numbers per kernel and stride instead of
+    three, and 32, 64, 128, 256, 512 features. `unet3d-residual` has a residual encoder.
+    `unet3d-sum` and `unet3d-concatenated` are the two of EMMA: batch norm, ReLU and 32,
+    64, 128, 256 features; the first pools by the maximum and sums at its skips.
+    """
 
     name: str = "unet3d"
     """Of the network, as in `foveal.network`. A plugin's has options of its own."""
@@ -42,10 +48,10 @@ class UNet3dConfig(NetworkConfig):
     features: tuple[PositiveInt, ...] = Field((16, 32, 64, 128), min_length=1)
     """Channels per stage, finest first."""
 
-    kernels: tuple[Triple, ...] = ((3, 3, 3),) * 4
+    kernels: tuple[tuple[PositiveInt, ...], ...] = ((3, 3, 3),) * 4
     """Convolution kernel per stage, in voxels; odd."""
 
-    strides: tuple[Triple, ...] = ((2, 2, 2),) * 3
+    strides: tuple[tuple[PositiveInt, ...], ...] = ((2, 2, 2),) * 3
     """Downsampling into each stage after the first."""
 
     convolutions: PositiveInt = 2
@@ -53,6 +59,18 @@ class UNet3dConfig(NetworkConfig):
 
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalisation after every convolution."""
+
+    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    """After every normalisation."""
+
+    downsampling: Literal["strided", "max_pool"] = "strided"
+    """By the first convolution of a stage, or by max pooling before it."""
+
+    skips: Literal["concatenated", "summed"] = "concatenated"
+    """How the way up takes what the way down gives: as further channels, or added."""
+
+    residual: bool = False
+    """Stages of the way down add what they take in to what they make of it."""
 
     dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Channels dropped after each stage, in training."""
@@ -75,5 +93,53 @@ class UNet3dConfig(NetworkConfig):
         return self
 
 
-NETWORK_SECTIONS: Mapping[str, type[NetworkConfig]] = {"unet3d": UNet3dConfig}
+class UNet3dConfig(UNetConfig):
+    """`UNetConfig` for volumes."""
+
+    kernels: tuple[Triple, ...] = ((3, 3, 3),) * 4
+    strides: tuple[Triple, ...] = ((2, 2, 2),) * 3
+
+
+class UNet2dConfig(UNetConfig):
+    """`UNetConfig` for pictures and slices."""
+
+    name: str = "unet2d"
+    features: tuple[PositiveInt, ...] = Field((32, 64, 128, 256, 512), min_length=1)
+    kernels: tuple[Pair, ...] = ((3, 3),) * 5
+    strides: tuple[Pair, ...] = ((2, 2),) * 4
+
+
+class ResidualUNet3dConfig(UNet3dConfig):
+    """`UNet3dConfig` with a residual encoder."""
+
+    name: str = "unet3d-residual"
+    residual: bool = True
+
+
+class EmmaUNetConfig(UNet3dConfig):
+    """EMMA's second U-Net, and what its first shares with it."""
+
+    published_output: ClassVar[tuple[int, ...]] = (64, 64, 64)
+
+    name: str = "unet3d-concatenated"
+    features: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), min_length=1)
+    norm: Literal["instance", "batch", "none"] = "batch"
+    activation: Literal["leaky_relu", "relu"] = "relu"
+
+
+class EmmaSumUNetConfig(EmmaUNetConfig):
+    """EMMA's first U-Net."""
+
+    name: str = "unet3d-sum"
+    downsampling: Literal["strided", "max_pool"] = "max_pool"
+    skips: Literal["concatenated", "summed"] = "summed"
+
+
+NETWORK_SECTIONS: Mapping[str, type[NetworkConfig]] = {
+    "unet3d": UNet3dConfig,
+    "unet2d": UNet2dConfig,
+    "unet3d-residual": ResidualUNet3dConfig,
+    "unet3d-concatenated": EmmaUNetConfig,
+    "unet3d-sum": EmmaSumUNetConfig,
+}
 """Name to the section that the plan's table ``network`` is read with."""

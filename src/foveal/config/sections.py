@@ -8,6 +8,7 @@ PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[float, float]
 Factors = tuple[PositiveFloat, PositiveFloat]
+Pair = tuple[PositiveInt, PositiveInt]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 

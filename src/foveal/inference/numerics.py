@@ -93,11 +93,12 @@ def autocast(
 
 
 def apply_layout(module: nn.Module, memory_layout: MemoryLayout) -> None:
-    """Bring the weights of 3D convolutions to the chosen layout, in place."""
-    memory_format = _memory_format(memory_layout)
+    """Bring the weights of convolutions, 2D and 3D, to the chosen layout, in place."""
     for parameter in module.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+        if parameter.ndim in (4, 5):
+            parameter.data = parameter.data.contiguous(
+                memory_format=_memory_format(memory_layout, parameter.ndim)
+            )
 
 
 def with_layout(image: Tensor, memory_layout: MemoryLayout) -> Tensor:
@@ -106,10 +107,10 @@ def with_layout(image: Tensor, memory_layout: MemoryLayout) -> Tensor:
     if image.shape[1] == 1 and memory_layout == "channels_last":
         _, _, i, j, k = image.shape
         return image.as_strided(image.shape, (i * j * k, 1, j * k, k, 1))
-    return image.contiguous(memory_format=_memory_format(memory_layout))
+    return image.contiguous(memory_format=_memory_format(memory_layout, image.ndim))
 
 
-def _memory_format(memory_layout: MemoryLayout) -> torch.memory_format:
+def _memory_format(memory_layout: MemoryLayout, axes: int) -> torch.memory_format:
     if memory_layout == "channels_last":
-        return torch.channels_last_3d
+        return torch.channels_last if axes == 4 else torch.channels_last_3d
     return torch.contiguous_format

@@ -8,12 +8,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Norm = Literal["instance", "batch", "none"]
+
+Activation = Literal["leaky_relu", "relu"]
+
 NEGATIVE_SLOPE = 0.01
 NORM_EPSILON = 1e-5
 
 
-class InstanceNorm3d(nn.Module):
+class InstanceNorm(nn.Module):
     """Zero mean and unit variance per patch and channel, then a learned scale, shift.
+
+    In 2D and 3D.
 
     Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022. On channels-last CPU tensors
     PyTorch's own instance norm leaves that layout and comes back; here every patch goes
@@ -27,8 +33,8 @@ class InstanceNorm3d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(
-        self, image: Float[Tensor, "patch channel i j k"]
-    ) -> Float[Tensor, "patch channel i j k"]:
+        self, image: Float[Tensor, "patch channel *space"]
+    ) -> Float[Tensor, "patch channel *space"]:
         """Normalise each patch by itself."""
         if image.device.type == "cpu" and _is_channels_last(image):
             normalised: Tensor = _ChannelsLastInstanceNorm.apply(  # type: ignore[no-untyped-call]
@@ -64,7 +70,7 @@ class _ChannelsLastInstanceNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - PyTorch's context
         image, weight, means, inverse_deviations = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        gradient = gradient.contiguous(memory_format=_channels_last(image))
         image_gradient = torch.empty_like(image)
         weight_gradient = torch.zeros_like(weight)
         bias_gradient = torch.zeros_like(weight)
@@ -89,18 +95,36 @@ class _ChannelsLastInstanceNorm(torch.autograd.Function):
 
 def _is_channels_last(image: Tensor) -> bool:
     return (
-        image.is_contiguous(memory_format=torch.channels_last_3d)
+        image.is_contiguous(memory_format=_channels_last(image))
         and not image.is_contiguous()
     )
 
 
-def norm_layer(norm: Literal["instance", "batch", "none"], channels: int) -> nn.Module:
-    """Normalisation by its name in the settings."""
+def _channels_last(image: Tensor) -> torch.memory_format:
+    return torch.channels_last if image.ndim == 4 else torch.channels_last_3d
+
+
+def convolution_class(dimensions: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+    """PyTorch's convolution along so many axes."""
+    return nn.Conv2d if dimensions == 2 else nn.Conv3d
+
+
+def norm_layer(norm: Norm, convolution: nn.Conv2d | nn.Conv3d) -> nn.Module:
+    """Normalisation, by its name in the settings, of what a convolution puts out."""
+    channels = convolution.out_channels
     if norm == "instance":
-        return InstanceNorm3d(channels)
+        return InstanceNorm(channels)
     if norm == "batch":
-        return nn.BatchNorm3d(channels)
+        is_plane = isinstance(convolution, nn.Conv2d)
+        return nn.BatchNorm2d(channels) if is_plane else nn.BatchNorm3d(channels)
     return nn.Identity()
+
+
+def activation_layer(activation: Activation) -> nn.Module:
+    """Activation by its name in the settings, in place."""
+    if activation == "relu":
+        return nn.ReLU(inplace=True)
+    return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
 
 def convolution_block(
@@ -108,25 +132,27 @@ def convolution_block(
     out_channels: int,
     *,
     kernel: Sequence[int],
-    stride: Sequence[int] = (1, 1, 1),
-    norm: Literal["instance", "batch", "none"],
+    stride: Sequence[int],
+    norm: Norm,
+    activation: Activation = "leaky_relu",
 ) -> nn.Sequential:
-    """Padded convolution, normalisation, leaky ReLU."""
-    i, j, k = kernel
-    convolution = nn.Conv3d(
+    """Padded convolution, normalisation, activation; kernel and stride tell the axes.
+
+    Weights are He et al.'s normal draws (2015, https://arxiv.org/abs/1502.01852).
+    """
+    convolution = convolution_class(len(kernel))(
         in_channels,
         out_channels,
-        (i, j, k),
+        tuple(kernel),  # type: ignore[arg-type]
         stride=tuple(stride),  # type: ignore[arg-type]
-        padding=(i // 2, j // 2, k // 2),
+        padding=tuple(length // 2 for length in kernel),  # type: ignore[arg-type]
         # A norm layer's shift makes the bias redundant.
         bias=norm == "none",
     )
-    nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
+    slope = NEGATIVE_SLOPE if activation == "leaky_relu" else 0.0
+    nn.init.kaiming_normal_(convolution.weight, a=slope)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
     return nn.Sequential(
-        convolution,
-        norm_layer(norm, out_channels),
-        nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+        convolution, norm_layer(norm, convolution), activation_layer(activation)
     )

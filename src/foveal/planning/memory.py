@@ -1,6 +1,6 @@
 """How much memory and arithmetic a training step takes, and how much there is.
 
-The estimates count what PyTorch keeps for the backward pass of `networks.unet3d` in
+The estimates count what PyTorch keeps for the backward pass of `unet3d` in
 float32; bfloat16 takes about half. They are meant to be right within a third.
 """
 
