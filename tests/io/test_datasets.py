@@ -434,13 +434,13 @@ def test_folders_without_volumes_and_unknown_layouts_are_refused(tmp_path):
     with pytest.raises(DatasetError, match='no folders "images" and "labels"'):
         read_dataset(tmp_path)
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"")
+    (tmp_path / "images" / "a.bmp").write_bytes(b"")
     with pytest.raises(DatasetError, match="holds no volumes"):
         read_dataset(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="is no data set"):
-        read_dataset(tmp_path / "images" / "a.png")
+        read_dataset(tmp_path / "images" / "a.bmp")
 
 
 # --------------------------------------------------------------------------- tables

@@ -258,6 +258,10 @@ class FingerprintConfig(Section):
     """Per channel, over the cases the smallest and largest 5, 50 and 95 percentile of
     the whole image."""
 
+    are_pictures: bool = False
+    """The cases are pictures: every mm above is a pixel, and nothing is left or right
+    of a patient."""
+
 
 class Plan(Section):
     """Everything that follows from the data and the machine; a person may edit it."""

@@ -280,9 +280,10 @@ def _pages_through_pillow(path: Path, series: tifffile.TiffPageSeries) -> NDArra
 
 
 def _unknown_compression(path: Path, page: tifffile.TiffPage) -> CaseError:
+    method = tifffile.COMPRESSION(page.compression).name
     return CaseError(
-        f"{path} is compressed by a method ({tifffile.COMPRESSION(page.compression).name}) that is not read "
-        "for its kind of pixels; save it with Deflate (zip) or without compression"
+        f"{path} is compressed by a method ({method}) that is not read for its kind of "
+        "pixels; save it with Deflate (zip) or without compression"
     )
 
 
