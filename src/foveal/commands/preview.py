@@ -39,7 +39,7 @@ from foveal.reports.patches import (
     projection,
 )
 from foveal.reports.slices import fullest_slice, percentile_range
-from foveal.reports.views import PLANES
+from foveal.reports.views import planes_of
 from foveal.sampling.randomness import generator
 from foveal.settings_files import changed_plan, choose_settings, read_plan
 from foveal.store.store import StoredCase
@@ -227,11 +227,14 @@ def _shown_patches(
         labels = None if batch.label_map is None else batch.label_map[number].numpy()
         channels = batch.image[number].float().numpy()
         slices = [
-            fullest_slice(channels[0], labels, grid, plane=plane) for plane in PLANES
+            fullest_slice(channels[0], labels, grid, plane=plane)
+            for plane in planes_of(grid)
         ]
-        ranges = [percentile_range(channels[0])] * len(PLANES)
+        ranges = [percentile_range(channels[0])] * len(slices)
         for channel in channels[1 : 1 + MOST_FURTHER_CHANNELS]:
-            slices.append(fullest_slice(channel, labels, grid, plane="axial"))
+            slices.append(
+                fullest_slice(channel, labels, grid, plane=planes_of(grid)[-1])
+            )
             ranges.append(percentile_range(channel))
         shown.append(
             ShownPatch(
@@ -275,7 +278,8 @@ def _drawn_case(
     whole = tuple(slice(0, length) for length in case.shape)
     channel, labels = case.read_image(whole)[0], case.read_label_map(whole)
     seen = []
-    for plane in ("axial", "coronal"):
+    planes = planes_of(case.grid)
+    for plane in planes if len(planes) == 1 else ("axial", "coronal"):
         shown = fullest_slice(channel, labels, case.grid, plane=plane)
         seen.append(
             projection(

@@ -43,8 +43,10 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     if is_2d:
         slice_axis = _slice_axis(plan)
         axes = tuple(axis for axis in axes if axis != slice_axis)
-        i, j, k = (min(math.ceil(length), LARGEST_PLANE) for length in seen)
-        size = i, j, k
+        if size[slice_axis] > 1:
+            # Planned for a 3D network, so less of every plane than a 2D one can take.
+            i, j, k = (min(math.ceil(length), LARGEST_PLANE) for length in seen)
+            size = i, j, k
     elif plan.fingerprint and 1 in seen:
         raise SettingsError(
             f"network {plan.network.name} is 3D, but the cases have one slice; use "

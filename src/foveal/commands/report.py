@@ -307,10 +307,15 @@ def _overlay(
     shown = [number for names, number in numbers.items() if structure in names]
     view = worst_view(case.image[0], expected, found, case.grid, shown)
     dice = scores.structures[structure]["dice"]
+    where = (
+        f": {view.plane} slice {view.axis} = {view.index}, counted from 0, where most "
+        "of it is wrong"
+    )
+    if 1 in case.grid.shape:
+        where = ""  # There is one slice.
     return Overlay(
         case=scores.name,
-        caption=f"{structure} is worst here, Dice {number(dice)}: {view.plane} slice "
-        f"{view.axis} = {view.index}, counted from 0, where most of it is wrong. "
+        caption=f"{structure} is worst here, Dice {number(dice)}{where}. "
         f"Mean Dice of the case {number(scores.mean_dice)}.",
         png=figures.overlay(view, _display_range(case, plan)),
     )

@@ -49,9 +49,8 @@ CROP_SAVING = 0.25
 FOREGROUND_PERCENTILES = (0.5, 99.5)
 
 PICTURES_REASON = (
-    "Grid: the pixels as they are, axis 0 to the right and axis 1 down; pictures have "
-    "neither size nor a patient's axes, so one pixel counts as 1 mm wherever there is a "
-    "unit"
+    "Grid: the pixels as they are, axis 0 to the right and axis 1 down; they have "
+    "neither a size nor a patient's axes, and count as 1 mm where a unit is needed"
 )
 
 _CT_WORDS = {"ct", "cta", "ncct", "cect", "cbct", "ldct", "hu"}
