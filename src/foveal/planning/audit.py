@@ -233,9 +233,9 @@ def _unsaid_patients(dataset: Dataset) -> list[Finding]:
         Finding(
             "patients not said",
             "warning",
-            f"{len(grouped)} cases have names of {len(groups)} kinds that differ by "
-            f'their last number only, as {len(groups[example])} that begin "{example}"; '
-            "each counts as a patient of its own",
+            f"the names of {len(grouped)} cases are of {len(groups)} kinds that differ "
+            f"by their last number only, {len(groups[example])} of them begin with "
+            f'"{example}"; each counts as a patient of its own',
             "if they are slices or visits of one patient, that patient is trained on "
             "and validated at once, and the scores flatter",
             'say who the patient is: a column "patient" in a table, or a regular '
