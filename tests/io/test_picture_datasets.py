@@ -117,7 +117,7 @@ def test_a_mask_of_one_structure_with_three_values_is_refused(tmp_path):
 def test_image_and_mask_of_different_size_are_refused(tmp_path):
     root = dataset(tmp_path)
     picture(root / "labels" / "a.png", np.zeros((6, 7)))
-    with pytest.raises(CaseError, match="image is 8.6.1 but label map is 7.6.1"):
+    with pytest.raises(CaseError, match=r"image is 8.6.1 but label map is 7.6.1"):
         read_case(read_dataset(root).cases[0])
 
 
