@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from foveal.io.datasets import read_dataset
 from foveal.io.inputs import cases_to_predict
 from foveal.planning.audit import audit
 
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 RANDOM = np.random.default_rng(0)
 
 
@@ -179,6 +182,16 @@ def test_a_table_says_who_the_patients_of_a_folder_are(tmp_path):
     }
     assert found.structures == {"cell": (255,)}
     assert found.name == "data"
+
+
+def test_the_documented_table_finds_the_patients_of_slices(tmp_path):
+    text = DOCUMENTATION.read_text(encoding="utf-8").split("```toml\n")[3]
+    names = ["SC-HF-I-01-IM-0001-0048", "SC-HF-I-01-IM-0001-0059", "SC-N-40-IM-0001-1"]
+    dataset(tmp_path / "cardiac_2d", names)
+    found = read_dataset(table(tmp_path, text.split("```")[0]))
+    patients = [case.patient for case in found.cases]
+    assert patients == ["SC-HF-I-01", "SC-HF-I-01", "SC-N-40"]
+    assert found.structures == {"left_ventricle": (255,)}
 
 
 @pytest.mark.parametrize(
