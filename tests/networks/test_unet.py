@@ -132,7 +132,7 @@ def test_receptive_field_is_the_support_of_the_gradient(
         parameter.data = parameter.data.abs() + 0.01
     for axis in range(dimensions):
         shape = [1, 1, *network.alignment]
-        shape[2 + axis] = network.alignment[axis] * 16
+        shape[2 + axis] = network.alignment[axis] * 24
         middle = shape[2 + axis] // 2
         image = torch.ones(shape, dtype=torch.double, requires_grad=True)
         logits = network(image).logits
@@ -275,13 +275,12 @@ def test_channels_last_instance_norm_equals_pytorchs(dtype, shape):
     )
     result = norm(ours)
     (result.float() ** 3).sum().backward()
-    tolerance = (
-        {"rtol": 1e-4, "atol": 1e-4}
-        if dtype == torch.float32
-        else {"rtol": 5e-2, "atol": 2e-1}
-    )
-    torch.testing.assert_close(result.float(), expected, **tolerance)
-    torch.testing.assert_close(ours.grad.float(), image_gradient, **tolerance)
+    if dtype == torch.float32:
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.grad, image_gradient, rtol=1e-4, atol=1e-4)
+    assert (result - expected).abs().max() < 0.01 * expected.abs().max()
+    error = (ours.grad - image_gradient).abs().max()
+    assert error < 0.02 * image_gradient.abs().max()
     scale = weight_gradient.abs().max()
     assert (norm.weight.grad - weight_gradient).abs().max() < 0.02 * scale
     assert (norm.bias.grad - bias_gradient).abs().max() < 0.02 * scale

@@ -1,10 +1,10 @@
 """The two sets of real pictures, if they are there."""
 
 import numpy as np
+from conftest import data_folder
 from PIL import Image
 
 import foveal
-from conftest import data_folder
 from foveal.io.datasets import read_dataset
 from foveal.planning.fingerprint import fingerprint_cases
 from foveal.planning.memory import Budget

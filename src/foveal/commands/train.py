@@ -19,7 +19,9 @@ from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
+from foveal.commands.presence import measure_presence
 from foveal.commands.rehearsal import fitting_patches, rehearse
+from foveal.commands.transfer import opened_weights, require_fitting_weights
 from foveal.config import Section
 from foveal.config.networks import DEFAULT_NETWORK
 from foveal.config.plan import Plan
@@ -38,8 +40,15 @@ from foveal.engine.run_directory import (
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
+from foveal.methods.interface import Method
 from foveal.metrics.evaluation import read_evaluation
-from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_toml
+from foveal.planning.splits import (
+    Fold,
+    Splits,
+    make_splits,
+    read_splits,
+    splits_to_toml,
+)
 from foveal.plugins.kept import keep_plugins, require_kept
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Plugin
@@ -53,7 +62,7 @@ from foveal.settings_files import (
     to_toml,
 )
 
-Fold = int | Literal["all"]
+WhichFold = int | Literal["all"]
 
 
 def train(
@@ -62,7 +71,7 @@ def train(
     *,
     steps: int | None = None,
     budget_seconds: float | None = None,
-    fold: Fold | None = None,
+    fold: WhichFold | None = None,
     plan: Path | None = None,
     options: Sequence[str] = (),
     plugins: Sequence[Path | str | Plugin] = (),
@@ -151,21 +160,41 @@ def _train_run(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
-    training_files = cases_of(dataset, division.train)
+    if settings.schedule.name == "plateau" and not division.validation:
+        raise SettingsError(
+            "schedule plateau follows the validation, but no patient is left to "
+            "validate on; choose another schedule.name, or splits.folds above 1"
+        )
+    torch.manual_seed(settings.training.seed)
+    method = build.method(settings, planned, parts)
+    training_files = files_of_streams(method, dataset, division)
     validation_files = cases_of(dataset, division.validation)
+    needed = {
+        files.name: files
+        for group in (*training_files.values(), validation_files)
+        for files in group
+    }
     with fabric.rank_zero_first():
         stored = preprocess(
-            replace(dataset, cases=(*training_files, *validation_files)),
+            replace(dataset, cases=tuple(needed.values())),
             planned,
             store=settings.store,
             threads=settings.training.threads,
             on_progress=watcher.on_cases,
         )
-    labelled, held_out = stored[: len(training_files)], stored[len(training_files) :]
-    fit(fabric, run, settings, planned, labelled, held_out, watcher, parts)
-    if fabric.is_global_zero and validation_files:
-        watcher.on_stage("predicting the validation cases on their own grids")
-        _score(run, settings, validation_files, parts, watcher)
+    by_name = {case.name: case for case in stored}
+    cases = {
+        name: [by_name[files.name] for files in group]
+        for name, group in training_files.items()
+    }
+    held_out = [by_name[files.name] for files in validation_files]
+    fit(fabric, run, settings, planned, method, cases, held_out, watcher, parts)
+    if fabric.is_global_zero and held_out:
+        if method.task == "classification":
+            measure_presence(run, held_out, settings.training.device, parts)
+        else:
+            watcher.on_stage("predicting the validation cases on their own grids")
+            _score(run, settings, validation_files, parts, watcher)
     fabric.barrier()
 
 
@@ -227,7 +256,7 @@ def resolved_settings(
     source: Path,
     steps: int | None,
     budget_seconds: float | None,
-    fold: Fold | None,
+    fold: WhichFold | None,
     options: Sequence[str],
     plan: Path | None,
     parts: Parts,
@@ -257,6 +286,16 @@ def resolved_settings(
     before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     build.require_used(settings, network_name, parts)
+    weights = settings.transfer.weights
+    if weights is not None and not weights.exists():
+        raise SettingsError(
+            f"transfer.weights: {weights} does not exist; give a run, an exported "
+            "model, or a .safetensors or .pth file. The path is relative to the "
+            "settings file, and with --set to the working folder"
+        )
+    if weights is not None:
+        # Whether they fit is known with the plan; whether they can be read, now.
+        opened_weights(weights, parts)
     length = settings.training
     if length.steps is not None and length.budget_seconds is not None:
         raise SettingsError(
@@ -321,9 +360,15 @@ def _refuse_other_source(
 
 def _with_resolved_paths(settings: Settings) -> Settings:
     paths = {"dataset": settings.dataset, "store": settings.store}
-    return settings.model_copy(
-        update={name: path.resolve() for name, path in paths.items() if path}
-    )
+    resolved: dict[str, Any] = {
+        name: path.resolve() for name, path in paths.items() if path
+    }
+    weights = settings.transfer.weights
+    if weights is not None:
+        resolved["transfer"] = settings.transfer.model_copy(
+            update={"weights": weights.resolve()}
+        )
+    return settings.model_copy(update=resolved)
 
 
 def _differing(named: Section, begun: Mapping[str, Any], table: str = "") -> list[str]:
@@ -358,6 +403,8 @@ def _begin(
     """Plan, divide the patients, and write down what the run starts from."""
     splits = resolved_splits(dataset, settings)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
+    if settings.transfer.weights is not None:
+        require_fitting_weights(settings.transfer.weights, planned, parts)
     _write_beginning(run, splits, planned, settings, parts)
 
 
@@ -379,6 +426,8 @@ def _begin_all(
             "1 or the data set names the patients to validate itself; leave out --fold"
         )
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
+    if settings.transfer.weights is not None:
+        require_fitting_weights(settings.transfer.weights, planned, parts)
     _write_beginning(folder, splits, planned, settings, parts)
 
 
@@ -515,6 +564,24 @@ def _launched_fabric(settings: Settings) -> Fabric:
     fabric = build.fabric(settings)
     fabric.launch()
     return fabric
+
+
+def files_of_streams(
+    method: Method, dataset: Dataset, division: Fold
+) -> dict[str, tuple[CaseFiles, ...]]:
+    """Cases to train on, by the names that a method's streams use.
+
+    Patients of whom nothing is outlined are trained on in every fold.
+    """
+    labelled = cases_of(dataset, division.train)
+    kept_apart = {*division.validation, *division.test}
+    image_labelled = [
+        case
+        for case in dataset.image_labelled
+        if case.patient not in kept_apart and case.split in (None, "train")
+    ]
+    known = {"labelled": labelled, "image_labelled": (*labelled, *image_labelled)}
+    return {stream.cases: known[stream.cases] for stream in method.streams.values()}
 
 
 def cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:

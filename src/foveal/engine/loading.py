@@ -19,10 +19,11 @@ from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import (
     PatchTransform,
     SpatialAugmentation,
+    renamed_flags,
     renamed_labels,
 )
 from foveal.case import IGNORED, seen_classes
-from foveal.sampling.batch import Batch
+from foveal.sampling.batch import Batch, shown_structures
 from foveal.sampling.randomness import generator
 from foveal.sampling.samplers import Draw
 from foveal.store.store import StoredCase
@@ -32,7 +33,7 @@ AHEAD = 4
 
 
 class Sampler(Protocol):
-    """Chooses a case and where its patch lies."""
+    """Chooses a case and where in it the voxels to predict lie."""
 
     def draw(
         self,
@@ -40,7 +41,7 @@ class Sampler(Protocol):
         patch_size: Sequence[int],
         generator: torch.Generator,
     ) -> Draw:
-        """One patch."""
+        """Corner of a window of ``patch_size``, all of which is predicted."""
         ...
 
 
@@ -52,6 +53,12 @@ class PatchSource:
     cases: Sequence[StoredCase]
     sampler: Sampler
     patch_size: tuple[int, int, int]
+    """What the network takes in, in voxels."""
+
+    margins: Sequence[tuple[int, int]]
+    """Of the network, per axis: the context in a patch that it does not predict. It may
+    lie beyond the volume; what is predicted may not, so borders are seen as often."""
+
     spacing_mm: tuple[float, float, float]
     batch_size: int
     structures: Tensor
@@ -62,12 +69,39 @@ class PatchSource:
     seed: int
     rank: int
 
+    @property
+    def predicted_size(self) -> tuple[int, int, int]:
+        """Voxels of a patch that the network predicts."""
+        i, j, k = (
+            size - before - after
+            for size, (before, after) in zip(self.patch_size, self.margins, strict=True)
+        )
+        return i, j, k
+
+    @property
+    def predicted_window(self) -> tuple[slice, slice, slice]:
+        """Place of these voxels in a patch."""
+        i, j, k = (
+            slice(before, size - after)
+            for size, (before, after) in zip(self.patch_size, self.margins, strict=True)
+        )
+        return i, j, k
+
+    def draw(self, cases: Sequence[StoredCase], draws: torch.Generator) -> Draw:
+        """Draw a patch around voxels to predict that the sampler chooses."""
+        drawn = self.sampler.draw(cases, self.predicted_size, draws)
+        i, j, k = (
+            start - before
+            for start, (before, _) in zip(drawn.corner, self.margins, strict=True)
+        )
+        return drawn._replace(corner=(i, j, k))
+
     def read(self, step: int) -> list["ReadPatch"]:
         """Draw the patches of a step and read what they need from the store."""
         draws = generator(self.seed, step, self.rank, self.name, "patches")
         patches = []
         for _ in range(self.batch_size):
-            draw = self.sampler.draw(self.cases, self.patch_size, draws)
+            draw = self.draw(self.cases, draws)
             transform = self.spatial.draw(self.patch_size, draws, self.spacing_mm)
             case = self.cases[draw.case_index]
             window = transform.source_window(draw.corner, self.patch_size)
@@ -85,7 +119,7 @@ class PatchSource:
         self, step: int, patches: Sequence["ReadPatch"], device: torch.device
     ) -> Batch:
         """Augment the patches of a step on a device."""
-        images, label_maps, annotations = [], [], []
+        images, label_maps, annotations, present = [], [], [], []
         for patch in patches:
             image, label_map = patch.box
             annotated = annotated_structures(patch.case, len(self.structures))
@@ -104,16 +138,35 @@ class PatchSource:
             annotations.append(annotated)
             if label_map is not None:
                 label_maps.append(label_map)
+            flags = self._shown(patch, label_map, device)
+            if flags is not None:
+                present.append(flags)
         draws = generator(self.seed, step, self.rank, self.name, "intensity")
-        is_labelled = len(label_maps) == len(images)
+        is_outlined = len(label_maps) == len(images)
+        is_known = len(present) == len(images)
         return Batch(
             image=self.intensity.apply(torch.stack(images), draws),
-            label_map=torch.stack(label_maps) if is_labelled else None,
-            annotated=torch.stack(annotations).to(device) if is_labelled else None,
-            structures=self.structures.to(device) if is_labelled else None,
+            label_map=torch.stack(label_maps) if is_outlined else None,
+            annotated=torch.stack(annotations).to(device) if is_known else None,
+            structures=self.structures.to(device) if is_known else None,
             case_names=tuple(patch.case.name for patch in patches),
             corners=tuple(patch.corner for patch in patches),
+            present=torch.stack(present) if is_known else None,
         )
+
+    def _shown(
+        self, patch: "ReadPatch", label_map: Tensor | None, device: torch.device
+    ) -> Tensor | None:
+        """Structures that a patch shows; of a case nobody outlined, its image."""
+        if label_map is not None:
+            structures = self.structures.to(device)
+            return shown_structures(label_map, structures)
+        if patch.case.present is None:
+            return None
+        present = torch.tensor(patch.case.present)
+        if patch.transform.new_structures is not None:
+            present = renamed_flags(present, patch.transform.new_structures)
+        return present.to(device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,11 @@ class RunDirectory:
         return self.path / "plugins.toml"
 
     @property
+    def transfer(self) -> Path:
+        """What the run began with, if that was learned elsewhere."""
+        return self.path / "transfer.json"
+
+    @property
     def checkpoints(self) -> Path:
         """``last``, ``previous`` and ``best``."""
         return self.path / "checkpoints"
@@ -66,6 +71,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """What was measured in the validation cases; written last of all."""
         return self.validation / "metrics.json"
+
+    @property
+    def presence(self) -> Path:
+        """How well a classifier tells what the validation cases show."""
+        return self.validation / "presence.json"
 
     @property
     def best_or_last(self) -> Path:

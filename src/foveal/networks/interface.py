@@ -1,7 +1,7 @@
 """What every network is: a plain function of an image, with its geometry stated."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
@@ -54,6 +54,15 @@ class Network(nn.Module, ABC):
     def pathway_fields(self) -> tuple[tuple[int, ...], ...]:
         """Receptive fields of parallel pathways, the sharpest first."""
         return () if self.receptive_field is None else (self.receptive_field,)
+
+    def pretrained_names(self) -> Mapping[str, str]:
+        """Names of weights here to those in a published classification network.
+
+        Of parameters and buffers alike, in torchvision's naming. Empty: there is none
+        of this kind. Where a fully connected layer became a convolution, the published
+        matrix is viewed in the shape that it has here.
+        """
+        return {}
 
     def output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         """Spatial shape of the logits for an input of this spatial shape.
@@ -108,6 +117,14 @@ class Network(nn.Module, ABC):
     def all_margins(self) -> tuple[tuple[int, int], ...]:
         """``margins``, written out."""
         return self.margins or ((0, 0),) * len(self.alignment)
+
+    def image_logits(self, image: Tensor) -> Float[Tensor, "patch class"]:
+        """What every image shows as a whole: the mean of its logits over space.
+
+        With a fully connected network made convolutional it is the classifier's answer,
+        averaged over its positions (Lin et al. 2014, https://arxiv.org/abs/1312.4400).
+        """
+        return self(image).logits.flatten(2).mean(dim=2)
 
     @abstractmethod
     def forward(self, image: Tensor, taps: Sequence[str] = ()) -> Output:
