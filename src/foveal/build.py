@@ -16,7 +16,7 @@ from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
 from foveal.config.networks import NETWORK_SECTIONS
 from foveal.config.plan import Plan
-from foveal.config.settings import OptimiserConfig, Settings
+from foveal.config.settings import LossConfig, OptimiserConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
@@ -26,8 +26,11 @@ from foveal.inference.numerics import Numerics
 from foveal.losses.border_cross_entropy import border_cross_entropy
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
+from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
+from foveal.networks import foreign
+from foveal.networks.fcn3d import FCN3d
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
 from foveal.networks.spleen_unet import SpleenUNet
@@ -48,6 +51,14 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "unet3d-concatenated": UNet,
     "unet3d-sum": UNet,
     "unet3d-spleen": SpleenUNet,
+    "fcn3d": FCN3d,
+    "fcn3d-residual": FCN3d,
+    "fcn3d-shallow": FCN3d,
+    "monai:unet": foreign.monai_unet,
+    "monai:attentionunet": foreign.monai_attentionunet,
+    "monai:dynunet": foreign.monai_dynunet,
+    "monai:segresnet": foreign.monai_segresnet,
+    "monai:swinunetr": foreign.monai_swinunetr,
 }
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -58,7 +69,10 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 SAMPLERS = {"uniform": UniformSampler, "class_balanced": ClassBalancedSampler}
 
-METHODS: dict[str, Callable[..., Method]] = {"supervised": Supervised}
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "classification": Classification,
+}
 
 BUILT_IN: dict[Kind, Collection[str]] = {
     "loss": LOSSES,
@@ -205,15 +219,27 @@ def bare_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
 def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Method:
     """The method that the settings name, around a fresh network."""
     name = settings.method.name
-    context = planned_network(plan, parts), losses(settings, parts)
-    keywords = {
-        "sampler": settings.sampling.sampler,
-        "batch_size": plan.patches.batch_size,
-    }
+    made_network = planned_network(plan, parts)
+    drawn = settings.sampling.sampler
+    batch_size = plan.patches.batch_size
     own = parts.added("method", name)
+    if name == "classification":
+        if settings.loss.weights != LossConfig().weights:
+            raise SettingsError(
+                "method classification has a loss of its own, the cross entropy of "
+                "what a patch shows; leave the table loss out"
+            )
+        return Classification(made_network, sampler=drawn, batch_size=batch_size)
+    context = made_network, losses(settings, parts)
     if own is None:
-        return METHODS[name](*context, **keywords)
-    made = parts.built(own, _own_options(settings, name), *context, **keywords)
+        return Supervised(*context, sampler=drawn, batch_size=batch_size)
+    made = parts.built(
+        own,
+        _own_options(settings, name),
+        *context,
+        sampler=drawn,
+        batch_size=batch_size,
+    )
     if not isinstance(made, Method):
         raise _of_another_kind(own, made, "foveal.methods.interface.Method")
     return made

@@ -62,6 +62,10 @@ class CaseFiles:
     annotated: tuple[str, ...] | None = None
     """Structures contoured in this case; ``None``: all of them."""
 
+    present: tuple[str, ...] | None = None
+    """Structures that the image shows somewhere, of a case that nobody outlined;
+    ``None``: not known."""
+
     split: str | None = None
     """``"train"``, ``"validation"`` or ``"test"`` if the data set says so."""
 
@@ -122,6 +126,15 @@ class Dataset:
     def labelled(self) -> tuple[CaseFiles, ...]:
         """Cases with a reference segmentation."""
         return tuple(case for case in self.cases if case.is_labelled)
+
+    @property
+    def image_labelled(self) -> tuple[CaseFiles, ...]:
+        """Cases that are not outlined, but of which it is said what they show."""
+        return tuple(
+            case
+            for case in self.cases
+            if not case.is_labelled and case.present is not None
+        )
 
     @property
     def left_out(self) -> str:

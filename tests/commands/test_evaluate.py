@@ -1,5 +1,7 @@
 import json
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from foveal.commands.evaluate import evaluate
 from foveal.errors import CaseError, DatasetError, SettingsError
 from foveal.geometry import Grid
 from foveal.io.volumes import write_volume
+from foveal.metrics.classes import ClassCounts
+from foveal.metrics.evaluation import joined, read_evaluation
 
 GRID = Grid((6, 4, 4), np.diag([1.0, 1.0, 2.0, 1.0]))
 
@@ -83,6 +87,29 @@ def test_values_of_two_folders_by_hand(two_folders):
     assert evaluation.mean("7", "dice") == pytest.approx((4 / 6 + 1) / 2)
     assert evaluation.mean("3", "dice") == 0
     assert evaluation.worst(1)[0].case == "b"
+
+
+def test_all_voxels_together_by_hand(two_folders):
+    evaluation = evaluate(*two_folders)
+    # Two cases of 96 voxels; 8 of label 7, of which 6 are found, and 1 of label 3.
+    assert evaluation.classes == {
+        "background": ClassCounts(reference=183, predicted=186, agreed=183),
+        "3": ClassCounts(reference=1, predicted=0, agreed=0),
+        "7": ClassCounts(reference=8, predicted=6, agreed=6),
+    }
+    scores = evaluation.class_scores
+    assert scores["pixel_accuracy"] == pytest.approx(189 / 192)
+    assert scores["mean_iou"] == pytest.approx((183 / 186 + 0 + 6 / 8) / 3)
+    again = read_evaluation_of(evaluation)
+    assert again.class_scores == scores
+    assert joined({"both": again}).classes == evaluation.classes
+
+
+def read_evaluation_of(evaluation):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.json"
+        path.write_text(evaluation.to_json())
+        return read_evaluation(path)
 
 
 def test_cases_are_matched_by_name_across_formats(tmp_path):
@@ -253,6 +280,10 @@ def test_structure_that_was_not_annotated_is_left_out_of_the_case(tmp_path):
     evaluation = evaluate(predictions, dataset, regions={"both": (1, 2)})
     assert structures_of(evaluation, "a") == ["x"]
     assert structures_of(evaluation, "b") == ["x", "y", "both"]
+    # The region covers its labels, so the structures are no classes.
+    assert evaluation.class_scores == {}
+    only_b = evaluate(predictions, dataset).classes
+    assert only_b["y"] == ClassCounts(reference=4, predicted=4, agreed=4)
     assert evaluation.mean("y", "dice") == 1
     assert evaluation.notes == ()
 
@@ -309,6 +340,8 @@ def test_ignored_voxels_are_in_no_metric(tmp_path):
     assert value(evaluation, "a", "x", "prediction_voxels") == 4
     num_known = 6 * 4 * 4 - 3
     specificity = (num_known - 4) / (num_known - 3)
+    background = evaluation.classes["background"]
+    assert background == ClassCounts(num_known - 3, num_known - 4, num_known - 4)
     assert value(evaluation, "a", "x", "specificity") == pytest.approx(specificity)
 
 

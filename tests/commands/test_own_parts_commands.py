@@ -40,9 +40,6 @@ class Tiny(Network):
             nn.Conv3d(in_channels, width, 1), nn.Conv3d(width, num_classes, 1)
         )
 
-    def output_shape(self, input_shape):
-        return tuple(input_shape)
-
     def forward(self, image, taps=()):
         return Output(self.layers(image))
 

@@ -93,9 +93,9 @@ def test_run_holds_all_that_is_needed_to_understand_it(run):
     assert not set(first["train"]) & set(first["validation"])
     rows = read_log(run / "log.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(60))
-    best = max(row["mean_dice"] for row in rows if row["kind"] == "validation")
+    best = max(row["mean"] for row in rows if row["kind"] == "validation")
     _, state = load_checkpoint(run / "checkpoints" / "best.safetensors")
-    assert state["mean_dice"] == best
+    assert state["mean"] == best
     assert list((run / "tensorboard").iterdir())
 
 

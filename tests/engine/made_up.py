@@ -27,6 +27,7 @@ class MemoryCase:
         self.shape = SHAPE
         self.num_channels = 1
         self.annotated = None
+        self.present = None
         self.image = generator.normal(size=(1, *SHAPE)).astype(np.float32)
         self.label_map = (self.image[0] > 0.5).astype(np.uint8)
         counts = (int((self.label_map == 0).sum()), int(self.label_map.sum()))

@@ -135,11 +135,11 @@ def test_best_checkpoint_is_the_best_validation(tmp_path):
     run(tmp_path, made, validate=lambda _: {"a": next(scores), "b": None})
     _, state = load_checkpoint(tmp_path / "checkpoints" / "best.safetensors")
     assert state["step"] == 6
-    assert state["mean_dice"] == 0.7
+    assert state["mean"] == 0.7
     rows = [row for row in read_log(tmp_path / "log.jsonl") if row["kind"] != "step"]
     assert [row["step"] for row in rows] == [3, 6, 8]
     written = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
-    assert written["dice"] == {"a": 0.7, "b": None}
+    assert written["scores"] == {"a": 0.7, "b": None}
 
 
 def test_loss_that_is_not_finite_names_the_cases_and_keeps_the_batch(tmp_path):

@@ -120,7 +120,8 @@ def log_rows():
             yield {
                 "kind": "validation",
                 "step": step + 1,
-                "dice": dice,
-                "mean_dice": step / 50,
+                "measure": "Dice",
+                "scores": dice,
+                "mean": step / 50,
                 "seconds": 5.0,
             }

@@ -37,16 +37,16 @@ def test_figures_are_the_same_each_time():
     assert {"training loss", "step"} <= texts(first)
 
 
-def test_dice_curve_names_every_structure_and_survives_gaps():
-    svg = figures.dice_curve(
-        [10, 20], {"Liver": [None, 0.8], "Spleen": [0.1, 0.2]}, [0.1, 0.5]
+def test_score_curve_names_every_structure_and_survives_gaps():
+    svg = figures.score_curve(
+        [10, 20], {"Liver": [None, 0.8], "Spleen": [0.1, 0.2]}, [0.1, 0.5], "Dice"
     )
     assert {"Liver", "Spleen", "mean", "validation Dice"} <= texts(svg)
 
 
-def test_dice_curve_of_many_structures_names_the_mean_alone():
+def test_score_curve_of_many_structures_names_the_mean_alone():
     dice = {f"organ {number}": [0.5, 0.6] for number in range(30)}
-    shown = texts(figures.dice_curve([10, 20], dice, [0.5, 0.6]))
+    shown = texts(figures.score_curve([10, 20], dice, [0.5, 0.6], "Dice"))
     assert "mean" in shown
     assert not any(text.startswith("organ") for text in shown)
 
@@ -57,8 +57,8 @@ def test_learning_rate_curve_starts_at_zero():
 
 
 def test_curves_of_folds_are_named_and_survive_gaps():
-    dice = figures.fold_dice_curves(
-        {"fold_0": ([10, 20], [None, 0.5]), "fold_1": ([10, 20], [0.2, 0.6])}
+    dice = figures.fold_score_curves(
+        {"fold_0": ([10, 20], [None, 0.5]), "fold_1": ([10, 20], [0.2, 0.6])}, "Dice"
     )
     assert {"fold_0", "fold_1", "mean validation Dice"} <= texts(dice)
     loss = figures.fold_loss_curves({"fold_0": ([0, 1], [2.0, 1.0])})

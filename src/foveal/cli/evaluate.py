@@ -86,6 +86,7 @@ def evaluate(
             print_json(evaluation.as_record())
             return
         _print_means(evaluation)
+        _print_class_scores(evaluation)
         _print_worst(evaluation)
         for note in evaluation.notes:
             console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
@@ -128,6 +129,19 @@ def _parts(
             param_hint=option,
         )
     return name, tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+def _print_class_scores(evaluation: "Evaluation") -> None:
+    """Print what holds for all voxels of all cases together."""
+    scores = ", ".join(
+        f"{name.replace('_', ' ').replace('iou', 'IoU').replace('dice', 'Dice')} "
+        f"{value:.3f}"
+        for name, value in evaluation.class_scores.items()
+    )
+    if scores:
+        console.print(
+            f"All voxels together, background included: {scores}", highlight=False
+        )
 
 
 def _print_means(evaluation: "Evaluation") -> None:

@@ -122,8 +122,8 @@ def training_progress() -> Iterator["Watcher"]:
             facts = []
             if now.loss is not None:
                 facts.append(f"loss {now.loss:.3f}")
-            if now.mean_dice is not None:
-                facts.append(f"validation Dice {now.mean_dice:.4f}")
+            if now.mean_score is not None:
+                facts.append(f"validation {now.measure} {now.mean_score:.4f}")
             facts.append(f"{_duration(now.seconds_left)} left")
             bar.update(
                 task,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveal.case import Dataset
 from foveal.commands.evaluation_pairs import Matched, Pair, find_pairs
@@ -20,7 +21,14 @@ from foveal.io.segmentations import (
     read_listed_segmentation,
     read_segmentation,
 )
-from foveal.metrics.evaluation import Evaluation, Row, measure, summarise
+from foveal.metrics.classes import ClassCounts
+from foveal.metrics.evaluation import (
+    Evaluation,
+    Row,
+    measure,
+    summarise,
+    summed_classes,
+)
 
 RESULT_ENDINGS = (".json", ".csv")
 
@@ -50,6 +58,10 @@ class _Measured:
 
     unscored: frozenset[int | str]
     """Parts of the prediction that belong to no structure."""
+
+    classes: Mapping[str, ClassCounts] | None
+    """Voxels of background and structures; ``None`` if not all were annotated, empty if
+    some overlap."""
 
 
 def evaluate(
@@ -134,7 +146,12 @@ def evaluate(
         *_notes_on_unmeasured(structures, rows),
         *_notes_on_unscored(unscored),
     )
-    evaluation = Evaluation(rows, summarise(rows, structures), notes)
+    evaluation = Evaluation(
+        rows,
+        summarise(rows, structures),
+        notes,
+        summed_classes(case.classes for case in measured if case.classes is not None),
+    )
     if output is not None:
         is_csv = output.suffix.lower() == ".csv"
         text = evaluation.to_csv() if is_csv else evaluation.to_json()
@@ -241,6 +258,8 @@ def _measure_case(
     drawn = _drawn(pair, reference, matched)
     as_masks = isinstance(prediction, Masks)
     rows = []
+    union = np.zeros((2, *reference.grid.shape), dtype=bool)
+    counts: dict[str, ClassCounts] = {}
     scored = set[int | str]()
     for name, structure in structures.items():
         parts = structure.prediction_masks if as_masks else structure.prediction_values
@@ -258,7 +277,42 @@ def _measure_case(
         rows += [
             Row(pair.case, name, metric, value) for metric, value in metrics.items()
         ]
-    return _Measured(tuple(rows), prediction.others(scored))
+        counts[name] = _agreement(*masks)
+        union |= masks
+    classes = None
+    if counts.keys() == structures.keys():
+        outside = ~union if ignored is None else ~union & ~ignored
+        classes = _with_background(counts, union, outside)
+    return _Measured(tuple(rows), prediction.others(scored), classes)
+
+
+def _agreement(predicted: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> ClassCounts:
+    return ClassCounts(
+        int(np.count_nonzero(drawn)),
+        int(np.count_nonzero(predicted)),
+        int(np.count_nonzero(predicted & drawn)),
+    )
+
+
+def _with_background(
+    counts: Mapping[str, ClassCounts],
+    union: NDArray[np.bool_],
+    outside: NDArray[np.bool_],
+) -> dict[str, ClassCounts]:
+    """Counts with those of the background; none if structures overlap.
+
+    Args:
+        counts: Of every structure.
+        union: Of all structures, ``(prediction or reference, i, j, k)``.
+        outside: Voxels outside of each union that are not ignored.
+    """
+    predicted, drawn = (np.count_nonzero(mask) for mask in union)
+    all_counts = counts.values()
+    if predicted < sum(one.predicted for one in all_counts) or drawn < sum(
+        one.reference for one in all_counts
+    ):
+        return {}
+    return {"background": _agreement(*outside), **counts}
 
 
 def _read_reference(pair: Pair, matched: Matched) -> Segmentation:

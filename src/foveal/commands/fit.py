@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
@@ -37,12 +38,16 @@ from foveal.inference.numerics import (
     with_layout,
 )
 from foveal.inference.predict import patch_function
+from foveal.inference.presence import presence_function, presence_in_cases
 from foveal.inference.validate import validation_dice
 from foveal.methods.interface import Clock, Method
 from foveal.networks.interface import Network
 from foveal.plugins.parts import Parts
 from foveal.settings_files import changed_settings, to_toml
 from foveal.store.store import StoredCase
+
+MEASURES = {"segmentation": "Dice", "classification": "balanced accuracy"}
+"""What the predictor of each task is validated by."""
 
 PROBE_FRACTION = 0.02
 """Of a budget, spent on measuring the speed of whole steps."""
@@ -66,7 +71,8 @@ def fit(
     run: RunDirectory,
     settings: Settings,
     plan: Plan,
-    labelled: Sequence[StoredCase],
+    method: Method,
+    cases: Mapping[str, Sequence[StoredCase]],
     held_out: Sequence[StoredCase],
     watcher: Watcher,
     parts: Parts = build.WITHOUT_PLUGINS,
@@ -81,16 +87,15 @@ def fit(
         run: Its splits, plan and settings are written.
         settings: Of the run.
         plan: Of the run.
-        labelled: Cases to train on.
+        method: As `build.method` makes it, right after the seed of the run was set.
+        cases: To train on, by the names that streams use, such as ``"labelled"``.
         held_out: Cases to validate on; may be empty.
         watcher: Told of progress.
         parts: Those that settings and plan choose from.
     """
     start = time.perf_counter()
-    torch.manual_seed(settings.training.seed)
-    method = build.method(settings, plan, parts)
     sources = build.patch_sources(
-        settings, plan, method, {"labelled": labelled}, fabric.global_rank, parts
+        settings, plan, method, cases, fabric.global_rank, parts
     )
     settings = _with_numerics(fabric, settings, method, sources, watcher)
     training = Training(
@@ -102,7 +107,8 @@ def fit(
         seed=settings.training.seed,
     )
     loader_threads = min(8, settings.training.threads or usable_threads())
-    validate = _validator(settings, plan, held_out, fabric) if held_out else None
+    validator = partial(_validator, settings, plan, method.task, fabric)
+    validate = validator(held_out) if held_out else None
     if has_checkpoint(run.checkpoints):
         tensors, state, problems = load_newest(run.checkpoints)
         training.restore(tensors, state)
@@ -112,7 +118,7 @@ def fit(
             _keep_sound_best(training, run, watcher)
         watcher.on_stage(f"resuming at step {training.step}")
     steps, validate_every_steps = _length(
-        settings, training, sources, held_out, plan, loader_threads, start
+        settings, training, sources, held_out, validator, loader_threads, start
     )
     settings = changed_settings(
         settings,
@@ -140,6 +146,7 @@ def fit(
             validate_every_steps=validate_every_steps,
             checkpoint_every_seconds=settings.training.checkpoint_every_seconds,
             loader_threads=loader_threads,
+            measure=MEASURES[method.task],
         ),
         validate=validate,
         on_progress=watcher.on_step,
@@ -203,12 +210,30 @@ def _with_numerics(
 
 
 def _validator(
-    settings: Settings, plan: Plan, cases: Sequence[StoredCase], fabric: Fabric
+    settings: Settings,
+    plan: Plan,
+    task: str,
+    fabric: Fabric,
+    cases: Sequence[StoredCase],
 ) -> Validate:
-    """Dice per structure of a network on whole cases."""
+    """Scores per structure of a network on whole cases."""
 
     def validate(network: Network) -> dict[str, float | None]:
         apply_layout(network, build.numerics(settings).memory_layout)
+        if task == "classification":
+            scores = presence_in_cases(
+                presence_function(
+                    network,
+                    build.membership(plan),
+                    build.numerics(settings),
+                    fabric.device,
+                ),
+                cases,
+                plan.patches.size,
+                plan.labels.structures,
+                batch_size=settings.prediction.batch_size,
+            )
+            return {name: one.balanced_accuracy for name, one in scores.items()}
         return validation_dice(
             patch_function(network, build.numerics(settings), fabric.device),
             cases,
@@ -227,7 +252,7 @@ def _length(
     training: Training,
     sources: Mapping[str, PatchSource],
     held_out: Sequence[StoredCase],
-    plan: Plan,
+    validator: Callable[[Sequence[StoredCase]], Validate],
     loader_threads: int,
     start: float,
 ) -> tuple[int, int]:
@@ -249,7 +274,7 @@ def _length(
         # One case after another warms up and then stands for all.
         middle = sorted(held_out, key=lambda case: sum(case.shape))[len(held_out) // 2]
         network = training.frozen_predictor()
-        validate = _validator(settings, plan, [middle], fabric)
+        validate = validator([middle])
         validate(network)
         begin = time.perf_counter()
         validate(network)

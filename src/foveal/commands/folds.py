@@ -26,6 +26,8 @@ def is_finished(run: RunDirectory) -> bool:
     if best.exists() and problem_of_best(run.checkpoints):
         # Training drops it, with what was predicted by it.
         return False
+    if run.presence.exists():
+        return True
     if read_splits(run.splits).folds[settings.splits.fold].validation:
         try:
             read_evaluation(run.metrics)

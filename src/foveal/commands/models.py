@@ -65,7 +65,18 @@ class StoredModel:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def model(self, device: str = "auto") -> Model:
-        """Ready to predict."""
+        """Ready to predict.
+
+        Raises:
+            RunError: It is a classifier, which outlines nothing.
+        """
+        name = self.settings.method.name
+        if name in build.METHODS and build.METHODS[name].task == "classification":
+            raise RunError(
+                "the run is of a classifier, which tells what an image shows but "
+                "outlines nothing; start a segmentation network from it with "
+                "--set transfer.weights=RUN"
+            )
         parts = Parts(build.BUILT_IN, self.plugins)
         return build.model(self.plan, self.settings, self.weights, device, parts)
 
@@ -107,7 +118,7 @@ def read_models(
     return tuple(stored for path in listed for stored in _models_at(Path(path), given))
 
 
-def _stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> StoredModel:
+def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> StoredModel:
     """The best predictor of a run.
 
     Args:
@@ -141,7 +152,7 @@ def _models_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
             "a folder of runs, or a model file that foveal export wrote"
         )
     if path.is_dir():
-        return [_stored_model_of(run, plugins) for run in finished_runs(path)]
+        return [stored_model_of(run, plugins) for run in finished_runs(path)]
     members, _ = read_model_file(path)
     return [
         StoredModel(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 from foveal.build import preprocessing_recipe
@@ -92,7 +93,10 @@ def preprocess(
             + "\n".join(sorted(problems)[:PROBLEMS_SHOWN])
             + "\nfoveal check lists all that is wrong with a data set."
         )
-    return [stored[files.name] for files in dataset.cases]
+    return [
+        replace(stored[files.name], present=_present(files, structures))
+        for files in dataset.cases
+    ]
 
 
 def _stored_case(
@@ -134,6 +138,12 @@ def _stored_case(
         annotated=_annotated(files, structures),
     )
     return store.open(key, name=files.name, patient=files.patient)
+
+
+def _present(files: CaseFiles, structures: Sequence[str]) -> tuple[bool, ...] | None:
+    if files.present is None:
+        return None
+    return tuple(name in files.present for name in structures)
 
 
 def _annotated(files: CaseFiles, structures: Sequence[str]) -> tuple[bool, ...] | None:

@@ -14,8 +14,8 @@ from foveal.case import CaseFiles, Dataset
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.train import (
-    cases_of,
     dataset_path,
+    files_of_streams,
     resolved_plan,
     resolved_settings,
     resolved_splits,
@@ -95,13 +95,12 @@ def preview(
     settings, planned, dataset, fold = _resolved(
         Path(source), plan, options, parts, watcher
     )
-    cases = CasesOnUse(
-        cases_of(dataset, fold.train), dataset, planned, settings, watcher
-    )
     method = build.method(settings, planned, parts)
-    sources = build.patch_sources(
-        settings, planned, method, {"labelled": cases}, rank=0, parts=parts
-    )
+    cases = {
+        name: CasesOnUse(files, dataset, planned, settings, watcher)
+        for name, files in files_of_streams(method, dataset, fold).items()
+    }
+    sources = build.patch_sources(settings, planned, method, cases, rank=0, parts=parts)
     patches: list[ShownPatch] = []
     drawn: dict[str, DrawnCase] = {}
     for stream in sources.values():

@@ -15,7 +15,7 @@ from foveal.plugins.blame import blaming
 from foveal.plugins.parts import Parts
 from foveal.sampling.batch import Batch
 
-STREAM_CASES = ("labelled",)
+STREAM_CASES = ("labelled", "image_labelled")
 """Cases that training has for the streams of a method."""
 
 

@@ -87,9 +87,9 @@ class _Run:
     def best_step(self) -> int | None:
         """Step of the best checkpoint; ``None`` before the first validation."""
         known = [
-            (row["mean_dice"], row["step"])
+            (row["mean"], row["step"])
             for row in self.log
-            if row["kind"] == "validation" and row["mean_dice"] is not None
+            if row["kind"] == "validation" and row["mean"] is not None
         ]
         # The earliest of equal ones, as the engine keeps it.
         return max(known, key=lambda found: (found[0], -found[1]))[1] if known else None
@@ -388,17 +388,19 @@ def _curves(log: Sequence[LogRow], settings: Settings) -> list[Curve]:
             Curve("Loss", "On training patches.", figures.loss_curve(steps, losses))
         )
     if validations:
-        dice = {
-            structure: [row["dice"][structure] for row in validations]
-            for structure in validations[0]["dice"]
+        scores = {
+            structure: [row["scores"][structure] for row in validations]
+            for structure in validations[0]["scores"]
         }
-        svg = figures.dice_curve(
+        measure = validations[0]["measure"]
+        svg = figures.score_curve(
             [row["step"] for row in validations],
-            dice,
-            [row["mean_dice"] for row in validations],
+            scores,
+            [row["mean"] for row in validations],
+            measure,
         )
         caption = "Used for selecting the checkpoint; on the preprocessed grid."
-        curves.append(Curve("Validation Dice", caption, svg))
+        curves.append(Curve(f"Validation {measure}", caption, svg))
     if rows:
         base = settings.optimiser.learning_rate
         rates = [base * row["learning_rate_factor"] for row in rows]
@@ -416,10 +418,10 @@ def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
         for run in runs
         if run.steps_done
     }
-    dice = {
+    scores = {
         run.name: (
             [row["step"] for row in run.log if row["kind"] == "validation"],
-            [row["mean_dice"] for row in run.log if row["kind"] == "validation"],
+            [row["mean"] for row in run.log if row["kind"] == "validation"],
         )
         for run in runs
         if run.best_step is not None
@@ -428,10 +430,16 @@ def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
     if losses:
         svg = figures.fold_loss_curves(losses)
         curves.append(Curve("Loss", "On training patches, fold by fold.", svg))
-    if dice:
+    if scores:
+        measure = next(
+            row["measure"]
+            for run in runs
+            for row in run.log
+            if row["kind"] == "validation"
+        )
         caption = "Used for selecting the checkpoints; on the preprocessed grid."
-        svg = figures.fold_dice_curves(dice)
-        curves.append(Curve("Validation Dice", caption, svg))
+        svg = figures.fold_score_curves(scores, measure)
+        curves.append(Curve(f"Validation {measure}", caption, svg))
     return curves
 
 

@@ -19,6 +19,7 @@ from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
+from foveal.commands.presence import measure_presence
 from foveal.commands.rehearsal import fitting_patches, rehearse
 from foveal.config import Section
 from foveal.config.networks import DEFAULT_NETWORK
@@ -38,8 +39,15 @@ from foveal.engine.run_directory import (
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
+from foveal.methods.interface import Method
 from foveal.metrics.evaluation import read_evaluation
-from foveal.planning.splits import Splits, make_splits, read_splits, splits_to_toml
+from foveal.planning.splits import (
+    Fold,
+    Splits,
+    make_splits,
+    read_splits,
+    splits_to_toml,
+)
 from foveal.plugins.kept import keep_plugins, require_kept
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Plugin
@@ -53,7 +61,7 @@ from foveal.settings_files import (
     to_toml,
 )
 
-Fold = int | Literal["all"]
+WhichFold = int | Literal["all"]
 
 
 def train(
@@ -62,7 +70,7 @@ def train(
     *,
     steps: int | None = None,
     budget_seconds: float | None = None,
-    fold: Fold | None = None,
+    fold: WhichFold | None = None,
     plan: Path | None = None,
     options: Sequence[str] = (),
     plugins: Sequence[Path | str | Plugin] = (),
@@ -151,21 +159,36 @@ def _train_run(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
-    training_files = cases_of(dataset, division.train)
+    torch.manual_seed(settings.training.seed)
+    method = build.method(settings, planned, parts)
+    training_files = files_of_streams(method, dataset, division)
     validation_files = cases_of(dataset, division.validation)
+    needed = {
+        files.name: files
+        for group in (*training_files.values(), validation_files)
+        for files in group
+    }
     with fabric.rank_zero_first():
         stored = preprocess(
-            replace(dataset, cases=(*training_files, *validation_files)),
+            replace(dataset, cases=tuple(needed.values())),
             planned,
             store=settings.store,
             threads=settings.training.threads,
             on_progress=watcher.on_cases,
         )
-    labelled, held_out = stored[: len(training_files)], stored[len(training_files) :]
-    fit(fabric, run, settings, planned, labelled, held_out, watcher, parts)
-    if fabric.is_global_zero and validation_files:
-        watcher.on_stage("predicting the validation cases on their own grids")
-        _score(run, settings, validation_files, parts, watcher)
+    by_name = {case.name: case for case in stored}
+    cases = {
+        name: [by_name[files.name] for files in group]
+        for name, group in training_files.items()
+    }
+    held_out = [by_name[files.name] for files in validation_files]
+    fit(fabric, run, settings, planned, method, cases, held_out, watcher, parts)
+    if fabric.is_global_zero and held_out:
+        if method.task == "classification":
+            measure_presence(run, held_out, settings.training.device, parts)
+        else:
+            watcher.on_stage("predicting the validation cases on their own grids")
+            _score(run, settings, validation_files, parts, watcher)
     fabric.barrier()
 
 
@@ -227,7 +250,7 @@ def resolved_settings(
     source: Path,
     steps: int | None,
     budget_seconds: float | None,
-    fold: Fold | None,
+    fold: WhichFold | None,
     options: Sequence[str],
     plan: Path | None,
     parts: Parts,
@@ -515,6 +538,24 @@ def _launched_fabric(settings: Settings) -> Fabric:
     fabric = build.fabric(settings)
     fabric.launch()
     return fabric
+
+
+def files_of_streams(
+    method: Method, dataset: Dataset, division: Fold
+) -> dict[str, tuple[CaseFiles, ...]]:
+    """Cases to train on, by the names that a method's streams use.
+
+    Patients of whom nothing is outlined are trained on in every fold.
+    """
+    labelled = cases_of(dataset, division.train)
+    kept_apart = {*division.validation, *division.test}
+    image_labelled = [
+        case
+        for case in dataset.image_labelled
+        if case.patient not in kept_apart and case.split in (None, "train")
+    ]
+    known = {"labelled": labelled, "image_labelled": (*labelled, *image_labelled)}
+    return {stream.cases: known[stream.cases] for stream in method.streams.values()}
 
 
 def cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:

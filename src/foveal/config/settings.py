@@ -200,7 +200,8 @@ class MethodConfig(Section):
     """What is learned from which batches."""
 
     name: str = "supervised"
-    """``supervised``: labelled patches. Or one of a plugin."""
+    """``supervised``: outlines in patches. ``classification``: only which structures a
+    patch shows; its weights start a segmentation network. Or one of a plugin."""
 
 
 class PluginsConfig(Section, extra="allow"):

@@ -19,10 +19,11 @@ from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import (
     PatchTransform,
     SpatialAugmentation,
+    renamed_flags,
     renamed_labels,
 )
 from foveal.case import IGNORED, seen_classes
-from foveal.sampling.batch import Batch
+from foveal.sampling.batch import Batch, shown_structures
 from foveal.sampling.randomness import generator
 from foveal.sampling.samplers import Draw
 from foveal.store.store import StoredCase
@@ -85,7 +86,7 @@ class PatchSource:
         self, step: int, patches: Sequence["ReadPatch"], device: torch.device
     ) -> Batch:
         """Augment the patches of a step on a device."""
-        images, label_maps, annotations = [], [], []
+        images, label_maps, annotations, present = [], [], [], []
         for patch in patches:
             image, label_map = patch.box
             annotated = annotated_structures(patch.case, len(self.structures))
@@ -104,16 +105,35 @@ class PatchSource:
             annotations.append(annotated)
             if label_map is not None:
                 label_maps.append(label_map)
+            flags = self._shown(patch, label_map, device)
+            if flags is not None:
+                present.append(flags)
         draws = generator(self.seed, step, self.rank, self.name, "intensity")
-        is_labelled = len(label_maps) == len(images)
+        is_outlined = len(label_maps) == len(images)
+        is_known = len(present) == len(images)
         return Batch(
             image=self.intensity.apply(torch.stack(images), draws),
-            label_map=torch.stack(label_maps) if is_labelled else None,
-            annotated=torch.stack(annotations).to(device) if is_labelled else None,
-            structures=self.structures.to(device) if is_labelled else None,
+            label_map=torch.stack(label_maps) if is_outlined else None,
+            annotated=torch.stack(annotations).to(device) if is_known else None,
+            structures=self.structures.to(device) if is_known else None,
             case_names=tuple(patch.case.name for patch in patches),
             corners=tuple(patch.corner for patch in patches),
+            present=torch.stack(present) if is_known else None,
         )
+
+    def _shown(
+        self, patch: "ReadPatch", label_map: Tensor | None, device: torch.device
+    ) -> Tensor | None:
+        """Structures that a patch shows; of a case nobody outlined, its image."""
+        if label_map is not None:
+            structures = self.structures.to(device)
+            return shown_structures(label_map, structures)
+        if patch.case.present is None:
+            return None
+        present = torch.tensor(patch.case.present)
+        if patch.transform.new_structures is not None:
+            present = renamed_flags(present, patch.transform.new_structures)
+        return present.to(device)
 
 
 @dataclass(frozen=True, eq=False)

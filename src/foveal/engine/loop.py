@@ -19,7 +19,7 @@ from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
 Validate = Callable[[Network], dict[str, float | None]]
-"""Dice per structure over the validation cases; ``None`` where no case has it."""
+"""Score per structure over the validation cases; ``None`` where no case has it."""
 
 
 class Progress(NamedTuple):
@@ -28,7 +28,10 @@ class Progress(NamedTuple):
     step: int
     total_steps: int
     loss: float | None
-    mean_dice: float | None
+    measure: str
+    """What validation scores are, such as ``"Dice"``."""
+
+    mean_score: float | None
     """Of the latest validation, which is used for selecting the checkpoint."""
 
     seconds_left: float
@@ -44,6 +47,9 @@ class LoopRules:
     validate_every_steps: int
     checkpoint_every_seconds: float
     loader_threads: int
+
+    measure: str = "Dice"
+    """Name of the scores that validation gives; the highest mean is the best."""
 
 
 def run_loop(
@@ -139,7 +145,7 @@ class _Keeper:
         self._log = RunLog(run_dir, training.step) if self._is_writer else None
         self._first_step = training.step
         self._start = self._last_checkpoint = time.perf_counter()
-        self._mean_dice: float | None = None
+        self._mean_score: float | None = None
 
     def after_step(
         self,
@@ -192,13 +198,18 @@ class _Keeper:
         """Validate the predictor, and keep it if it is the best so far."""
         training = self._training
         start = time.perf_counter()
-        dice = validate(training.frozen_predictor())
+        scores = validate(training.frozen_predictor())
         seconds = time.perf_counter() - start
-        known = [value for value in dice.values() if value is not None]
+        known = [value for value in scores.values() if value is not None]
         mean = sum(known) / len(known) if known else None
-        self._mean_dice = mean
+        self._mean_score = mean
         self._write(
-            "validation", training.step, dice=dice, mean_dice=mean, seconds=seconds
+            "validation",
+            training.step,
+            measure=self._rules.measure,
+            scores=scores,
+            mean=mean,
+            seconds=seconds,
         )
         best = training.best_score
         if mean is not None and (best is None or mean > best):
@@ -207,14 +218,27 @@ class _Keeper:
                 f"predictor.{name}": tensor
                 for name, tensor in training.predictor_weights().items()
             }
-            state = {"step": training.step, "mean_dice": mean, "dice": dice}
+            state = {
+                "step": training.step,
+                "measure": self._rules.measure,
+                "mean": mean,
+                "scores": scores,
+            }
             save_checkpoint(self._checkpoints, "best", weights, state)
 
     def _progress(self, loss: float | None, note: str) -> Progress:
         step, total = self._training.step, self._rules.total_steps
         elapsed = time.perf_counter() - self._start
         seconds_left = elapsed / max(step - self._first_step, 1) * (total - step)
-        return Progress(step, total, loss, self._mean_dice, seconds_left, note)
+        return Progress(
+            step,
+            total,
+            loss,
+            self._rules.measure,
+            self._mean_score,
+            seconds_left,
+            note,
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -68,6 +68,11 @@ class RunDirectory:
         return self.validation / "metrics.json"
 
     @property
+    def presence(self) -> Path:
+        """How well a classifier tells what the validation cases show."""
+        return self.validation / "presence.json"
+
+    @property
     def best_or_last(self) -> Path:
         """The checkpoint to predict with: best on validation, else the last.
 

@@ -206,6 +206,9 @@ def _case_files(
         structure_files=case.structure_files,
         mask=case.mask,
         annotated=None if structures is None else _annotated(case, structures),
+        present=None
+        if structures is None or case.present is None
+        else _structure_names(case, case.present, "present", structures),
         split=case.split,
         domain=case.domain,
     )
@@ -322,21 +325,31 @@ def _annotated(
     """Names of the structures that were contoured in a case, in order of name."""
     if case.annotated is None and not case.structure_files:
         return None
+    listed = case.annotated or ()
+    named = _structure_names(case, listed, "annotated_labels", structures)
+    if not case.structure_files:
+        return named
+    drawn = {*named, *(file.structure for file in case.structure_files)}
+    return None if drawn == structures.keys() else tuple(sorted(drawn))
+
+
+def _structure_names(
+    case: ListedCase,
+    listed: Sequence[str | int],
+    entry: str,
+    structures: Mapping[str, Sequence[int]],
+) -> tuple[str, ...]:
+    """Names of structures that a case lists by name or by value, in order of name."""
     by_text = {
         str(values[0]): name for name, values in structures.items() if len(values) == 1
     } | {name: name for name in structures}
-    listed = case.annotated or ()
     unknown = [label for label in listed if str(label) not in by_text]
     if unknown:
         raise DatasetError(
-            f"case {case.name}: annotated_labels names {unknown[0]!r}; "
+            f"case {case.name}: {entry} names {unknown[0]!r}; "
             f"the structures are {list(structures)}"
         )
-    named = {by_text[str(label)] for label in listed}
-    if not case.structure_files:
-        return tuple(sorted(named))
-    named |= {file.structure for file in case.structure_files}
-    return None if named == structures.keys() else tuple(sorted(named))
+    return tuple(sorted({by_text[str(label)] for label in listed}))
 
 
 def _folds(

@@ -32,6 +32,9 @@ class ListedCase:
     annotated: tuple[str | int, ...] | None = None
     """Structures by name or by value. ``None``: all of them, or those with a file."""
 
+    present: tuple[str | int, ...] | None = None
+    """Structures that the image shows, of a case without any reference."""
+
     split: str | None = None
     domain: str | None = None
     exclude: str | None = None

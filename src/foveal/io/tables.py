@@ -22,6 +22,7 @@ CASE_COLUMNS = frozenset(
         "split",
         "domain",
         "annotated_labels",
+        "present",
         "exclude",
     )
 )
@@ -38,6 +39,9 @@ STRUCTURE_PREFIX = "structure_"
 
 LIST_SEPARATOR = ";"
 """Between several entries in one cell of a CSV table."""
+
+NOTHING = "none"
+"""In the column ``present`` of a CSV table: the image shows no structure."""
 
 
 def list_csv(path: Path) -> Listing:
@@ -144,7 +148,7 @@ def _entries(
     entries: dict[str, Any] = {
         name: cell for name, cell in cells.items() if name in CASE_COLUMNS
     }
-    for name in ("channels", "annotated_labels"):
+    for name in ("channels", "annotated_labels", "present"):
         if name in cells:
             entries[name] = [
                 part.strip()
@@ -205,7 +209,8 @@ def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
         label_map=None if label_map is None else folder / label_map,
         structure_files=structures,
         mask=None if mask is None else folder / mask,
-        annotated=_annotated(entries.get("annotated_labels"), where),
+        annotated=_structure_list(entries, "annotated_labels", where),
+        present=_present(entries, where),
         split=split,
         domain=domain,
         exclude=exclude,
@@ -239,15 +244,28 @@ def _refuse_empty_structures(
             )
 
 
-def _annotated(entry: object, where: str) -> tuple[str | int, ...] | None:
+def _present(entries: Mapping[str, Any], where: str) -> tuple[str | int, ...] | None:
+    """What an image shows; the word for nothing is for tables without empty lists."""
+    present = _structure_list(entries, "present", where)
+    if present is not None and entries.get("label_map"):
+        raise DatasetError(
+            f"{where} has a label_map, which tells what is present; leave out one of "
+            "both"
+        )
+    return () if present == (NOTHING,) else present
+
+
+def _structure_list(
+    entries: Mapping[str, Any], key: str, where: str
+) -> tuple[str | int, ...] | None:
+    entry = entries.get(key)
     if entry is None:
         return None
     if not isinstance(entry, list) or not all(
         isinstance(label, str | int) for label in entry
     ):
         raise DatasetError(
-            f"{where}: annotated_labels {entry!r} must be a list "
-            "of label names or values"
+            f"{where}: {key} {entry!r} must be a list of label names or values"
         )
     return tuple(entry)
 

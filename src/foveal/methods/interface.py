@@ -7,7 +7,7 @@ fits in one backward pass by reversing gradients.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -32,7 +32,9 @@ class Stream(NamedTuple):
     """A named sequence of batches."""
 
     cases: str
-    """Which cases: ``"labelled"``, ``"unlabelled"``, ``"source"`` or ``"target"``."""
+    """Which cases: ``"labelled"``, outlined; ``"image_labelled"``, these and the ones
+    of which it is only known what they show; ``"unlabelled"``, ``"source"`` or
+    ``"target"``."""
 
     sampler: str
     """Name of a sampler, see `foveal.build.SAMPLERS`."""
@@ -48,6 +50,10 @@ class Method(nn.Module, ABC):
     """
 
     streams: Mapping[str, Stream]
+
+    task: Literal["segmentation", "classification"] = "segmentation"
+    """What the predictor is validated by and used for: outlines, or what an image
+    shows."""
 
     @property
     @abstractmethod

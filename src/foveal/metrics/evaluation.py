@@ -19,11 +19,14 @@ from rich.table import Table
 from foveal.errors import EvaluationError
 from foveal.geometry import Grid
 from foveal.metrics import overlap, surface, volume
+from foveal.metrics.classes import ClassCounts, class_scores
 
 FORMAT_VERSION = 1
 
 DEFINITIONS = overlap.DEFINITIONS | surface.DEFINITIONS | volume.DEFINITIONS
 """Metric to what it means, in a line; the order of rows and columns."""
+
+NO_VOXELS = ClassCounts(0, 0, 0)
 
 COLUMN_TITLES = {
     "dice": "Dice",
@@ -80,6 +83,10 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     """What was left out and why, in plain words."""
 
+    classes: Mapping[str, ClassCounts] = field(default_factory=dict)
+    """Voxels of background and every structure over the cases in which all structures
+    were annotated; empty where structures overlap."""
+
     definitions: Mapping[str, str] = field(default_factory=lambda: DEFINITIONS)
     """Metric to what it means; those of another version where a file says so."""
 
@@ -103,6 +110,12 @@ class Evaluation:
             if (entry.structure, entry.metric) == (structure, metric):
                 return entry.mean
         raise KeyError(f"{metric} of {structure} was not measured")
+
+    @property
+    def class_scores(self) -> dict[str, float]:
+        """Agreement over all voxels together; empty where structures overlap."""
+        has_voxels = any(one.reference for one in self.classes.values())
+        return class_scores(self.classes) if has_voxels else {}
 
     def worst(self, count: int) -> tuple[Row, ...]:
         """The ``count`` lowest Dice values of any case and structure, lowest first."""
@@ -140,6 +153,8 @@ class Evaluation:
             "format_version": FORMAT_VERSION,
             "definitions": dict(self.definitions),
             "notes": list(self.notes),
+            "classes": {name: asdict(one) for name, one in self.classes.items()},
+            "class_scores": self.class_scores,
             "rows": [without_nan(asdict(row)) for row in self.rows],
             "summary": [without_nan(asdict(entry)) for entry in self.summary],
         }
@@ -220,6 +235,10 @@ def read_evaluation(path: Path) -> Evaluation:
         structures = dict.fromkeys(entry["structure"] for entry in record["summary"])
         definitions = dict(record["definitions"])
         notes = tuple(record["notes"])
+        classes = {
+            name: ClassCounts(**counts)
+            for name, counts in record.get("classes", {}).items()
+        }
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be read ({error.strerror}); give a metrics.json, which "
@@ -235,7 +254,7 @@ def read_evaluation(path: Path) -> Evaluation:
             f"{path} has format version {version}, this Foveal reads {FORMAT_VERSION}; "
             "measure again with foveal evaluate"
         )
-    return Evaluation(rows, summarise(rows, structures), notes, definitions)
+    return Evaluation(rows, summarise(rows, structures), notes, classes, definitions)
 
 
 def joined(evaluations: Mapping[str, Evaluation]) -> Evaluation:
@@ -275,8 +294,24 @@ def joined(evaluations: Mapping[str, Evaluation]) -> Evaluation:
         note for evaluation in evaluations.values() for note in evaluation.notes
     )
     return Evaluation(
-        tuple(rows), summarise(rows, first.structures), tuple(notes), first.definitions
+        tuple(rows),
+        summarise(rows, first.structures),
+        tuple(notes),
+        summed_classes(each.classes for each in evaluations.values()),
+        first.definitions,
     )
+
+
+def summed_classes(
+    each: Iterable[Mapping[str, ClassCounts]],
+) -> dict[str, ClassCounts]:
+    """Counts of all together; empty if any part of them lacks its counts."""
+    total: dict[str, ClassCounts] = {}
+    for counts in each:
+        if not counts:
+            return {}
+        total = {name: one + total.get(name, NO_VOXELS) for name, one in counts.items()}
+    return total
 
 
 def summarise(rows: Iterable[Row], structures: Iterable[str]) -> tuple[Summary, ...]:

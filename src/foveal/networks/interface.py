@@ -109,6 +109,14 @@ class Network(nn.Module, ABC):
         """``margins``, written out."""
         return self.margins or ((0, 0),) * len(self.alignment)
 
+    def image_logits(self, image: Tensor) -> Float[Tensor, "patch class"]:
+        """What every image shows as a whole: the mean of its logits over space.
+
+        With a fully connected network made convolutional it is the classifier's answer,
+        averaged over its positions (Lin et al. 2014, https://arxiv.org/abs/1312.4400).
+        """
+        return self(image).logits.flatten(2).mean(dim=2)
+
     @abstractmethod
     def forward(self, image: Tensor, taps: Sequence[str] = ()) -> Output:
         """Logits of a batch; ``taps`` names layers whose activations are wanted."""

@@ -55,5 +55,12 @@ class SliceBySlice(Network):
             output.activations,
         )
 
+    def image_logits(
+        self, image: Float[Tensor, "patch channel i j k"]
+    ) -> Float[Tensor, "patch class"]:
+        """Mean over the slices of what each shows."""
+        slices = image.movedim(2 + self.axis, 1).flatten(0, 1)
+        return self.network.image_logits(slices).unflatten(0, (len(image), -1)).mean(1)
+
     def _with_axis(self, of_plane: Sequence, of_axis: object) -> tuple:  # type: ignore[type-arg]
         return (*of_plane[: self.axis], of_axis, *of_plane[self.axis :])

@@ -78,21 +78,23 @@ def learning_rate_curve(steps: Sequence[int], rates: Sequence[float]) -> bytes:
     return svg.getvalue()
 
 
-def dice_curve(
+def score_curve(
     steps: Sequence[int],
-    dice: Mapping[str, Sequence[float | None]],
-    mean_dice: Sequence[float | None],
+    scores: Mapping[str, Sequence[float | None]],
+    mean: Sequence[float | None],
+    measure: str,
 ) -> bytes:
-    """SVG of the validation Dice of every structure and of their mean.
+    """SVG of the validation score of every structure and of their mean.
 
     Args:
         steps: Of the validations.
-        dice: Structure to one value per validation; ``None`` leaves a gap.
-        mean_dice: Likewise.
+        scores: Structure to one value per validation, 0 to 1; ``None`` leaves a gap.
+        mean: Likewise.
+        measure: What the scores are called.
     """
-    is_coloured = len(dice) <= len(STRUCTURE_COLOURS)
+    is_coloured = len(scores) <= len(STRUCTURE_COLOURS)
     with _curve() as (axes, svg):
-        for number, (structure, values) in enumerate(dice.items()):
+        for number, (structure, values) in enumerate(scores.items()):
             axes.plot(
                 steps,
                 _with_gaps(values),
@@ -102,10 +104,10 @@ def dice_curve(
                 marker="o",
                 markersize=2.5,
             )
-        axes.plot(steps, _with_gaps(mean_dice), color=INK, label="mean", linewidth=2.2)
+        axes.plot(steps, _with_gaps(mean), color=INK, label="mean", linewidth=2.2)
         axes.set_ylim(0, 1)
-        axes.set_ylabel("validation Dice")
-        columns = min(len(dice) + 1, 3)
+        axes.set_ylabel(f"validation {measure}")
+        columns = min(len(scores) + 1, 3)
         axes.legend(
             loc="upper center",
             bbox_to_anchor=(0.5, -0.2),
@@ -132,22 +134,23 @@ def fold_loss_curves(
     return svg.getvalue()
 
 
-def fold_dice_curves(
-    curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
+def fold_score_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]], measure: str
 ) -> bytes:
-    """SVG of the mean validation Dice of every fold.
+    """SVG of the mean validation score of every fold.
 
     Args:
-        curves: Fold to steps and values; ``None`` leaves a gap.
+        curves: Fold to steps and values, 0 to 1; ``None`` leaves a gap.
+        measure: What the scores are called.
     """
     with _curve() as (axes, svg):
         _draw_folds(
             axes,
-            {name: (steps, _with_gaps(dice)) for name, (steps, dice) in curves.items()},
+            {name: (steps, _with_gaps(mean)) for name, (steps, mean) in curves.items()},
             marker="o",
         )
         axes.set_ylim(0, 1)
-        axes.set_ylabel("mean validation Dice")
+        axes.set_ylabel(f"mean validation {measure}")
     return svg.getvalue()
 
 

@@ -23,7 +23,8 @@ class Batch:
     "background or that structure"."""
 
     structures: Bool[Tensor, "structure class"] | None
-    """Whether each structure includes each inside class; ``None`` as ``label_map``."""
+    """Whether each structure includes each inside class; ``None`` where nothing is
+    known of some patch."""
 
     case_names: tuple[str, ...]
 
@@ -31,9 +32,32 @@ class Batch:
     """First voxel of each patch before augmentation, in the preprocessed image; may be
     negative where the patch is larger than the volume."""
 
+    present: Bool[Tensor, "patch structure"] | None = None
+    """Whether the patch shows the structure; of a case that nobody outlined, whether
+    its whole image does. ``None`` where that is not known of every patch."""
+
     def with_image(self, image: Float[Tensor, "patch channel i j k"]) -> "Batch":
         """The same batch with other intensities or another memory layout."""
         return replace(self, image=image)
+
+    def presence(
+        self,
+    ) -> tuple[
+        Bool[Tensor, "patch structure"],
+        Bool[Tensor, "patch structure"],
+        Bool[Tensor, "structure class"],
+    ]:
+        """Whether each patch shows each structure, annotated structures, structures.
+
+        Raises:
+            SamplingError: Of a case it is not known what it shows.
+        """
+        if self.present is None or self.annotated is None or self.structures is None:
+            raise SamplingError(
+                f"cases {', '.join(self.case_names)}: of one it is not known what it "
+                "shows; give it a label map, or list its structures under present"
+            )
+        return self.present, self.annotated, self.structures
 
     def labels(
         self,
@@ -53,3 +77,11 @@ class Batch:
                 "a stream of labelled patches needs labelled cases only"
             )
         return self.label_map, self.annotated, self.structures
+
+
+def shown_structures(
+    label_map: UInt8[Tensor, "i j k"], structures: Bool[Tensor, "structure class"]
+) -> Bool[Tensor, " structure"]:
+    """Whether any known voxel of a patch belongs to each structure."""
+    classes = label_map.flatten().bincount(minlength=structures.shape[1]) > 0
+    return (structures & classes[: structures.shape[1]]).any(dim=1)

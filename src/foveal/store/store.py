@@ -85,6 +85,10 @@ class StoredCase:
     class_voxels: TiledArray | None
     """Flat indices of the voxels of class 1, then of class 2, and so on."""
 
+    present: tuple[bool, ...] | None = None
+    """Per structure of the plan, whether the image shows it, of a case that is
+    unlabelled; ``None``: not known. Whoever opens the entry adds it."""
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along i, j, k."""

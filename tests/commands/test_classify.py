@@ -1,0 +1,106 @@
+"""A classifier from the table of a data set to its scores, and what it refuses."""
+
+import json
+
+import pytest
+from phantoms import write_ball_and_box_dataset
+from typer.testing import CliRunner
+
+from foveal.cli.main import app
+from foveal.engine.log import read_log
+
+OPTIONS = (
+    *("--set", "method.name=classification", "--set", "network.features=[4,8]"),
+    *("--set", "network.kernels=[[3,3,3],[3,3,3]]", "--set", "network.norm=batch"),
+    *("--set", "network.strides=[[2,2,2]]", "--set", "patches.size=[8,8,8]"),
+    *("--set", "splits.folds=2", "--set", "training.precision=float32"),
+    *("--set", "training.memory_layout=contiguous", "--steps", "4"),
+)
+
+
+def command(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classification")
+    write_ball_and_box_dataset(folder / "scans", num_cases=4)
+    rows = ["case,channels,label_map,present"]
+    images = sorted((folder / "scans" / "imagesTr").glob("*.nii.gz"))
+    for number, image in enumerate(images):
+        name = image.name.removesuffix(".nii.gz")
+        path = f"scans/imagesTr/{image.name}"
+        # The first two are outlined, of the others it is known what they show.
+        if number < 2:
+            rows.append(f"{name},{path},scans/labelsTr/{image.name},")
+        else:
+            rows.append(f"{name},{path},,{'1;2' if number == 2 else 'none'}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    status, text = command(
+        *("train", folder / "cases.csv", "--out", folder / "run"),
+        *("--set", f"store={folder / 'store'}", *OPTIONS),
+    )
+    assert status == 0, text
+    return folder / "run"
+
+
+def test_cases_that_nobody_outlined_are_trained_on(run):
+    log = read_log(run / "log.jsonl")
+    steps = [row for row in log if row["kind"] == "step"]
+    assert len(steps) == 4
+    assert all(row["terms"].keys() == {"presence"} for row in steps)
+    validation = next(row for row in log if row["kind"] == "validation")
+    assert validation["measure"] == "balanced accuracy"
+
+
+def test_what_it_tells_of_the_validation_case_is_kept(run):
+    kept = json.loads((run / "validation" / "presence.json").read_text())
+    for scores in kept["structures"].values():
+        # Windows of 8 that cover 22 x 20 x 18 voxels.
+        assert scores["images"] == 3 * 3 * 3
+        assert 0 < scores["showing"] < 27
+
+
+def test_a_finished_run_is_finished(run, folder):
+    before = (run / "validation" / "presence.json").stat().st_mtime_ns
+    status, text = command("train", folder / "cases.csv", "--out", run, "--resume")
+    assert status == 0, text
+    assert (run / "validation" / "presence.json").stat().st_mtime_ns >= before
+
+
+def test_it_outlines_nothing(run, folder):
+    status, text = command("predict", run, folder / "scans/imagesTr", folder / "out")
+    assert status == 1
+    assert "transfer.weights" in text
+
+
+def test_losses_of_outlines_are_refused(folder):
+    status, text = command(
+        *("train", folder / "cases.csv", "--out", folder / "other"),
+        *("--set", f"store={folder / 'store'}", *OPTIONS, "--set", "loss.dice=2"),
+    )
+    assert status == 1
+    assert "has a loss of its own" in text
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("3", "present names '3'"), ("1", "has a label_map, which tells what is present")],
+)
+def test_wrong_entries_are_told(folder, cell, message):
+    table = folder / "wrong.csv"
+    text = (folder / "cases.csv").read_text().splitlines()
+    place = 3 if cell == "3" else 1
+    row = text[place].split(",")
+    text[place] = ",".join([*row[:3], cell])
+    table.write_text("\n".join(text) + "\n")
+    status, told = command("plan", table)
+    assert status == 1
+    assert message in told
