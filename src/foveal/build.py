@@ -588,6 +588,7 @@ def model(
         separate_masks=plan.labels.separate_masks,
         tiles=tiles(settings, plan, trained),
         numerics=numerics(settings),
+        background_value=plan.labels.background_value,
         device=torch.device(resolved_device(device)),
     )
 
