@@ -279,7 +279,7 @@ def test_pictures_for_a_network_of_volumes_are_told(run):
     parts = build.parts_with([PLUGIN])
     with pytest.raises(
         SettingsError,
-        match="takes in 13 voxels or more along axis 2, where the cases have one; "
-        "use one of .*unet2d",
+        match=r"takes in 13 voxels or more along axis 2, where the cases have one; "
+        r"use one of .*unet2d",
     ):
         rehearse(Settings(), type(plan).model_validate(tables), parts)

@@ -82,9 +82,11 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
 
 
 def _networks_2d(plan: Plan) -> list[str]:
-    """Names of the networks that see one slice at a time."""
+    """Names of Foveal's own networks that see one slice at a time."""
     found = []
     for name, section in NETWORK_SECTIONS.items():
+        if ":" in name:
+            continue  # of another package, which may not be installed
         tried = plan.model_copy(update={"network": section(name=name)})
         # Without memory for weights, of which some networks have many.
         with torch.device("meta"):
