@@ -38,6 +38,8 @@ from foveal.networks import foreign
 from foveal.networks.deconvnet import DeconvNet
 from foveal.networks.decouplednet import DecoupledNet
 from foveal.networks.deeplab import DeepLabV2, DeepLabV3
+from foveal.networks.deepmedic import DeepMedic
+from foveal.networks.dual_path import DualPath
 from foveal.networks.fcn import Fcn
 from foveal.networks.fcn3d import FCN3d
 from foveal.networks.initialisation import initialise, zero_last_scales
@@ -83,6 +85,18 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "decouplednet": DecoupledNet,
     "deeplabv2": DeepLabV2,
     "deeplabv3": DeepLabV3,
+    "deepmedic": DeepMedic,
+    "deepmedic-thesis": DeepMedic,
+    "deepmedic-residual": DeepMedic,
+    "deepmedic-wide": DeepMedic,
+    "deepmedic-shallow": DeepMedic,
+    "deepmedic-deep": DeepMedic,
+    "deepmedic-bigdeep": DeepMedic,
+    "deepmedic2d": DeepMedic,
+    "deepmedic2d-wider": DeepMedic,
+    "deepmedic2d-deeper": DeepMedic,
+    "deepmedic2d-large": DeepMedic,
+    "dual-path": DualPath,
 }
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
