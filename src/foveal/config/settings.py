@@ -336,12 +336,12 @@ class TransferConfig(Section):
     Unset: all weights are drawn."""
 
     freeze: tuple[str, ...] = ()
-    """Modules that do not learn, by the beginning of their names: ``layer1``. Their
+    """Modules that do not learn, with all that is inside: ``backbone.layer1``. Their
     batch norms' statistics stay as they are too."""
 
     learning_rate_factors: dict[str, NonNegativeFloat] = Field({})
-    """Beginning of modules' names to what multiplies their learning rate; the longest
-    that fits counts."""
+    """Name of a module to what multiplies the learning rate of all that is inside; the
+    longest name counts."""
 
 
 class TrainingConfig(Section):

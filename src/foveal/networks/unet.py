@@ -256,7 +256,8 @@ class ResidualConvolutions(nn.Module):
     @property
     def last_norm(self) -> nn.Module:
         """What the branch ends with; zero scales make the block pass its input on."""
-        return self.last[1]
+        norm: nn.Module = self.last[1]  # type: ignore[index]
+        return norm
 
     def forward(
         self, image: Float[Tensor, "patch channel *space"]
