@@ -16,6 +16,7 @@ _PUBLIC = {
     "plan": ("foveal.commands.plan", "plan"),
     "preprocess": ("foveal.commands.preprocess", "preprocess"),
     "preview": ("foveal.commands.preview", "preview"),
+    "distribution": ("foveal.commands.distribution", "distribution"),
     "train": ("foveal.commands.train", "train"),
     "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from foveal.augmentation.intensity import IntensityAugmentation
@@ -17,12 +17,17 @@ from foveal.augmentation.spatial import SpatialAugmentation
 from foveal.config.networks import NETWORK_SECTIONS
 from foveal.config.plan import Plan
 from foveal.config.settings import LossConfig, OptimiserConfig, Settings
+from foveal.engine.batch_statistics import batch_norms
 from foveal.engine.loading import PatchSource, Sampler
+from foveal.engine.penalties import WeightPenalty
+from foveal.engine.plateau import PlateauRule
+from foveal.engine.rmsprop import NesterovRMSprop
 from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
-from foveal.errors import PluginError, RunError, SettingsError
+from foveal.errors import GeometryError, PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.inference.numerics import Numerics
+from foveal.inference.tiling import AdjoiningTiles, OverlappingTiles, Tiles
 from foveal.losses.border_cross_entropy import border_cross_entropy
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
@@ -30,8 +35,21 @@ from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks import foreign
+from foveal.networks.deconvnet import DeconvNet
+from foveal.networks.decouplednet import DecoupledNet
+from foveal.networks.deeplab import DeepLabV2, DeepLabV3
+from foveal.networks.deepmedic import DeepMedic
+from foveal.networks.dual_path import DualPath
+from foveal.networks.fcn import Fcn
 from foveal.networks.fcn3d import FCN3d
+from foveal.networks.initialisation import initialise, zero_last_scales
 from foveal.networks.interface import Network
+from foveal.networks.layer_names import (
+    layers_named,
+    rate_factors,
+    regularised_weights,
+)
+from foveal.networks.segnet import SegNet
 from foveal.networks.slices import SliceBySlice
 from foveal.networks.spleen_unet import SpleenUNet
 from foveal.networks.unet import UNet
@@ -59,6 +77,26 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "monai:dynunet": foreign.monai_dynunet,
     "monai:segresnet": foreign.monai_segresnet,
     "monai:swinunetr": foreign.monai_swinunetr,
+    "fcn32s": partial(Fcn, stride=32),
+    "fcn16s": partial(Fcn, stride=16),
+    "fcn8s": partial(Fcn, stride=8),
+    "segnet": SegNet,
+    "deconvnet": DeconvNet,
+    "decouplednet": DecoupledNet,
+    "deeplabv2": DeepLabV2,
+    "deeplabv3": DeepLabV3,
+    "deepmedic": DeepMedic,
+    "deepmedic-thesis": DeepMedic,
+    "deepmedic-residual": DeepMedic,
+    "deepmedic-wide": DeepMedic,
+    "deepmedic-shallow": DeepMedic,
+    "deepmedic-deep": DeepMedic,
+    "deepmedic-bigdeep": DeepMedic,
+    "deepmedic2d": DeepMedic,
+    "deepmedic2d-wider": DeepMedic,
+    "deepmedic2d-deeper": DeepMedic,
+    "deepmedic2d-large": DeepMedic,
+    "dual-path": DualPath,
 }
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -218,30 +256,50 @@ def bare_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
 
 def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Method:
     """The method that the settings name, around a fresh network."""
+    trained = initialised_network(settings, plan, parts)
+    made = _around(trained, settings, plan, parts)
+    for layer in frozen_layers(settings, made):
+        layer.requires_grad_(False)
+    return made
+
+
+def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> Method:
     name = settings.method.name
-    made_network = planned_network(plan, parts)
     drawn = settings.sampling.sampler
     batch_size = plan.patches.batch_size
-    own = parts.added("method", name)
     if name == "classification":
         if settings.loss.weights != LossConfig().weights:
             raise SettingsError(
                 "method classification has a loss of its own, the cross entropy of "
                 "what a patch shows; leave the table loss out"
             )
-        return Classification(made_network, sampler=drawn, batch_size=batch_size)
-    context = made_network, losses(settings, parts)
+        return Classification(trained, sampler=drawn, batch_size=batch_size)
+    context = trained, losses(settings, parts)
+    own = parts.added("method", name)
     if own is None:
         return Supervised(*context, sampler=drawn, batch_size=batch_size)
-    made = parts.built(
-        own,
-        _own_options(settings, name),
-        *context,
-        sampler=drawn,
-        batch_size=batch_size,
-    )
+    options = _own_options(settings, name)
+    made = parts.built(own, options, *context, sampler=drawn, batch_size=batch_size)
     if not isinstance(made, Method):
         raise _of_another_kind(own, made, "foveal.methods.interface.Method")
+    return made
+
+
+def initialised_network(settings: Settings, plan: Plan, parts: Parts) -> Network:
+    """The network of a plan with the weights that a run begins with.
+
+    Raises:
+        SettingsError: Its residual blocks shall begin as the identity, but it has none
+            that can.
+    """
+    made = planned_network(plan, parts)
+    if settings.training.initialisation != "network":
+        initialise(made, settings.training.initialisation)
+    if settings.training.zero_gamma and zero_last_scales(made) == 0:
+        raise SettingsError(
+            f"training.zero_gamma: network {plan.network.name} has no residual block "
+            "that ends with a norm; leave it out"
+        )
     return made
 
 
@@ -287,39 +345,147 @@ def membership(plan: Plan) -> Tensor:
 
 
 def optimisers(settings: Settings, trained: Method) -> dict[str, Optimizer]:
-    """One optimiser per parameter group of a method."""
-    options = settings.optimiser
-    return {
-        name: _optimiser(options, parameters)
-        for name, parameters in trained.parameter_groups().items()
-    }
+    """One optimiser per parameter group of a method.
 
+    Each has a group of its own for every factor of the learning rate.
 
-def _optimiser(options: OptimiserConfig, parameters: list[Parameter]) -> Optimizer:
-    if options.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=options.learning_rate,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            nesterov=options.momentum > 0,
-        )
-    return torch.optim.AdamW(
-        parameters,
-        lr=options.learning_rate,
-        betas=(options.momentum, 0.999),
-        weight_decay=options.weight_decay,
+    Raises:
+        SettingsError: A layer's name is wrong, or nothing is left to learn.
+    """
+    factors = rate_factors(
+        trained,
+        settings.transfer.learning_rate_factors,
+        "transfer.learning_rate_factors",
     )
+    made = {}
+    for name, parameters in trained.parameter_groups().items():
+        of_factor: dict[float, list[Parameter]] = {}
+        for parameter in parameters:
+            if parameter.requires_grad:
+                of_factor.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        if not of_factor:
+            raise SettingsError(
+                f"transfer.freeze leaves nothing to learn in {name}; name fewer layers"
+            )
+        rate = settings.optimiser.learning_rate
+        made[name] = _optimiser(
+            settings.optimiser,
+            [
+                {"params": group, "lr": rate * factor}
+                for factor, group in of_factor.items()
+            ],
+        )
+    return made
 
 
-def update_rules(settings: Settings) -> UpdateRules:
-    """Schedule, clipping and averaging."""
-    schedule = settings.schedule.model_dump()
+def _optimiser(config: OptimiserConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    options = config.options
+    rate = options["learning_rate"]
+    match config.name:
+        case "sgd":
+            return torch.optim.SGD(
+                groups,
+                lr=rate,
+                momentum=options["momentum"],
+                weight_decay=options["weight_decay"],
+                nesterov=options["momentum"] > 0,
+            )
+        case "rmsprop":
+            return NesterovRMSprop(
+                groups,
+                rate,
+                squares_decay=options["squares_decay"],
+                momentum=options["momentum"],
+                epsilon=options["epsilon"],
+            )
+        case "adadelta":
+            return torch.optim.Adadelta(
+                groups, lr=rate, rho=options["squares_decay"], eps=options["epsilon"]
+            )
+        case "adam":
+            return torch.optim.Adam(
+                groups,
+                lr=rate,
+                betas=(options["momentum"], options["squares_decay"]),
+                eps=options["epsilon"],
+            )
+        case "adamw":
+            return torch.optim.AdamW(
+                groups,
+                lr=rate,
+                betas=(options["momentum"], options["squares_decay"]),
+                eps=options["epsilon"],
+                weight_decay=options["weight_decay"],
+            )
+
+
+def frozen_layers(settings: Settings, trained: Method) -> list[Module]:
+    """Modules that do not learn, all that is inside them included.
+
+    Raises:
+        SettingsError: There is no such layer.
+    """
+    return [
+        layer
+        for name in settings.transfer.freeze
+        for layer in layers_named(trained, name, "transfer.freeze")
+    ]
+
+
+def update_rules(settings: Settings, trained: Method) -> UpdateRules:
+    """Schedule, clipping, averaging, regularisation, and what stays as it is.
+
+    Raises:
+        SettingsError: A setting would change nothing of this method.
+    """
+    frozen = frozen_layers(settings, trained)
+    batches = settings.training.batch_norm_batches
+    norms = batch_norms(trained.predictor).values()
+    fixed = {module for layer in frozen for module in layer.modules()}
+    if batches is not None and fixed.issuperset(norms):
+        raise SettingsError(
+            "training.batch_norm_batches: the network has no batch norm that learns; "
+            "leave it out"
+        )
+    schedule = settings.schedule
+    drops = schedule.options if schedule.name == "plateau" else None
     return UpdateRules(
-        learning_rate_factor=partial(learning_rate_factor, **schedule),
+        learning_rate_factor=partial(
+            learning_rate_factor,
+            name=schedule.name,
+            warmup_steps=schedule.warmup_steps,
+            warmup_start_fraction=schedule.warmup_start_fraction,
+            **({} if drops else schedule.options),
+        ),
         gradient_clip_norm=settings.optimiser.gradient_clip_norm,
         ema_decay=settings.training.ema_decay,
+        plateau=PlateauRule(drops["patience_validations"], drops["drop_factor"])
+        if drops
+        else None,
+        penalty=_penalty(settings, trained),
+        frozen=frozen,
+        batch_norm_batches=batches or 0,
     )
+
+
+def _penalty(settings: Settings, trained: Method) -> WeightPenalty | None:
+    l1, l2 = settings.optimiser.l1, settings.optimiser.l2
+    if l1 == l2 == 0:
+        return None
+    learned = [
+        parameter
+        for parameters in trained.parameter_groups().values()
+        for parameter in parameters
+        if parameter.requires_grad
+    ]
+    weights = regularised_weights(
+        trained, learned, with_classifier=settings.optimiser.regularise_classifier
+    )
+    if not weights:
+        raise SettingsError(
+            "optimiser.l1 and l2 change nothing: no convolution learns; leave them out"
+        )
+    return WeightPenalty(weights, l1, l2)
 
 
 def sampler(
@@ -380,6 +546,7 @@ def patch_sources(
             cases=cases[stream.cases],
             sampler=sampler(stream.sampler, settings, plan, parts),
             patch_size=plan.patches.size,
+            margins=trained.predictor.all_margins,
             spacing_mm=plan.preprocessing.spacing_mm,
             batch_size=stream.batch_size,
             structures=membership(plan),
@@ -419,11 +586,37 @@ def model(
         structures=plan.labels.structures,
         label_values=plan.labels.values,
         separate_masks=plan.labels.separate_masks,
-        patch_size=plan.patches.size,
-        overlap_fraction=settings.prediction.overlap_fraction,
-        batch_size=settings.prediction.batch_size,
+        tiles=tiles(settings, plan, trained),
         numerics=numerics(settings),
         device=torch.device(resolved_device(device)),
+    )
+
+
+def tiles(settings: Settings, plan: Plan, predictor: Network) -> Tiles:
+    """How volumes are cut for a network, in validation and prediction.
+
+    Raises:
+        SettingsError: The network cannot take ``prediction.patch_size``.
+    """
+    chosen = settings.prediction
+    size = chosen.patch_size
+    if size is not None:
+        try:
+            predictor.output_shape(size)
+        except GeometryError as error:
+            raise SettingsError(
+                f"prediction.patch_size does not suit network {plan.network.name}: "
+                f"{error}"
+            ) from error
+    if predictor.padding == "same":
+        return OverlappingTiles(
+            size or plan.patches.size, chosen.overlap_fraction, chosen.batch_size
+        )
+    if predictor.receptive_field is None:
+        # The answer depends on all that is seen, so it is seen as in training.
+        size = size or plan.patches.size
+    return AdjoiningTiles(
+        predictor.all_margins, predictor.alignment, chosen.batch_size, size
     )
 
 

@@ -24,6 +24,9 @@ Model = TypeVar("Model", bound=Section)
 PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}
 """Tables of the plan; all others are of the settings."""
 
+PATHS = (("dataset",), ("store",), ("transfer", "weights"))
+"""Settings that are relative to the file they stand in."""
+
 
 def read_plan(path: Path, model: type[Plan] = Plan) -> Plan:
     """Read and check a plan file.
@@ -173,12 +176,21 @@ def _divided(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _with_paths_from(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
     """Settings whose paths are relative to a folder no more."""
-    paths = {
-        name: str(folder / table[name])
-        for name in ("dataset", "store")
-        if isinstance(table.get(name), str)
-    }
-    return table | paths
+    for keys in PATHS:
+        table = _with_path_from(folder, table, keys)
+    return table
+
+
+def _with_path_from(
+    folder: Path, table: dict[str, Any], keys: Sequence[str]
+) -> dict[str, Any]:
+    name, *inner = keys
+    value = table.get(name)
+    if inner and isinstance(value, dict):
+        return table | {name: _with_path_from(folder, value, inner)}
+    if not inner and isinstance(value, str):
+        return table | {name: str(folder / value)}
+    return table
 
 
 def _with_network(plan: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:

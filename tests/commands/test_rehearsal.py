@@ -114,7 +114,7 @@ def test_wrong_loss_is_told(tmp_path, value, message):
             "(3, 2, 2)",
             "input (8, 8, 8) must be divisible by (3, 2, 2)",
         ),
-        ("in_channels, num_classes, 1", "2, num_classes, 1", "line 18: RuntimeError"),
+        ("in_channels, num_classes, 1", "2, num_classes, 1", "line 15: RuntimeError"),
         ("Tiny(Network)", "Tiny(nn.Module)", '"tiny" is of type Tiny; derive it from'),
     ],
 )

@@ -46,7 +46,7 @@ class MemoryCase:
 class StudentAndCritic(Method):
     """A U-Net learns from labels; a critic learns to tell the streams apart."""
 
-    def __init__(self):
+    def __init__(self, norm="instance"):
         super().__init__()
         self.streams = {
             "labelled": Stream("labelled", "uniform", 2),
@@ -59,6 +59,7 @@ class StudentAndCritic(Method):
             features=(4, 8),
             kernels=((3, 3, 3),) * 2,
             strides=((2, 2, 2),),
+            norm=norm,
             dropout_fraction=0.2,
         )
         self.critic = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
@@ -142,6 +143,7 @@ def sources(method, rank=0):
             cases=cases[stream.cases],
             sampler=UniformSampler(),
             patch_size=PATCH,
+            margins=((0, 0),) * 3,
             spacing_mm=(1.0, 1.0, 2.0),
             batch_size=stream.batch_size,
             structures=torch.tensor([[False, True]]),
@@ -154,12 +156,26 @@ def sources(method, rank=0):
     }
 
 
-def training(fabric, seed=5, precision="float32"):
+def adamw(parameters):
+    return torch.optim.AdamW(parameters, lr=1e-2)
+
+
+def training(
+    fabric,
+    seed=5,
+    precision="float32",
+    norm="instance",
+    optimiser=adamw,
+    rules_of=lambda method: {},
+):
     torch.manual_seed(seed)
-    method = StudentAndCritic()
+    method = StudentAndCritic(norm)
     groups = method.parameter_groups()
+    rules = {"gradient_clip_norm": 10.0, "ema_decay": 0.9} | rules_of(method)
     optimisers = {
-        "student": torch.optim.AdamW(groups["student"], lr=1e-2),
+        "student": optimiser(
+            [each for each in groups["student"] if each.requires_grad]
+        ),
         "critic": torch.optim.SGD(groups["critic"], lr=1e-1, momentum=0.9),
     }
     return Training(
@@ -167,6 +183,6 @@ def training(fabric, seed=5, precision="float32"):
         optimisers,
         fabric,
         numerics=Numerics(precision, "channels_last"),
-        rules=UpdateRules(lambda step, total: 1 - step / total, 10.0, 0.9),
+        rules=UpdateRules(lambda step, total: 1 - step / total, **rules),
         seed=seed,
     )

@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveal.inference.predict import stream_logits
-from foveal.inference.tiling import tile_axis, window_starts
+from foveal.inference.tiling import (
+    OverlappingTiles,
+    overlapping_tiles,
+    tile_starts,
+)
 
 
 def identity(patches):
@@ -25,14 +29,7 @@ def identity(patches):
 def test_identity_network_returns_the_image(shape, patch, overlap, batch_size):
     image = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     rows = list(
-        stream_logits(
-            identity,
-            image,
-            patch,
-            2,
-            overlap_fraction=overlap,
-            batch_size=batch_size,
-        )
+        stream_logits(identity, image, OverlappingTiles(patch, overlap, batch_size), 2)
     )
     torch.testing.assert_close(torch.cat(rows, dim=1), image)
 
@@ -40,7 +37,7 @@ def test_identity_network_returns_the_image(shape, patch, overlap, batch_size):
 @given(length=st.integers(1, 200), size=st.integers(1, 64), overlap=st.floats(0, 0.9))
 def test_windows_reach_both_ends_and_overlap_enough(length, size, overlap):
     size = min(size, length)
-    starts = window_starts(length, size, overlap)
+    starts = tile_starts(length, size, overlap)
     assert starts[0] == 0
     assert starts[-1] == length - size
     steps = [b - a for a, b in pairwise(starts)]
@@ -48,7 +45,7 @@ def test_windows_reach_both_ends_and_overlap_enough(length, size, overlap):
 
 
 def test_weights_are_positive_and_sum_to_one():
-    tiling = tile_axis(21, 8, 0.5)
+    tiling = overlapping_tiles(21, 8, 0.5)
     total = torch.zeros(21)
     for start, weights in zip(tiling.starts, tiling.weights, strict=True):
         assert (weights > 0).all()
@@ -67,11 +64,7 @@ def test_centres_count_more_than_borders():
     image = torch.zeros(1, 12, 1, 1)
     (rows,) = [
         torch.cat(
-            list(
-                stream_logits(
-                    nth, image, (8, 1, 1), 1, overlap_fraction=0.5, batch_size=1
-                )
-            ),
+            list(stream_logits(nth, image, OverlappingTiles((8, 1, 1), 0.5, 1), 1)),
             dim=1,
         )
     ]

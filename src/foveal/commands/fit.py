@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from foveal import build
 from foveal.commands.plan import usable_threads
+from foveal.commands.transfer import begin_with_weights
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.budget import (
@@ -97,13 +98,23 @@ def fit(
     sources = build.patch_sources(
         settings, plan, method, cases, fabric.global_rank, parts
     )
+    if settings.transfer.weights is not None and not has_checkpoint(run.checkpoints):
+        begin_with_weights(
+            method.predictor,
+            settings.transfer.weights,
+            plan,
+            parts,
+            run,
+            watcher.on_stage,
+            keep_record=fabric.is_global_zero,
+        )
     settings = _with_numerics(fabric, settings, method, sources, watcher)
     training = Training(
         method,
         build.optimisers(settings, method),
         fabric,
         numerics=build.numerics(settings),
-        rules=build.update_rules(settings),
+        rules=build.update_rules(settings, method),
         seed=settings.training.seed,
     )
     loader_threads = min(8, settings.training.threads or usable_threads())
@@ -237,11 +248,9 @@ def _validator(
         return validation_dice(
             patch_function(network, build.numerics(settings), fabric.device),
             cases,
-            plan.patches.size,
+            build.tiles(settings, plan, network),
             plan.labels.num_classes,
             plan.labels.structures,
-            overlap_fraction=settings.prediction.overlap_fraction,
-            batch_size=settings.prediction.batch_size,
         )
 
     return validate

@@ -49,7 +49,10 @@ class StoredModel:
         """The settings that decide a prediction."""
         numerics = build.numerics(self.settings)
         return {
-            "prediction": self.settings.prediction.model_dump(mode="json"),
+            # What is unset is left out, so that a further setting changes no digest.
+            "prediction": self.settings.prediction.model_dump(
+                mode="json", exclude_none=True
+            ),
             "training": numerics._asdict(),
         }
 

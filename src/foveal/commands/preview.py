@@ -37,6 +37,7 @@ from foveal.reports.patches import (
     ShownPatch,
     patches_picture,
     projection,
+    seen_through,
 )
 from foveal.reports.slices import fullest_slice, percentile_range
 from foveal.reports.views import PLANES
@@ -92,7 +93,7 @@ def preview(
     require_ending(path, ".png")
     watcher = watcher or Watcher()
     parts = build.parts_with(plugins)
-    settings, planned, dataset, fold = _resolved(
+    settings, planned, dataset, fold = resolved(
         Path(source), plan, options, parts, watcher
     )
     method = build.method(settings, planned, parts)
@@ -101,6 +102,9 @@ def preview(
         for name, files in files_of_streams(method, dataset, fold).items()
     }
     sources = build.patch_sources(settings, planned, method, cases, rank=0, parts=parts)
+    title = f"{dataset.name}: patches of step {step}, augmented"
+    if any(predicts_less(stream) for stream in sources.values()):
+        title += "; the network predicts what is framed"
     patches: list[ShownPatch] = []
     drawn: dict[str, DrawnCase] = {}
     for stream in sources.values():
@@ -114,7 +118,7 @@ def preview(
                     _drawn_case(stream, case, planned.labels.structures, step),
                 )
     picture = patches_picture(
-        f"{dataset.name}: patches of step {step}, augmented",
+        title,
         patches,
         list(drawn.values()),
         dict(enumerate(planned.labels.names, start=1)),
@@ -166,7 +170,7 @@ class CasesOnUse(Sequence[StoredCase]):
         return self._stored[index]
 
 
-def _resolved(
+def resolved(
     source: Path,
     plan: Path | None,
     options: Sequence[str],
@@ -223,7 +227,12 @@ def _shown_patches(
     for number, patch in enumerate(read[:MOST_PATCHES]):
         # Mirrored and deformed patches keep the directions of their case.
         grid = Grid(stream.patch_size, patch.case.grid.affine)
-        labels = None if batch.label_map is None else batch.label_map[number].numpy()
+        labels = None
+        if batch.label_map is not None:
+            # Other labels carry no loss.
+            labels = np.zeros(stream.patch_size, np.uint8)
+            window = stream.predicted_window
+            labels[window] = batch.label_map[number].numpy()[window]
         channels = batch.image[number].float().numpy()
         slices = [
             fullest_slice(channels[0], labels, grid, plane=plane) for plane in PLANES
@@ -237,9 +246,20 @@ def _shown_patches(
                 f"{patch.case.name}, corner {_numbers(patch.corner)}; "
                 + _changes(patch),
                 list(zip(slices, ranges, strict=True)),
+                {
+                    plane: seen_through(stream.predicted_window, grid, plane)
+                    for plane in PLANES
+                }
+                if predicts_less(stream)
+                else {},
             )
         )
     return shown
+
+
+def predicts_less(stream: PatchSource) -> bool:
+    """Whether the network puts out fewer voxels than a patch has."""
+    return stream.predicted_size != stream.patch_size
 
 
 def _changes(patch: ReadPatch) -> str:
@@ -265,11 +285,11 @@ def _drawn_case(
     structures: Mapping[str, Sequence[int]],
     step: int,
 ) -> DrawnCase:
-    """Draw many patches of one case, before augmentation."""
+    """Draw many patches of one case, before augmentation: what is predicted of them."""
+    size = stream.predicted_size
     draws = generator(stream.seed, step, stream.rank, stream.name, "preview")
     corners = [
-        stream.sampler.draw([case], stream.patch_size, draws).corner
-        for _ in range(NUM_DRAWS)
+        stream.sampler.draw([case], size, draws).corner for _ in range(NUM_DRAWS)
     ]
     whole = tuple(slice(0, length) for length in case.shape)
     channel, labels = case.read_image(whole)[0], case.read_label_map(whole)
@@ -281,7 +301,7 @@ def _drawn_case(
                 replace(shown, labels=None),
                 labels,
                 corners,
-                stream.patch_size,
+                size,
                 case.grid,
             )
         )
@@ -291,7 +311,7 @@ def _drawn_case(
         num_draws=NUM_DRAWS,
         projections=[(one, display_range) for one in seen],
         shares={
-            name: _share_with(np.isin(labels, classes), corners, stream.patch_size)
+            name: _share_with(np.isin(labels, classes), corners, size)
             for name, classes in structures.items()
             if any(case.class_counts[number] > 0 for number in classes)
         },

@@ -1,6 +1,7 @@
 """A run tried on a made-up patch, before hours of work rely on it."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -40,7 +41,8 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     predicted = (
         tuple(
             min(length, math.ceil(seen[axis]))
-            for axis, length in zip(axes, published, strict=True)
+            # A 3D network built in 2D by its options predicts as much of a slice.
+            for axis, length in zip(axes, published[: len(axes)], strict=True)
         )
         if published
         else tuple(size[axis] for axis in axes)
@@ -81,23 +83,43 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
                 f'method {settings.method.name}: stream "{name}" asks for '
                 f"{stream.cases} cases; there are {', '.join(STREAM_CASES)}"
             )
+    _require_volumes(trained.predictor, plan)
     try:
-        trained.predictor.output_shape(plan.patches.size)
+        predicted = trained.predictor.output_shape(plan.patches.size)
     except GeometryError as error:
         raise SettingsError(
             f"patches.size does not suit network {plan.network.name}: {error}"
         ) from error
+    build.tiles(settings, plan, trained.predictor)
     if parts.plugins:
         device = torch.device(build.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):
             for name, (loss, _) in build.losses(settings, parts).items():
-                _try_loss(name, loss, plan, device)
+                _try_loss(name, loss, plan, predicted, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
+    # Names of layers may be wrong.
+    build.optimisers(settings, trained)
+    build.update_rules(settings, trained)
+
+
+def _require_volumes(predictor: Network, plan: Plan) -> None:
+    """Refuse a network that needs several voxels along an axis where cases have one."""
+    if plan.fingerprint is None:
+        return
+    for axis, length in enumerate(plan.fingerprint.median_shape):
+        step, margin = predictor.alignment[axis], sum(predictor.all_margins[axis])
+        if length <= 1 and (step > 1 or margin > 0):
+            raise SettingsError(
+                f"network {plan.network.name} takes in {margin + step} voxels or more "
+                f"along axis {axis}, where the cases have one; choose a 2D network, or "
+                "options of this one that leave the axis as it is (kernels and strides "
+                "of 1)"
+            )
 
 
 def _try_network(predictor: Network, plan: Plan, device: torch.device) -> None:
-    batch = _made_up_batch(plan, device)
+    batch = _made_up_batch(plan, plan.patches.size, device)
     with torch.no_grad():
         output = predictor(batch.image)
     if not isinstance(output, Output):
@@ -118,9 +140,12 @@ def _try_network(predictor: Network, plan: Plan, device: torch.device) -> None:
         )
 
 
-def _try_loss(name: str, loss: Loss, plan: Plan, device: torch.device) -> None:
-    batch = _made_up_batch(plan, device)
-    shape = (1, plan.labels.num_classes, *plan.patches.size)
+def _try_loss(
+    name: str, loss: Loss, plan: Plan, predicted: Sequence[int], device: torch.device
+) -> None:
+    """Try a loss on the voxels of one patch that the network predicts."""
+    batch = _made_up_batch(plan, predicted, device)
+    shape = (1, plan.labels.num_classes, *predicted)
     logits = torch.randn(shape, device=device, requires_grad=True)
     value = loss(logits, *batch.labels())
     if not _is_number(value) or not value.requires_grad or not value.isfinite():
@@ -131,7 +156,10 @@ def _try_loss(name: str, loss: Loss, plan: Plan, device: torch.device) -> None:
 
 
 def _try_step(trained: Method, plan: Plan, device: torch.device) -> None:
-    batches = {name: _made_up_batch(plan, device) for name in trained.streams}
+    batches = {
+        name: _made_up_batch(plan, plan.patches.size, device)
+        for name in trained.streams
+    }
     terms = trained(batches, Clock(0, 1, 0, 0))
     for name, term in terms.items():
         if not _is_number(term):
@@ -154,16 +182,14 @@ def _described(value: object) -> str:
     return f"{value.item()}, {'with' if value.requires_grad else 'without'} a gradient"
 
 
-def _made_up_batch(plan: Plan, device: torch.device) -> Batch:
+def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Batch:
     """One patch of noise in which every class occurs."""
     classes = plan.labels.num_classes
-    voxels = torch.arange(math.prod(plan.patches.size), device=device)
-    noise = torch.randn(
-        1, len(plan.preprocessing.channels), *plan.patches.size, device=device
-    )
+    voxels = torch.arange(math.prod(size), device=device)
+    noise = torch.randn(1, len(plan.preprocessing.channels), *size, device=device)
     return Batch(
         image=noise,
-        label_map=(voxels % classes).reshape(1, *plan.patches.size).to(torch.uint8),
+        label_map=(voxels % classes).reshape(1, *size).to(torch.uint8),
         annotated=torch.ones(
             1, len(plan.labels.structures), dtype=torch.bool, device=device
         ),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from foveal.case import Dataset
 from foveal.config.networks import NetworkConfig, UNetConfig
 from foveal.config.plan import ChannelConfig, Plan
-from foveal.config.settings import Settings
+from foveal.config.settings import OptimiserConfig, Settings
 from foveal.errors import listed
 from foveal.planning.splits import Fold, Splits
 
@@ -102,6 +102,17 @@ def plan_facts(plan: Plan) -> Facts:
     ]
 
 
+def _regularisation_words(optimiser: OptimiserConfig) -> str:
+    """What keeps weights small, with a semicolon before it; empty if nothing does."""
+    chosen = {
+        "weight decay": optimiser.weight_decay,
+        "L1": optimiser.l1,
+        "L2": optimiser.l2,
+    }
+    words = [f"{name} {value:g}" for name, value in chosen.items() if value]
+    return f"; {', '.join(words)}" if words else ""
+
+
 def training_facts(settings: Settings, seconds: float) -> Facts:
     """Loss, optimiser, sampling and length.
 
@@ -136,7 +147,7 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
             "Optimiser",
             f"{optimiser.name}, learning rate {optimiser.learning_rate:g} with "
             f"{settings.schedule.warmup_steps} steps of warm-up, then "
-            f"{settings.schedule.name}; weight decay {optimiser.weight_decay:g}."
+            f"{settings.schedule.name}{_regularisation_words(optimiser)}."
             + (
                 f" Weights are averaged over steps ({training.ema_decay:g})."
                 if training.ema_decay

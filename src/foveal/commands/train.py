@@ -21,6 +21,7 @@ from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
 from foveal.commands.presence import measure_presence
 from foveal.commands.rehearsal import fitting_patches, rehearse
+from foveal.commands.transfer import opened_weights, require_fitting_weights
 from foveal.config import Section
 from foveal.config.networks import DEFAULT_NETWORK
 from foveal.config.plan import Plan
@@ -159,6 +160,11 @@ def _train_run(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
+    if settings.schedule.name == "plateau" and not division.validation:
+        raise SettingsError(
+            "schedule plateau follows the validation, but no patient is left to "
+            "validate on; choose another schedule.name, or splits.folds above 1"
+        )
     torch.manual_seed(settings.training.seed)
     method = build.method(settings, planned, parts)
     training_files = files_of_streams(method, dataset, division)
@@ -280,6 +286,16 @@ def resolved_settings(
     before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     build.require_used(settings, network_name, parts)
+    weights = settings.transfer.weights
+    if weights is not None and not weights.exists():
+        raise SettingsError(
+            f"transfer.weights: {weights} does not exist; give a run, an exported "
+            "model, or a .safetensors or .pth file. The path is relative to the "
+            "settings file, and with --set to the working folder"
+        )
+    if weights is not None:
+        # Whether they fit is known with the plan; whether they can be read, now.
+        opened_weights(weights, parts)
     length = settings.training
     if length.steps is not None and length.budget_seconds is not None:
         raise SettingsError(
@@ -344,9 +360,15 @@ def _refuse_other_source(
 
 def _with_resolved_paths(settings: Settings) -> Settings:
     paths = {"dataset": settings.dataset, "store": settings.store}
-    return settings.model_copy(
-        update={name: path.resolve() for name, path in paths.items() if path}
-    )
+    resolved: dict[str, Any] = {
+        name: path.resolve() for name, path in paths.items() if path
+    }
+    weights = settings.transfer.weights
+    if weights is not None:
+        resolved["transfer"] = settings.transfer.model_copy(
+            update={"weights": weights.resolve()}
+        )
+    return settings.model_copy(update=resolved)
 
 
 def _differing(named: Section, begun: Mapping[str, Any], table: str = "") -> list[str]:
@@ -381,6 +403,8 @@ def _begin(
     """Plan, divide the patients, and write down what the run starts from."""
     splits = resolved_splits(dataset, settings)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
+    if settings.transfer.weights is not None:
+        require_fitting_weights(settings.transfer.weights, planned, parts)
     _write_beginning(run, splits, planned, settings, parts)
 
 
@@ -402,6 +426,8 @@ def _begin_all(
             "1 or the data set names the patients to validate itself; leave out --fold"
         )
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
+    if settings.transfer.weights is not None:
+        require_fitting_weights(settings.transfer.weights, planned, parts)
     _write_beginning(folder, splits, planned, settings, parts)
 
 

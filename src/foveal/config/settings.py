@@ -1,10 +1,12 @@
 """What a person chooses: sampling, augmentation, loss, optimiser, length of a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
+    ModelWrapValidatorHandler,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -17,6 +19,7 @@ from foveal.config.sections import (
     Fraction,
     PositiveFraction,
     Section,
+    Triple,
 )
 
 
@@ -141,28 +144,204 @@ class BorderWeightsConfig(Section):
     """The weight falls by 40 % where the distances to two objects sum to this."""
 
 
-class OptimiserConfig(Section):
+class NamedSection(Section):
+    """A table whose ``name`` decides which of its options there are.
+
+    An unset option has the default of the name; one that the name does not use must be
+    left out.
+    """
+
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Name to the options that it has beside those that all have."""
+
+    name: str
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def with_defaults(
+        cls,
+        table: Any,  # noqa: ANN401 - whatever a file holds
+        handler: ModelWrapValidatorHandler[Self],
+    ) -> Self:
+        """Fill in what is unset."""
+        if not isinstance(table, dict):
+            return handler(table)
+        name = table.get("name", cls.model_fields["name"].default)
+        # A name that is none is told of by its own field.
+        known = cls.defaults.get(name, {}) if isinstance(name, str) else {}
+        given = {key: value for key, value in table.items() if value is not None}
+        made = handler({**known, **given})
+        # A resumed run is compared with what its file sets, not with defaults.
+        made.model_fields_set.intersection_update(given)
+        return made
+
+    @model_validator(mode="after")
+    def every_option_is_used(self) -> Self:
+        """Refuse an option that would change nothing."""
+        optional = {key for options in self.defaults.values() for key in options}
+        own = self.defaults[self.name]
+        unused = [
+            key
+            for key in sorted(optional - own.keys())
+            if getattr(self, key) is not None
+        ]
+        if unused:
+            raise ValueError(
+                f"{self.name} does not use {', '.join(unused)}; "
+                f"its options are {', '.join(own) or 'none'}"
+            )
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Values of the options that the name has."""
+        own = self.defaults[self.name]
+        return {key: getattr(self, key) for key in own}
+
+
+class OptimiserConfig(NamedSection):
     """How weights follow gradients."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """``sgd`` is with Nesterov momentum."""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "adamw": {
+            "learning_rate": 3e-3,
+            "weight_decay": 1e-2,
+            "momentum": 0.9,
+            "squares_decay": 0.999,
+            "epsilon": 1e-8,
+        },
+        "adam": {
+            "learning_rate": 1e-3,
+            "momentum": 0.9,
+            "squares_decay": 0.999,
+            "epsilon": 1e-8,
+        },
+        "sgd": {"learning_rate": 3e-3, "weight_decay": 0.0, "momentum": 0.9},
+        "rmsprop": {
+            "learning_rate": 1e-3,
+            "momentum": 0.6,
+            "squares_decay": 0.9,
+            "epsilon": 1e-4,
+        },
+        "adadelta": {"learning_rate": 1.0, "squares_decay": 0.95, "epsilon": 1e-6},
+    }
+
+    name: Literal["adamw", "adam", "sgd", "rmsprop", "adadelta"] = "adamw"
+    """``sgd`` is with Nesterov momentum; ``rmsprop`` is DeepMedic's, with Nesterov
+    momentum and ``epsilon`` inside the root. An option that the chosen one does not use
+    is an error."""
 
     learning_rate: PositiveFloat = 3e-3
-    weight_decay: NonNegativeFloat = 1e-2
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """AdamW: first moment's decay. SGD: Nesterov momentum."""
+    """Unset: ``adam`` and ``rmsprop`` 0.001, ``adadelta`` 1, others 0.003."""
+
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """AdamW, Adam: decay of the mean gradient. SGD, RMSProp: Nesterov momentum. Unset:
+    0.9, ``rmsprop`` 0.6."""
+
+    squares_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Of the mean squared gradient, all but SGD. Unset: 0.999, ``rmsprop`` 0.9,
+    ``adadelta`` 0.95."""
+
+    epsilon: PositiveFloat | None = None
+    """Keeps the division by the root mean square from being one by zero, all but SGD.
+    Unset: 1e-8, ``rmsprop`` 1e-4, ``adadelta`` 1e-6."""
+
+    weight_decay: NonNegativeFloat | None = None
+    """Of every parameter. AdamW: share lost per step, times the learning rate, apart
+    from the gradient. SGD: what is added to the gradient per weight. Unset: ``adamw``
+    0.01, ``sgd`` 0."""
+
+    l1: NonNegativeFloat = 0.0
+    """Added to the loss: this times the sum of absolute weights of convolutions and
+    linear layers, so neither of biases, norms nor slopes."""
+
+    l2: NonNegativeFloat = 0.0
+    """Added to the loss: this times the sum of squares of the same weights; half of the
+    "weight decay" of papers that add it to the gradient."""
+
+    regularise_classifier: bool = True
+    """Whether ``l1`` and ``l2`` hold for the layers that make logits too."""
 
     gradient_clip_norm: PositiveFloat = 12.0
+    """Largest norm of the gradient of all that the optimiser updates; inf: no limit."""
+
+    @model_validator(mode="after")
+    def something_is_regularised(self) -> Self:
+        """Refuse an exemption from nothing."""
+        if not self.regularise_classifier and self.l1 == self.l2 == 0:
+            raise ValueError(
+                "regularise_classifier = false changes nothing while l1 and l2 are 0"
+            )
+        return self
 
 
-class ScheduleConfig(Section):
+class ScheduleConfig(NamedSection):
     """How the learning rate moves over the run."""
 
-    name: Literal["poly", "cosine", "constant"] = "poly"
-    power: PositiveFloat = 0.9
-    """Of ``poly``."""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "poly": {"power": 0.9, "wait_fraction": 0.0},
+        "cosine": {},
+        "constant": {},
+        "steps": {"drop_at": (), "drop_factor": 0.5},
+        "plateau": {"drop_factor": 0.5, "patience_validations": 5},
+    }
+
+    name: Literal["poly", "cosine", "constant", "steps", "plateau"] = "poly"
+    """``poly``: down to 0 as a power of what is left of the run; ``cosine``: down to 0;
+    ``steps``: drops at given points; ``plateau``: drops when validation gets no better.
+    An option that the chosen one does not use is an error."""
+
+    power: PositiveFloat | None = None
+    """Of ``poly``. Unset: 0.9."""
+
+    wait_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Of ``poly``: share of the run before the decay begins. Unset: 0."""
+
+    drop_at: tuple[PositiveFloat, ...] | None = None
+    """Of ``steps``: when the learning rate drops; below 1 a share of the run, from 1 on
+    a number of steps."""
+
+    drop_factor: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Of ``steps`` and ``plateau``: what each drop multiplies by. Unset: 0.5."""
+
+    patience_validations: PositiveInt | None = None
+    """Of ``plateau``: validations in a row without a new best mean Dice until the
+    learning rate drops. Unset: 5."""
 
     warmup_steps: NonNegativeInt = 20
+    """Steps of a linear rise at the beginning; the decay runs under it."""
+
+    warmup_start_fraction: PositiveFraction | None = None
+    """Of the learning rate at the first step; the whole is reached after
+    ``warmup_steps``. Unset: 1 / (``warmup_steps`` + 1)."""
+
+    @model_validator(mode="after")
+    def rise_and_drops_exist(self) -> Self:
+        """Refuse a rise that takes no time, and drops without points."""
+        if self.warmup_start_fraction is not None and self.warmup_steps == 0:
+            raise ValueError("warmup_start_fraction changes nothing: warmup_steps is 0")
+        if self.drop_at == ():
+            raise ValueError(
+                "steps needs drop_at, for example [0.5, 0.75]: shares of the run"
+            )
+        return self
+
+
+class TransferConfig(Section):
+    """What a run begins with that was learned elsewhere, and what of it may change."""
+
+    weights: Path | None = None
+    """Folder of a run, an exported model, or ``.safetensors`` or ``.pth`` with weights
+    of a classification network in torchvision's naming; relative to the settings file.
+    Unset: all weights are drawn."""
+
+    freeze: tuple[str, ...] = ()
+    """Modules that do not learn, by the beginning of their names: ``layer1``. Their
+    batch norms' statistics stay as they are too."""
+
+    learning_rate_factors: dict[str, NonNegativeFloat] = Field({})
+    """Beginning of modules' names to what multiplies their learning rate; the longest
+    that fits counts."""
 
 
 class TrainingConfig(Section):
@@ -178,6 +357,18 @@ class TrainingConfig(Section):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Of the moving average of the weights that is validated and used to predict; 0:
     the weights themselves."""
+
+    batch_norm_batches: PositiveInt | None = None
+    """Batches over whose statistics the plain mean is kept for validation and
+    prediction (DeepMedic: 60). Unset: means that fade exponentially, as PyTorch has."""
+
+    initialisation: Literal["network", "he", "glorot", "normal"] = "network"
+    """Weights of convolutions and linear layers to begin with. ``network``: as its
+    authors chose; ``he``: normal, variance 2 / inputs; ``glorot``: uniform, variance
+    2 / (inputs + outputs); ``normal``: deviation 0.01."""
+
+    zero_gamma: bool = False
+    """Let residual blocks begin as the identity: the scale of their last norm is 0."""
 
     validate_every_steps: PositiveInt | None = None
     """Unset: ten times in a run."""
@@ -214,10 +405,16 @@ class PredictionConfig(Section):
     """How whole volumes are predicted, in validation and afterwards."""
 
     overlap_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Least part of a patch shared with the next."""
+    """Least part of a patch shared with the next. Patches of networks without padding
+    adjoin, whatever it says."""
 
     batch_size: PositiveInt = 2
     """Patches predicted at once."""
+
+    patch_size: Triple | None = None
+    """Voxels that the network takes in. Unset: as in training. For networks without
+    padding, where it changes speed and memory but not the answer, unset means large
+    patches that together put out half a million voxels at most."""
 
 
 class Settings(Section):
@@ -241,5 +438,6 @@ class Settings(Section):
     plugins: PluginsConfig = PluginsConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()

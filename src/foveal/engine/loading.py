@@ -33,7 +33,7 @@ AHEAD = 4
 
 
 class Sampler(Protocol):
-    """Chooses a case and where its patch lies."""
+    """Chooses a case and where in it the voxels to predict lie."""
 
     def draw(
         self,
@@ -41,7 +41,7 @@ class Sampler(Protocol):
         patch_size: Sequence[int],
         generator: torch.Generator,
     ) -> Draw:
-        """One patch."""
+        """Corner of a window of ``patch_size``, all of which is predicted."""
         ...
 
 
@@ -53,6 +53,12 @@ class PatchSource:
     cases: Sequence[StoredCase]
     sampler: Sampler
     patch_size: tuple[int, int, int]
+    """What the network takes in, in voxels."""
+
+    margins: Sequence[tuple[int, int]]
+    """Of the network, per axis: the context in a patch that it does not predict. It may
+    lie beyond the volume; what is predicted may not, so borders are seen as often."""
+
     spacing_mm: tuple[float, float, float]
     batch_size: int
     structures: Tensor
@@ -63,12 +69,39 @@ class PatchSource:
     seed: int
     rank: int
 
+    @property
+    def predicted_size(self) -> tuple[int, int, int]:
+        """Voxels of a patch that the network predicts."""
+        i, j, k = (
+            size - before - after
+            for size, (before, after) in zip(self.patch_size, self.margins, strict=True)
+        )
+        return i, j, k
+
+    @property
+    def predicted_window(self) -> tuple[slice, slice, slice]:
+        """Place of these voxels in a patch."""
+        i, j, k = (
+            slice(before, size - after)
+            for size, (before, after) in zip(self.patch_size, self.margins, strict=True)
+        )
+        return i, j, k
+
+    def draw(self, cases: Sequence[StoredCase], draws: torch.Generator) -> Draw:
+        """Draw a patch around voxels to predict that the sampler chooses."""
+        drawn = self.sampler.draw(cases, self.predicted_size, draws)
+        i, j, k = (
+            start - before
+            for start, (before, _) in zip(drawn.corner, self.margins, strict=True)
+        )
+        return drawn._replace(corner=(i, j, k))
+
     def read(self, step: int) -> list["ReadPatch"]:
         """Draw the patches of a step and read what they need from the store."""
         draws = generator(self.seed, step, self.rank, self.name, "patches")
         patches = []
         for _ in range(self.batch_size):
-            draw = self.sampler.draw(self.cases, self.patch_size, draws)
+            draw = self.draw(self.cases, draws)
             transform = self.spatial.draw(self.patch_size, draws, self.spacing_mm)
             case = self.cases[draw.case_index]
             window = transform.source_window(draw.corner, self.patch_size)

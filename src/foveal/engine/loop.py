@@ -169,9 +169,9 @@ class _Keeper:
         step, rules = self._training.step, self._rules
         is_stop = step % rules.validate_every_steps == 0 or step == rules.total_steps
         if is_stop and self._validate is not None:
-            if self._is_writer:
-                self._score(self._validate)
-            self._training.fabric.barrier()
+            score = self._score(self._validate) if self._is_writer else None
+            # All wait here for the first, and lower their learning rates together.
+            self._training.add_score(self._training.fabric.broadcast(score))
         age = time.perf_counter() - self._last_checkpoint
         is_due = is_stop or age > rules.checkpoint_every_seconds
         if self._log is not None and is_due:
@@ -194,8 +194,12 @@ class _Keeper:
         if self._log is not None:
             self._log.write(kind, step, **values)
 
-    def _score(self, validate: Validate) -> None:
-        """Validate the predictor, and keep it if it is the best so far."""
+    def _score(self, validate: Validate) -> float | None:
+        """Validate the predictor, and keep it if it is the best so far.
+
+        Returns:
+            Mean Dice of the structures; ``None`` if no case has any.
+        """
         training = self._training
         start = time.perf_counter()
         scores = validate(training.frozen_predictor())
@@ -225,6 +229,7 @@ class _Keeper:
                 "scores": scores,
             }
             save_checkpoint(self._checkpoints, "best", weights, state)
+        return mean
 
     def _progress(self, loss: float | None, note: str) -> Progress:
         step, total = self._training.step, self._rules.total_steps

@@ -53,6 +53,11 @@ class RunDirectory:
         return self.path / "plugins.toml"
 
     @property
+    def transfer(self) -> Path:
+        """What the run began with, if that was learned elsewhere."""
+        return self.path / "transfer.json"
+
+    @property
     def checkpoints(self) -> Path:
         """``last``, ``previous`` and ``best``."""
         return self.path / "checkpoints"

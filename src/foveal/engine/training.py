@@ -2,17 +2,20 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foveal.engine.averaging import WeightAverage
+from foveal.engine.batch_statistics import RecentStatistics
 from foveal.engine.checkpoints import optimiser_tensors, restore_optimiser
+from foveal.engine.penalties import WeightPenalty
+from foveal.engine.plateau import Plateau, PlateauRule
 from foveal.errors import TrainingError
 from foveal.inference.numerics import Numerics, apply_layout, autocast, with_layout
 from foveal.methods.interface import Clock, Method
@@ -28,10 +31,23 @@ class UpdateRules:
     """Of (step, total steps)."""
 
     gradient_clip_norm: float
-    """Largest norm of the gradient of one parameter group."""
+    """Largest norm of the gradient of everything that one optimiser updates."""
 
     ema_decay: float
     """0: no moving average."""
+
+    plateau: PlateauRule | None = None
+    """Drops of the learning rate, times ``learning_rate_factor``; ``None``: none."""
+
+    penalty: WeightPenalty | None = None
+    """Added to the loss; its gradient is clipped with the rest."""
+
+    frozen: Sequence[nn.Module] = ()
+    """Modules that stay in evaluation mode; their weights are no optimiser's."""
+
+    batch_norm_batches: int = 0
+    """Of which the predictor's batch norms keep the mean; 0: as PyTorch does, a mean
+    that fades exponentially."""
 
 
 class NonFiniteLossError(TrainingError):
@@ -78,6 +94,16 @@ class Training:
         self._scaler = torch.amp.GradScaler(
             fabric.device.type, enabled=numerics.precision == "float16"
         )
+        self._plateau = Plateau(rules.plateau) if rules.plateau else None
+        self._statistics = (
+            RecentStatistics(
+                method.predictor,
+                rules.batch_norm_batches,
+                [module for layer in rules.frozen for module in layer.modules()],
+            )
+            if rules.batch_norm_batches
+            else None
+        )
         self._average = (
             WeightAverage(method.predictor, rules.ema_decay)
             if rules.ema_decay > 0
@@ -98,6 +124,8 @@ class Training:
         clock = Clock(self.step, total_steps, self.seed, self.fabric.global_rank)
         torch.manual_seed(_step_seed(clock))
         factor = self.rules.learning_rate_factor(self.step, total_steps)
+        if self._plateau is not None:
+            factor *= self._plateau.factor
         laid_out = {
             name: batch.with_image(
                 with_layout(batch.image, self.numerics.memory_layout)
@@ -105,6 +133,8 @@ class Training:
             for name, batch in batches.items()
         }
         self._wrapped.train()
+        for layer in self.rules.frozen:
+            layer.eval()
         with autocast(self.numerics, self.fabric.device.type):
             terms = self._wrapped(laid_out, clock)
         loss = torch.stack(list(terms.values())).sum()
@@ -123,17 +153,31 @@ class Training:
         self.fabric.backward(self._scaler.scale(loss))
         for optimiser in self._optimisers.values():
             self._scaler.unscale_(optimiser)
-            for group in optimiser.param_groups:
-                torch.nn.utils.clip_grad_norm_(
-                    group["params"], self.rules.gradient_clip_norm
-                )
+        if self.rules.penalty is not None:
+            self.rules.penalty.add_gradients()
+        for optimiser in self._optimisers.values():
+            torch.nn.utils.clip_grad_norm_(
+                [each for group in optimiser.param_groups for each in group["params"]],
+                self.rules.gradient_clip_norm,
+            )
             self._scaler.step(optimiser)
         self._scaler.update()
         self.method.after_step(clock)
+        if self._statistics is not None:
+            self._statistics.update()
         if self._average is not None:
             self._average.update(self.method.predictor)
         self.step += 1
         return values, factor
+
+    def add_score(self, score: float | None) -> None:
+        """Take in the score of a validation, the same in every process.
+
+        Args:
+            score: ``None``, if there was nothing to measure, does not count.
+        """
+        if self._plateau is not None and score is not None:
+            self._plateau.add(score)
 
     def release_gradients(self) -> None:
         """Free what a step that ran out of memory left behind."""
@@ -143,10 +187,15 @@ class Training:
             torch.cuda.empty_cache()
 
     def predictor_weights(self) -> dict[str, Tensor]:
-        """What is validated and saved to predict with: the average, if there is one."""
+        """What is validated and saved to predict with: the average, if there is one.
+
+        With the mean over the last batches, if wanted, as statistics of batch norms;
+        these are the weights' own and not averaged further.
+        """
+        recent = self._statistics.means() if self._statistics is not None else {}
         if self._average is not None:
-            return self._average.weights
-        return self.method.predictor.state_dict()
+            return self._average.weights | recent
+        return self.method.predictor.state_dict() | recent
 
     def frozen_predictor(self) -> Network:
         """Copy of the predictor with those weights, in evaluation mode."""
@@ -169,11 +218,18 @@ class Training:
             f"predictor.{name}": tensor
             for name, tensor in self.predictor_weights().items()
         }
+        if self._statistics is not None:
+            tensors |= {
+                f"statistics.{name}": ring
+                for name, ring in self._statistics.rings.items()
+            }
         state = {
             "step": self.step,
             "batch_halvings": self.batch_halvings,
             "best_score": self.best_score,
             "average_updates": self._average.updates if self._average else 0,
+            "statistics_seen": self._statistics.seen if self._statistics else 0,
+            "plateau": self._plateau.state() if self._plateau else None,
             "scaler": self._scaler.state_dict(),
             "optimiser_values": values,
         }
@@ -192,6 +248,12 @@ class Training:
             self._average.load(
                 under("predictor.", tensors), int(state["average_updates"])
             )
+        if self._statistics is not None:
+            self._statistics.load(
+                under("statistics.", tensors), int(state["statistics_seen"])
+            )
+        if self._plateau is not None:
+            self._plateau.load(state["plateau"])
         self._scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.batch_halvings = state["batch_halvings"]

@@ -11,6 +11,7 @@ from foveal.case import Case
 from foveal.inference.numerics import Numerics, apply_layout
 from foveal.inference.predict import patch_function, stream_logits
 from foveal.inference.restore import resampled_rows, uncropped_rows
+from foveal.inference.tiling import Tiles
 from foveal.networks.interface import Network
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
 
@@ -30,9 +31,9 @@ class Model:
     separate_masks: bool
     """Whether references were one mask per structure, so that predictions are too."""
 
-    patch_size: tuple[int, int, int]
-    overlap_fraction: float
-    batch_size: int
+    tiles: Tiles
+    """How the network wants volumes cut."""
+
     numerics: Numerics
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -79,10 +80,8 @@ class Model:
         logits = stream_logits(
             patch_function(self.network, self.numerics, self.device),
             image,
-            self.patch_size,
+            self.tiles,
             self.num_classes,
-            overlap_fraction=self.overlap_fraction,
-            batch_size=self.batch_size,
         )
         back = prepared.restoration
         rows = resampled_rows(logits, back.preprocessed_shape, back.cropped_shape)

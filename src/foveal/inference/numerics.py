@@ -17,6 +17,9 @@ from torch import Tensor, nn
 Precision = Literal["float32", "bfloat16", "float16"]
 MemoryLayout = Literal["contiguous", "channels_last"]
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""By the number of axes of an image batch, or of a convolution's weights."""
+
 TIMED_ROUNDS = 2
 """Steps per candidate that count."""
 
@@ -93,9 +96,9 @@ def autocast(
 
 
 def apply_layout(module: nn.Module, memory_layout: MemoryLayout) -> None:
-    """Bring the weights of convolutions, 2D and 3D, to the chosen layout, in place."""
+    """Bring the weights of 2D and 3D convolutions to the chosen layout, in place."""
     for parameter in module.parameters():
-        if parameter.ndim in (4, 5):
+        if parameter.ndim in CHANNELS_LAST:
             parameter.data = parameter.data.contiguous(
                 memory_format=_memory_format(memory_layout, parameter.ndim)
             )
@@ -110,7 +113,7 @@ def with_layout(image: Tensor, memory_layout: MemoryLayout) -> Tensor:
     return image.contiguous(memory_format=_memory_format(memory_layout, image.ndim))
 
 
-def _memory_format(memory_layout: MemoryLayout, axes: int) -> torch.memory_format:
+def _memory_format(memory_layout: MemoryLayout, ndim: int) -> torch.memory_format:
     if memory_layout == "channels_last":
-        return torch.channels_last if axes == 4 else torch.channels_last_3d
+        return CHANNELS_LAST[ndim]
     return torch.contiguous_format

@@ -2,7 +2,7 @@
 
 Validation, prediction and everything that needs a network's opinion on a case go
 through `stream_logits`. It hands out finished rows along the first axis, so that no
-more than one patch's thickness of logits is ever held, whatever the volume's length.
+more than one tile's thickness of logits is ever held, whatever the volume's length.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveal.inference.numerics import Numerics, autocast, with_layout
-from foveal.inference.tiling import AxisTiling, padding_to, tile_axis
+from foveal.inference.tiling import AxisTiling, Tiles
 from foveal.networks.interface import Network
 
 PatchFunction = Callable[[Tensor], Tensor]
-"""Maps ``(patch, channel, i, j, k)`` to logits ``(patch, class, i, j, k)``."""
+"""Maps ``(patch, channel, i, j, k)`` to logits ``(patch, class, ii, jj, kk)``."""
 
 
 def patch_function(
@@ -44,88 +44,83 @@ def patch_function(
 def stream_logits(
     network: PatchFunction,
     image: Float[Tensor, "channel i j k"],
-    patch_size: Sequence[int],
+    tiles: Tiles,
     num_classes: int,
-    *,
-    overlap_fraction: float,
-    batch_size: int,
 ) -> Iterator[Float[Tensor, "class rows j k"]]:
-    """Average the logits of overlapping patches, trusting their centres most.
+    """Put the logits of a volume together from those of its tiles.
 
     Args:
-        network: Same-padded; in evaluation mode. Gets batches on the image's device.
-        image: Preprocessed. An axis shorter than the patch is zero-padded and the
-            result cropped back.
-        patch_size: In voxels.
+        network: In evaluation mode. Gets batches on the image's device.
+        image: Preprocessed. Beyond its borders the network sees 0.
+        tiles: How the network wants volumes cut.
         num_classes: Including background.
-        overlap_fraction: Least part of a patch shared with the next, in [0, 1).
-        batch_size: Patches given to the network at once.
 
     Yields:
         Consecutive rows, float32; together they cover the first axis once.
     """
-    shape = image.shape[1:]
-    padding = padding_to(shape, patch_size)
-    image = F.pad(image, [side for pair in reversed(padding) for side in pair])
-    tilings = [
-        tile_axis(length, size, overlap_fraction)
-        for length, size in zip(image.shape[1:], patch_size, strict=True)
-    ]
-    inner_j, inner_k = (
-        slice(before, before + length)
-        for (before, _), length in zip(padding[1:], shape[1:], strict=True)
+    tilings = tiles.along_axes(image.shape[1:])
+    inside_i, inside_j, inside_k = (
+        slice(axis.skipped, axis.skipped + length)
+        for axis, length in zip(tilings, image.shape[1:], strict=True)
     )
-    skip, wanted = padding[0][0], shape[0]
-    for rows in _finished_rows(
-        network, image, patch_size, num_classes, tilings, batch_size
-    ):
+    padding = [side for axis in reversed(tilings) for side in axis.padding]
+    image = F.pad(image, padding)
+    skip, wanted = inside_i.start, inside_i.stop - inside_i.start
+    for rows in _finished_rows(network, image, num_classes, tilings, tiles.batch_size):
         kept = rows[:, skip : skip + wanted]
         skip -= min(skip, rows.shape[1])
         wanted -= kept.shape[1]
         if kept.shape[1]:
-            yield kept[:, :, inner_j, inner_k]
+            yield kept[:, :, inside_j, inside_k]
 
 
 def _finished_rows(
     network: PatchFunction,
     image: Tensor,
-    patch_size: Sequence[int],
     num_classes: int,
     tilings: Sequence[AxisTiling],
     batch_size: int,
 ) -> Iterator[Tensor]:
+    """Rows of all that the tiles put out, as soon as no other tile adds to them."""
     along_i, along_j, along_k = tilings
-    thickness = patch_size[0]
-    sums = image.new_zeros(num_classes, thickness, *image.shape[2:])
-    ends = [*along_i.starts[1:], image.shape[1]]
+    sums = image.new_zeros(
+        num_classes,
+        along_i.output_size,
+        along_j.output_length,
+        along_k.output_length,
+    )
+    ends = [*along_i.starts[1:], along_i.output_length]
     for n, (start, end) in enumerate(zip(along_i.starts, ends, strict=True)):
-        slab = image[:, start : start + thickness]
+        slab = image[:, start : start + along_i.size]
         positions = list(
             product(range(len(along_j.starts)), range(len(along_k.starts)))
         )
         for first in range(0, len(positions), batch_size):
             batch = positions[first : first + batch_size]
-            windows = [
-                (
-                    slice(along_j.starts[j], along_j.starts[j] + patch_size[1]),
-                    slice(along_k.starts[k], along_k.starts[k] + patch_size[2]),
-                )
-                for j, k in batch
-            ]
+            corners = [(along_j.starts[j], along_k.starts[k]) for j, k in batch]
             logits = network(
-                torch.stack([slab[:, :, window[0], window[1]] for window in windows])
+                torch.stack(
+                    [
+                        slab[:, :, j : j + along_j.size, k : k + along_k.size]
+                        for j, k in corners
+                    ]
+                )
             )
-            for (j, k), window, patch in zip(batch, windows, logits, strict=True):
+            for tile, corner, patch in zip(batch, corners, logits, strict=True):
                 weight = torch.einsum(
                     "i,j,k->ijk",
                     along_i.weights[n],
-                    along_j.weights[j],
-                    along_k.weights[k],
+                    along_j.weights[tile[0]],
+                    along_k.weights[tile[1]],
                 ).to(sums.device)
-                sums[:, :, window[0], window[1]] += patch.float() * weight
+                window = (
+                    slice(corner[0], corner[0] + along_j.output_size),
+                    slice(corner[1], corner[1] + along_k.output_size),
+                )
+                sums[:, :, *window] += patch.float() * weight
         finished = end - start
         yield sums[:, :finished].clone()
-        # What overlaps with the next windows moves to the front.
+        # What overlaps with the next tiles moves to the front.
         sums = torch.cat(
             [sums[:, finished:], torch.zeros_like(sums[:, :finished])], dim=1
         )

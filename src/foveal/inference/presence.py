@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveal.case import IGNORED
 from foveal.inference.numerics import Numerics, autocast, with_layout
-from foveal.inference.tiling import padding_to, window_starts
+from foveal.inference.tiling import overlapping_tiles
 from foveal.losses.presence import presence_logits
 from foveal.metrics.presence import PresenceScores, presence_scores
 from foveal.networks.interface import Network
@@ -88,7 +88,11 @@ def _windows_of_case(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Logits and truth per (window, structure)."""
     whole = tuple(slice(0, length) for length in case.shape)
-    padding = padding_to(case.shape, patch_size)
+    along_axes = [
+        overlapping_tiles(length, size, 0.0)
+        for length, size in zip(case.shape, patch_size, strict=True)
+    ]
+    padding = [axis.padding for axis in along_axes]
     image = F.pad(
         torch.from_numpy(case.read_image(whole)),
         [side for pair in reversed(padding) for side in pair],
@@ -98,12 +102,7 @@ def _windows_of_case(
             slice(start, start + size)
             for start, size in zip(corner, patch_size, strict=True)
         )
-        for corner in product(
-            *(
-                window_starts(length, size, 0.0)
-                for length, size in zip(image.shape[1:], patch_size, strict=True)
-            )
-        )
+        for corner in product(*(axis.starts for axis in along_axes))
     ]
     told = torch.cat(
         [

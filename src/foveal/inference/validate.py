@@ -8,6 +8,7 @@ import torch
 from foveal.case import IGNORED
 from foveal.inference.predict import PatchFunction, stream_logits
 from foveal.inference.restore import decided_classes
+from foveal.inference.tiling import Tiles
 from foveal.metrics.overlap import dice
 from foveal.store.store import StoredCase
 
@@ -15,23 +16,18 @@ from foveal.store.store import StoredCase
 def validation_dice(
     network: PatchFunction,
     cases: Sequence[StoredCase],
-    patch_size: Sequence[int],
+    tiles: Tiles,
     num_classes: int,
     structures: Mapping[str, Sequence[int]],
-    *,
-    overlap_fraction: float,
-    batch_size: int,
 ) -> dict[str, float | None]:
     """Mean Dice per structure over cases, on their preprocessed grids.
 
     Args:
         network: See `stream_logits`.
         cases: Labelled.
-        patch_size: In voxels.
+        tiles: How the network wants volumes cut.
         num_classes: Including background.
         structures: Name to the inside classes whose union it is, in the plan's order.
-        overlap_fraction: Least part of a patch shared with the next.
-        batch_size: Patches given to the network at once.
 
     Returns:
         Structure to mean Dice; ``None`` where no case has the structure annotated and
@@ -41,14 +37,7 @@ def validation_dice(
     for case in cases:
         whole = tuple(slice(0, length) for length in case.shape)
         image = torch.from_numpy(case.read_image(whole))
-        rows = stream_logits(
-            network,
-            image,
-            patch_size,
-            num_classes,
-            overlap_fraction=overlap_fraction,
-            batch_size=batch_size,
-        )
+        rows = stream_logits(network, image, tiles, num_classes)
         members = list(structures.values())
         prediction = torch.cat(
             [decided_classes(block.softmax(dim=0), members) for block in rows]

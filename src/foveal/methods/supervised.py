@@ -52,6 +52,7 @@ class Supervised(Method):
         output = self.network(batch.image)
         scales = [output.logits, *output.coarse_logits]
         label_map, annotated, structures = batch.labels()
+        label_map = predicted_labels(label_map, self.network)
         shares = halving_shares(len(scales))
         return {
             name: torch.stack(
@@ -64,6 +65,11 @@ class Supervised(Method):
             ).sum()
             for name, (loss, weight) in self.losses.items()
         }
+
+
+def predicted_labels(label_map: Tensor, network: Network) -> Tensor:
+    """Labels of the voxels that a network predicts, of those of its whole input."""
+    return label_map[(slice(None), *network.output_window(label_map.shape[1:]))]
 
 
 def halving_shares(count: int) -> Sequence[float]:

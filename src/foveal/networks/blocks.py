@@ -1,7 +1,7 @@
 """Layers that several networks share."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,21 @@ Activation = Literal["leaky_relu", "relu"]
 
 NEGATIVE_SLOPE = 0.01
 NORM_EPSILON = 1e-5
+
+
+@runtime_checkable
+class ResidualBlock(Protocol):
+    """What marks a residual block that can begin as the identity.
+
+    A block whose branch ends with a normalisation, just before the sum, has a property
+    ``last_norm`` that gives it, whatever the submodule is called (torchvision's name
+    is ``bn3``). ``training.zero_gamma`` finds blocks by this property alone.
+    """
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The last normalisation of the branch, with a ``weight`` per channel."""
+        ...
 
 
 class InstanceNorm(nn.Module):

@@ -58,7 +58,7 @@ class DeepMedic(Network):
     - ``deepmedic`` (the authors' program since June 2018), C = 2, K = 5: 2,008,901;
     - ``deepmedic-thesis``, C = 5, K = 2: 664,332; ``deepmedic-residual``: 390,000 more;
     - ``deepmedic-wide``, C = 2, K = 5: 5,141,051;
-    - ``deepmedic2d``, C = 5, K = 2: 255,132.
+    - ``deepmedic2d``, C = 5, K = 2: 248,532.
 
     A wide pathway's input is every ``factor``-th voxel. Its outputs stand a factor
     apart; output ``b`` sees the context around voxel ``b * factor``, as in the authors'
@@ -192,18 +192,25 @@ class DeepMedic(Network):
         """
         output_shape = self.output_shape(image.shape[2:])
         activations: dict[str, Tensor] = {}
-        at_full_resolution = []
-        for name, pathway in self.pathways.items():
-            features = pathway.probed(image, output_shape, self.margins)
-            for number, features in enumerate(pathway.chain(features), start=1):
+
+        def through(chain: Chain, name: str, features: Tensor) -> Tensor:
+            for number, output in enumerate(chain(features), start=1):
                 if f"{name}.{number}" in taps:
-                    activations[f"{name}.{number}"] = features
-            at_full_resolution.append(pathway.upsampled(features, output_shape))
-        features = torch.cat(at_full_resolution, dim=1)
-        del at_full_resolution
-        for number, features in enumerate(self.hidden(features), start=1):
-            if f"hidden.{number}" in taps:
-                activations[f"hidden.{number}"] = features
+                    activations[f"{name}.{number}"] = output
+                features = output
+            return features
+
+        def found_by(pathway: Pathway, name: str) -> Tensor:
+            probes = pathway.probed(image, output_shape, self.margins)
+            features = through(pathway.chain, name, probes)
+            return pathway.upsampled(features, output_shape)
+
+        pathways = self._named_pathways.items()
+        features = through(
+            self.hidden,
+            "hidden",
+            torch.cat([found_by(pathway, name) for name, pathway in pathways], dim=1),
+        )
         logits = self.classifier(features)
         return Output(logits, (), tuple(activations[name] for name in taps))
 
@@ -223,15 +230,13 @@ class DeepMedic(Network):
         name, number = tap.split(".")
         if name == "hidden":
             return activation
-        pathway = self.pathways[name]
-        window = []
-        for along_axis, length in zip(pathway.axes, output_shape, strict=True):
-            window.append(along_axis.blocks_window(length, int(number)))
-        at_blocks = activation[:, :, *window]
-        factors = [along_axis.factor for along_axis in pathway.axes]
-        return repeated(at_blocks, factors)[
-            :, :, *(slice(length) for length in output_shape)
+        pathway = self._named_pathways[name]
+        window = [
+            along_axis.blocks_window(length, int(number))
+            for along_axis, length in zip(pathway.axes, output_shape, strict=True)
         ]
+        at_blocks = activation[:, :, *window]
+        return repeated(at_blocks, pathway.factors)
 
     @property
     def receptive_field(self) -> tuple[int, ...]:
@@ -249,14 +254,21 @@ class DeepMedic(Network):
         """
         return tuple(
             tuple(field([one.layers], one.factor) for one in pathway.axes)
-            for pathway in self.pathways.values()
+            for pathway in self._named_pathways.values()
         )
+
+    @property
+    def _named_pathways(self) -> dict[str, "Pathway"]:
+        return dict(self.pathways.items())  # type: ignore[arg-type]
 
     @property
     def _axes(self) -> list[tuple["PathwayAlongAxis", ...]]:
         """Per axis, the geometry of all pathways."""
         return list(
-            zip(*(pathway.axes for pathway in self.pathways.values()), strict=True)
+            zip(
+                *(pathway.axes for pathway in self._named_pathways.values()),
+                strict=True,
+            )
         )
 
 
@@ -589,8 +601,8 @@ def repeating_deconvolution(channels: int, factors: Sequence[int]) -> nn.Module:
 
 
 def pathway_name(number: int) -> str:
-    """``sharp``, ``wide``, ``wide2``, ``wide3``, …"""
-    return ("sharp", "wide")[number] if number < 2 else f"wide{number}"
+    """One of ``sharp``, ``wide``, ``wide2``, ``wide3``, and so on."""
+    return ("sharp", "wide")[number] if number <= 1 else f"wide{number}"
 
 
 def per_axis(size: Size, dimensions: int) -> tuple[int, ...]:

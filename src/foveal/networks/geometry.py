@@ -86,6 +86,17 @@ class Interpolate:
 
 
 @dataclass(frozen=True)
+class InterpolateBetween:
+    """Linear upsampling of which every ``factor``-th output voxel is an input voxel."""
+
+    factor: int
+
+    def behind(self, low: int, high: int) -> tuple[int, int]:
+        """See `Layer`."""
+        return low // self.factor, -(-high // self.factor)
+
+
+@dataclass(frozen=True)
 class Shift:
     """The input lies ``offset`` voxels further than the output: a crop of its start."""
 

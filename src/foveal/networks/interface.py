@@ -1,7 +1,7 @@
 """What every network is: a plain function of an image, with its geometry stated."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
@@ -54,6 +54,15 @@ class Network(nn.Module, ABC):
     def pathway_fields(self) -> tuple[tuple[int, ...], ...]:
         """Receptive fields of parallel pathways, the sharpest first."""
         return () if self.receptive_field is None else (self.receptive_field,)
+
+    def pretrained_names(self) -> Mapping[str, str]:
+        """Names of weights here to those in a published classification network.
+
+        Of parameters and buffers alike, in torchvision's naming. Empty: there is none
+        of this kind. Where a fully connected layer became a convolution, the published
+        matrix is viewed in the shape that it has here.
+        """
+        return {}
 
     def output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         """Spatial shape of the logits for an input of this spatial shape.

@@ -1,6 +1,6 @@
 """A 2D network on volumes: every slice by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -38,12 +38,24 @@ class SliceBySlice(Network):
         """Those of the 2D network, and one slice each."""
         return tuple(self._with_axis(each, 1) for each in self.network.pathway_fields)
 
+    def pretrained_names(self) -> Mapping[str, str]:
+        """Those of the 2D network."""
+        return {
+            f"network.{name}": there
+            for name, there in self.network.pretrained_names().items()
+        }
+
     def forward(
         self, image: Float[Tensor, "patch channel i j k"], taps: Sequence[str] = ()
     ) -> Output:
         """Logits of all slices; activations keep slices and patches together."""
         number = len(image)
-        slices = image.movedim(2 + self.axis, 1).flatten(0, 1)
+        by_slice = image.movedim(2 + self.axis, 1)
+        if image.stride(1) == 1:
+            # Joined with the channels last, as a copy of other order would lose that.
+            slices = by_slice.movedim(2, -1).flatten(0, 1).movedim(-1, 1)
+        else:
+            slices = by_slice.flatten(0, 1)
         output = self.network(slices, taps)
 
         def stacked(maps: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ PANEL_INCHES = 2.3
 SMOOTHING_FRACTION = 0.03
 """Of the longer side of a projection: how far a patch centre spreads its colour."""
 
-INK, FAINT = "#1f2933", "#9aa5b1"
+INK, FAINT, FRAME = "#1f2933", "#9aa5b1", "#ffffff"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,10 @@ class ShownPatch:
 
     slices: Sequence[tuple[Slice, tuple[float, float]]]
     """With the intensities shown black and white; as many in every patch."""
+
+    predicted: Mapping[str, NDArray[np.bool_]]
+    """Plane to the pixels in which the network predicts, framed; empty: it predicts the
+    whole patch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +107,21 @@ def projection(
     )
 
 
+def seen_through(window: Sequence[slice], grid: Grid, plane: str) -> NDArray[np.bool_]:
+    """Pixels of the slices in a plane that a window of the volume covers.
+
+    Args:
+        window: Of the volume.
+        grid: Of the volume.
+        plane: One of `PLANES`.
+    """
+    axis = PLANES.index(plane)
+    covered = np.zeros(grid.shape, bool)
+    covered[tuple(window)] = True
+    turned = reorientation(grid, "LPS").apply(covered)
+    return laid_out(np.any(turned, axis=axis, keepdims=True), axis, 0)
+
+
 def patches_picture(
     title: str,
     patches: Sequence[ShownPatch],
@@ -153,6 +172,9 @@ def _draw_patches(
             axes.set_axis_off()
         for axes, (shown, display_range) in zip(row, patch.slices, strict=False):
             draw_slice(axes, shown, display_range)
+            if patch.predicted:
+                frame = patch.predicted[shown.plane].astype(np.uint8)
+                draw_outlines(axes, frame, width=0.8, colour=FRAME)
             axes.set_anchor("N")
         _caption(row[0], patch.caption)
 

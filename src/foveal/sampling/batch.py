@@ -30,7 +30,8 @@ class Batch:
 
     corners: tuple[tuple[int, int, int], ...]
     """First voxel of each patch before augmentation, in the preprocessed image; may be
-    negative where the patch is larger than the volume."""
+    negative where the patch is larger than the volume, or reaches beyond it with the
+    context of what the network predicts."""
 
     present: Bool[Tensor, "patch structure"] | None = None
     """Whether the patch shows the structure; of a case that nobody outlined, whether

@@ -1,4 +1,8 @@
-"""Which case a training patch comes from, and where in it."""
+"""Which case a training patch comes from, and where in it.
+
+What is drawn is what a network predicts: a patch, or, for networks that put out less
+than they take in, the window in its middle.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,0 +1,130 @@
+"""What the benchmarks that train have in common: data, runs that go on, scores.
+
+Not a benchmark by itself.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+
+import foveal
+from foveal.engine.log import read_log
+from foveal.metrics.evaluation import Evaluation
+
+
+def data_folder(name: str) -> Path:
+    """A data set, from ``FOVEAL_DATA`` or beside the project."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FOVEAL_DATA", beside)) / name
+    if not folder.is_dir():
+        raise SystemExit(f"no folder {folder}; set FOVEAL_DATA")
+    return folder
+
+
+def write_table(path: Path, source: Path, test: Iterable[str]) -> Path:
+    """A table of a data set in which some cases are the test, the others train."""
+    dataset = foveal.read_dataset(source)
+    kept_apart = set(test)
+    cases = []
+    for case in dataset.cases:
+        row: dict[str, Any] = {
+            "case": case.name,
+            "patient": case.patient,
+            "channels": [str(channel.path.resolve()) for channel in case.channels],
+            "split": "test" if case.name in kept_apart else "train",
+        }
+        if case.label_map is not None:
+            row["label_map"] = str(case.label_map.resolve())
+        if case.mask is not None:
+            row["mask"] = str(case.mask.resolve())
+        if case.annotated is not None:
+            row["annotated_labels"] = list(case.annotated)
+        cases.append(row)
+    table: dict[str, Any] = {
+        "name": dataset.name,
+        "channel_names": list(dataset.channel_names),
+        "labels": dataset.label_values,
+        "cases": cases,
+    }
+    if dataset.regions:
+        table["regions"] = {name: list(v) for name, v in dataset.regions.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tomli_w.dumps(table))
+    return path
+
+
+def measured(words: Sequence[object]) -> tuple[float, float]:
+    """Run a command of Foveal in a process of its own; seconds and peak gigabytes."""
+    command = [sys.executable, "-m", "foveal", *map(str, words)]
+    start = time.perf_counter()
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        try:
+            memory = process.memory_info()
+        except psutil.Error:
+            break
+        peak = max(peak, getattr(memory, "peak_wset", memory.rss))
+        time.sleep(0.02)
+    if process.wait() != 0:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return time.perf_counter() - start, peak / 1e9
+
+
+def trained(
+    source: Path,
+    run: Path,
+    budget_seconds: float,
+    options: Mapping[str, Any] | Sequence[str],
+) -> dict[str, float]:
+    """Train, or go on with a training that was cut off, or read what was measured.
+
+    Returns:
+        Steps, seconds per step, seconds of all steps, and peak gigabytes.
+    """
+    record = run.with_suffix(".json")
+    if record.exists():
+        return json.loads(record.read_text())
+    words: list[object] = ["train", source, "--out", run]
+    if (run / "settings.toml").exists():
+        words.append("--resume")
+    else:
+        words += ["--budget", f"{budget_seconds:.0f}s"]
+        given = (
+            [f"{name}={toml_value(value)}" for name, value in options.items()]
+            if isinstance(options, Mapping)
+            else options
+        )
+        for option in given:
+            words += ["--set", option]
+    _, peak = measured(words)
+    rows = [row for row in read_log(run / "log.jsonl") if row["kind"] == "step"]
+    seconds = sum(row["seconds"] + row["waited_seconds"] for row in rows)
+    found = {
+        "steps": len(rows),
+        "seconds": seconds,
+        "seconds_per_step": seconds / len(rows),
+        "peak_gb": peak,
+    }
+    record.write_text(json.dumps(found))
+    return found
+
+
+def toml_value(value: object) -> str:
+    """A value as it is written after ``--set name=``."""
+    return tomli_w.dumps({"v": value}).removeprefix("v = ").strip().replace("\n", "")
+
+
+def tested(run: Path, table: Path) -> Evaluation:
+    """Predict the test cases of a table, unless that is done, and measure them."""
+    cases = [case for case in foveal.read_dataset(table).cases if case.split == "test"]
+    foveal.predict([run], cases, run / "test", resume=(run / "test").exists())
+    return foveal.evaluate(run / "test", table)

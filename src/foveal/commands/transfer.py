@@ -1,0 +1,183 @@
+"""Begin a run with weights that were learned elsewhere."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from foveal import build
+from foveal.commands.folds import finished_runs
+from foveal.commands.models import read_models
+from foveal.config.networks import NetworkConfig
+from foveal.config.plan import Plan
+from foveal.engine.run_directory import RunDirectory
+from foveal.engine.transfer import (
+    Source,
+    Transfer,
+    matched,
+    without_slices,
+    without_slices_prefix,
+)
+from foveal.ensembles.model_file import FORMAT
+from foveal.errors import RunError
+from foveal.io.files import atomic_write_text
+from foveal.io.foreign_weights import read_foreign_weights, texts_of_safetensors
+from foveal.networks.interface import Network
+from foveal.plugins.parts import Parts
+
+FORMAT_VERSION = 1
+"""Of ``transfer.json``."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedWeights:
+    """Weights of a run, a model file or another program, and where they lie."""
+
+    source: Source
+
+    file: Path
+    """That holds them."""
+
+    plan: Plan | None = None
+    """That they were trained by, if Foveal trained them."""
+
+
+def begin_with_weights(
+    network: Network,
+    weights: Path,
+    plan: Plan,
+    parts: Parts,
+    run: RunDirectory,
+    on_stage: Callable[[str], None],
+    *,
+    keep_record: bool,
+) -> None:
+    """Load what fits into a fresh network, say what, and write it down.
+
+    Args:
+        network: Of the plan; changed.
+        weights: Run, exported model, or file of another program.
+        plan: Of the run.
+        parts: With the plugin that the weights' network comes from, if it is one's.
+        run: Gets ``transfer.json``.
+        on_stage: Told of every kind of layer.
+        keep_record: Whether to write; one of several processes does.
+
+    Raises:
+        RunError: The weights cannot be used, or are not those that this run began with.
+        PluginError: Their network is a plugin's, which was not given.
+    """
+    opened = opened_weights(weights, parts)
+    transfer = fitting_weights(network, weights, plan, opened)
+    with opened.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if run.transfer.exists():
+        before = json.loads(run.transfer.read_text(encoding="utf-8"))["sha256"]
+        if before != digest:
+            raise RunError(
+                f"{opened.file} changed since the run began (its sha256 was {before} "
+                f"and is {digest}); bring it back, or start a new run"
+            )
+    transfer.apply(network)
+    on_stage(f"transfer: weights from {opened.file}")
+    for sentence in transfer.report.sentences:
+        on_stage(sentence)
+    if keep_record:
+        record = {
+            "format_version": FORMAT_VERSION,
+            "weights": str(weights),
+            "file": str(opened.file),
+            "sha256": digest,
+            **transfer.report.as_plain_values(),
+        }
+        atomic_write_text(run.transfer, json.dumps(record, indent=2))
+
+
+def require_fitting_weights(weights: Path, plan: Plan, parts: Parts) -> None:
+    """Refuse weights that a run could not begin with, before the data are read.
+
+    Raises:
+        RunError: They cannot be read, or are of another network.
+        PluginError: Their network is a plugin's, which was not given.
+    """
+    fitting_weights(
+        build.planned_network(plan, parts),
+        weights,
+        plan,
+        opened_weights(weights, parts),
+    )
+
+
+def opened_weights(path: Path, parts: Parts) -> OpenedWeights:
+    """Read weights, whatever kind of file or folder holds them.
+
+    Raises:
+        RunError: They cannot be read, or there are several models.
+        PluginError: Their network is a plugin's, which was not given.
+    """
+    texts = {} if path.is_dir() else texts_of_safetensors(path)
+    if "state" in texts and "digest" in texts:
+        raise RunError(
+            f"transfer.weights {path} is a checkpoint; give the folder of its run, "
+            "which says what the weights are for"
+        )
+    if not path.is_dir() and texts.get("format") != FORMAT:
+        weights = read_foreign_weights(path)
+        return OpenedWeights(Source(weights, {name: name for name in weights}), path)
+    models = read_models(path, parts.plugins)
+    if len(models) > 1:
+        raise RunError(
+            f"transfer.weights {path} holds {len(models)} models; give one run, or a "
+            "file that was exported from one"
+        )
+    (model,) = models
+    published_names = {}
+    if not model.plugins:
+        with torch.device("meta"):
+            network = without_slices(build.planned_network(model.plan))
+        published_names = dict(network.pretrained_names())
+    source = Source(
+        without_slices_prefix(model.weights),
+        published_names,
+        len(model.plan.preprocessing.channels),
+    )
+    file = finished_runs(path)[0].best_or_last if path.is_dir() else path
+    return OpenedWeights(source, file, model.plan)
+
+
+def fitting_weights(
+    network: Network, weights: Path, plan: Plan, opened: OpenedWeights
+) -> Transfer:
+    """What a network takes of opened weights.
+
+    Raises:
+        RunError: They are of another network; names layers, shapes and what would fit.
+    """
+    try:
+        return matched(network, len(plan.preprocessing.channels), opened.source)
+    except RunError as error:
+        raise RunError(
+            f"transfer.weights {weights} do not fit network {plan.network.name}: "
+            f"{error}. {_to_fit(opened.plan, plan.network)}"
+        ) from error
+
+
+def _to_fit(there: Plan | None, here: NetworkConfig) -> str:
+    """What to change, so that weights and network are alike."""
+    if there is None:
+        return (
+            "Give weights of this kind, or choose the network that they are of with "
+            "network.name and its options"
+        )
+    mine, theirs = here.model_dump(mode="json"), there.network.model_dump(mode="json")
+    different = [
+        f"network.{name}={json.dumps(value)}"
+        for name, value in theirs.items()
+        if mine.get(name) != value
+    ]
+    if not different:
+        return "Give a run of this network"
+    return f"Their network has {', '.join(different)}; set the same to begin with them"

@@ -1,0 +1,58 @@
+"""Which domain features come from, decided place by place.
+
+Kamnitsas et al. 2017, Unsupervised Domain Adaptation in Brain Lesion Segmentation with
+Adversarial Networks, https://arxiv.org/abs/1612.08894, and Kamnitsas' thesis (Imperial
+College London 2019), chapter 5. They give kernels and feature maps only; that layers
+have biases, PReLU and He's initialisation is a choice. There is no batch norm: it would
+mix the statistics of both domains.
+"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+INITIAL_SLOPE = 0.01
+
+
+class DomainDiscriminator(nn.Module):
+    """Four layers of 3^3, valid, and a decision per place.
+
+    It sees 9^3 places of its input, which is all that DeepMedic predicts of a training
+    patch. On the 410 features of ``deepmedic-thesis`` (layers 4, 6 and 8 of both
+    pathways and the second hidden one, see `DeepMedic.at_output`) its kernels have
+    1,917,200 weights; with 402 biases and 400 slopes, 1,918,002 trainable parameters.
+
+    Args:
+        in_channels: Of the features.
+        num_domains: To tell apart.
+        features: Channels per layer.
+        dimensions: 2 or 3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_domains: int = 2,
+        *,
+        features: Sequence[int] = (100, 100, 100, 100),
+        dimensions: int = 3,
+    ) -> None:
+        super().__init__()
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+        self.layers = nn.Sequential()
+        for before, after in zip([in_channels, *features[:-1]], features, strict=True):
+            self.layers.append(convolution(before, after, 3))
+            self.layers.append(nn.PReLU(after, init=INITIAL_SLOPE))
+        self.classifier = convolution(features[-1], num_domains, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, a=INITIAL_SLOPE)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        self.receptive_field = (1 + 2 * len(features),) * dimensions
+
+    def forward(
+        self, features: Float[Tensor, "patch feature *space"]
+    ) -> Float[Tensor, "patch domain *smaller"]:
+        """Logits of the domains; ``receptive_field`` less one voxel smaller."""
+        return self.classifier(self.layers(features))

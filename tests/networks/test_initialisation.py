@@ -1,0 +1,81 @@
+"""Weights to begin with."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from foveal.networks.initialisation import initialise, zero_last_scales
+
+
+class Block(nn.Module):
+    """As in torchvision: the last norm is called ``bn3``."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn1, self.bn3 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    @property
+    def last_norm(self):
+        return self.bn3
+
+
+def drawn(layer, rule):
+    torch.manual_seed(0)
+    initialise(nn.Sequential(layer), rule)
+    return layer.weight
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in", "fan_out"),
+    [
+        (nn.Conv3d(40, 50, 3), 40 * 27, 50 * 27),
+        (nn.Conv2d(40, 60, 5, groups=2), 20 * 25, 30 * 25),
+        (nn.Linear(300, 200), 300, 200),
+        # Two times two of its four times four entries meet an input.
+        (nn.ConvTranspose2d(40, 50, 4, stride=2), 40 * 4, 50 * 16),
+    ],
+)
+def test_variances(layer, fan_in, fan_out):
+    normal = drawn(layer, "he")
+    assert normal.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.02)
+    assert normal.abs().max() > 3 * normal.std()
+    uniform = drawn(layer, "glorot")
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    assert uniform.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert uniform.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert drawn(layer, "normal").std().item() == pytest.approx(0.01, rel=0.02)
+    assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+
+
+def test_norms_slopes_and_what_does_not_learn_stay():
+    fixed = nn.ConvTranspose2d(3, 3, 4, stride=2, bias=False).requires_grad_(False)
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.PReLU(3, 0.01), fixed)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    initialise(network, "he")
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_he_keeps_the_variance_through_relu_layers():
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(64, 64, 3, padding=1, padding_mode="circular") for _ in range(8)
+    ]
+    network = nn.Sequential(*[part for each in layers for part in (each, nn.ReLU())])
+    initialise(network, "he")
+    image = torch.randn(4, 64, 16, 16)
+    with torch.no_grad():
+        ratio = network(image).square().mean() / image.square().mean()
+    assert 0.5 < ratio < 2
+
+
+def test_residual_blocks_begin_as_the_identity():
+    network = nn.Sequential(Block(), nn.Sequential(Block()), nn.BatchNorm2d(4))
+    assert zero_last_scales(network) == 2
+    assert torch.equal(network[0].bn3.weight, torch.zeros(4))
+    assert torch.equal(network[1][0].bn3.weight, torch.zeros(4))
+    assert torch.equal(network[0].bn1.weight, torch.ones(4))
+    assert torch.equal(network[2].weight, torch.ones(4))
+    assert zero_last_scales(nn.Sequential(nn.BatchNorm2d(4))) == 0
