@@ -21,6 +21,7 @@ import torch
 from trainings import data_folder, measured, tested, trained
 
 import foveal
+from foveal.case import CaseFiles
 from foveal.settings_files import read_plan, read_settings
 
 LABELS = {"necrosis": 1, "edema": 2, "non-enhancing": 3, "enhancing": 4}
@@ -102,7 +103,7 @@ def brats_table(path: Path) -> Path:
     return path
 
 
-def write_single(path: Path, case: foveal.CaseFiles) -> Path:
+def write_single(path: Path, case: CaseFiles) -> Path:
     """A table of the one case, to be predicted from its files."""
     channels = ", ".join(f'"{channel.path.as_posix()}"' for channel in case.channels)
     path.write_text(

@@ -17,6 +17,7 @@ import tomli_w
 
 import foveal
 from foveal.engine.log import read_log
+from foveal.metrics.evaluation import Evaluation
 
 
 def data_folder(name: str) -> Path:
@@ -122,7 +123,7 @@ def toml_value(value: object) -> str:
     return tomli_w.dumps({"v": value}).removeprefix("v = ").strip().replace("\n", "")
 
 
-def tested(run: Path, table: Path) -> foveal.Evaluation:
+def tested(run: Path, table: Path) -> Evaluation:
     """Predict the test cases of a table, unless that is done, and measure them."""
     cases = [case for case in foveal.read_dataset(table).cases if case.split == "test"]
     foveal.predict([run], cases, run / "test", resume=(run / "test").exists())

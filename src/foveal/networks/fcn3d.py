@@ -198,15 +198,16 @@ class _ResidualBlock(nn.Module):
             else _normed_convolution(in_channels, out_channels, 1)
         )
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """See `foveal.networks.blocks.ResidualBlock`."""
-        return self.convolutions.get_submodule("2.1")
-
     def forward(
         self, features: Float[Tensor, "patch channel i j k"]
     ) -> Float[Tensor, "patch features i j k"]:
         return torch.relu(self.convolutions(features) + self.shortcut(features))
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """See `foveal.networks.blocks.ResidualBlock`."""
+        _, norm = self.convolutions[-1].children()
+        return norm
 
 
 def _normed_convolution(

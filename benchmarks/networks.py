@@ -1,0 +1,106 @@
+"""U-Net, DeepMedic and the dual path network, trained for the same time.
+
+    python benchmarks/networks.py --out results --budget 300 --picture networks.png
+
+On hippocampi (40 of 200 cases are the test) and on head and neck CT (12 of 60), fixed
+by a hash of their names. Printed: parameters, seconds per step, peak memory of training
+and mean Dice of the test cases; and a picture of the validation Dice as training went
+on. Finished trainings are kept; the same command goes on.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from trainings import data_folder, tested, trained, write_table
+
+import foveal
+from foveal.engine.log import read_log
+
+mpl.use("Agg")
+
+DATA = {"hippocampus": 40, "headneck_ct": 12}
+"""Data set to the number of test cases."""
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "U-Net (planned)": {},
+    "DeepMedic": {"network.name": "deepmedic-thesis"},
+    "dual path": {"network.name": "dual-path"},
+}
+"""Name to options; everything else is the plan's or a default."""
+
+
+def main() -> None:
+    """Train every network on every data set, test, print a table, draw the curves."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=300, help="seconds each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--picture", type=Path, default=Path("networks.png"))
+    arguments = parser.parse_args()
+    print("| data | network | parameters | steps | s/step | peak GB | Dice |")
+    print("|---|---|---|---|---|---|---|")
+    figure, every_axes = plt.subplots(1, len(DATA), figsize=(9, 3.5), squeeze=False)
+    for data, axes in zip(DATA, every_axes[0], strict=True):
+        table = held_out_table(data, arguments.out)
+        for name, options in NETWORKS.items():
+            run = arguments.out / f"{data}_{name.split()[0]}_{arguments.seed}"
+            record = trained(
+                table,
+                run,
+                arguments.budget,
+                {
+                    "store": (arguments.out / "store").as_posix(),
+                    "training.seed": arguments.seed,
+                    "training.threads": arguments.threads,
+                    **options,
+                },
+            )
+            network = foveal.load_model(run).members[0].network
+            parameters = sum(weights.numel() for weights in network.parameters())
+            measured = tested(run, table)
+            dice = fmean(measured.mean(one, "dice") for one in measured.structures)
+            print(
+                f"| {data} | {name} | {parameters:,} | {record['steps']:.0f} | "
+                f"{record['seconds_per_step']:.2f} | {record['peak_gb']:.2f} | "
+                f"{dice:.4f} |",
+                flush=True,
+            )
+            draw_curve(axes, run, name, arguments.budget)
+        axes.set_title(data)
+    every_axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(arguments.picture, dpi=120)
+
+
+def held_out_table(data: str, out: Path) -> Path:
+    """A table of a data set in which some cases, fixed by their names, are the test."""
+    folder = data_folder(data)
+    names = [case.name for case in foveal.read_dataset(folder).labelled]
+    names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return write_table(out / f"{data}.toml", folder, names[: DATA[data]])
+
+
+def draw_curve(axes: plt.Axes, run: Path, name: str, budget: float) -> None:
+    """Validation Dice over the minutes of training."""
+    rows = read_log(run / "log.jsonl")
+    seconds = 0.0
+    minutes, dice = [], []
+    for row in rows:
+        seconds += row.get("seconds", 0.0) + row.get("waited_seconds", 0.0)
+        if row["kind"] == "validation" and row["mean"] is not None:
+            minutes.append(seconds / 60)
+            dice.append(row["mean"])
+    axes.plot(minutes, dice, marker="o", markersize=3, label=name)
+    axes.set_xlim(0, budget / 60)
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("validation Dice")
+
+
+if __name__ == "__main__":
+    main()
