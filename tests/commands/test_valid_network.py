@@ -280,6 +280,6 @@ def test_pictures_for_a_network_of_volumes_are_told(run):
     with pytest.raises(
         SettingsError,
         match="takes in 13 voxels or more along axis 2, where the cases have one; "
-        "choose a 2D network",
+        "use one of .*unet2d",
     ):
         rehearse(Settings(), type(plan).model_validate(tables), parts)

@@ -156,9 +156,9 @@ def _require_volumes(predictor: Network, plan: Plan) -> None:
         if length <= 1 and (step > 1 or margin > 0):
             raise SettingsError(
                 f"network {plan.network.name} takes in {margin + step} voxels or more "
-                f"along axis {axis}, where the cases have one; choose a 2D network, or "
-                "options of this one that leave the axis as it is (kernels and strides "
-                "of 1)"
+                f"along axis {axis}, where the cases have one; use one of "
+                f"{', '.join(_networks_2d(plan))}, or options that leave the axis as "
+                "it is (kernels and strides of 1)"
             )
 
 
