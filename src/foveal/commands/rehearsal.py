@@ -1,5 +1,6 @@
 """A run tried on a made-up patch, before hours of work rely on it."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from foveal import build
 from foveal.config.networks import NETWORK_SECTIONS
 from foveal.config.plan import PatchesConfig, Plan
 from foveal.config.settings import Settings
-from foveal.errors import GeometryError, PluginError, SettingsError
+from foveal.errors import FovealError, GeometryError, PluginError, SettingsError
 from foveal.methods.interface import Clock, Method
 from foveal.methods.supervised import Loss
 from foveal.networks.interface import Network, Output
@@ -36,6 +37,9 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     Args:
         plan: Its patches suit the planner's own network.
         network: As built, 2D or 3D.
+
+    Raises:
+        SettingsError: The network needs several slices, and the cases have one.
     """
     size, batch_size = plan.patches.size, plan.patches.batch_size
     seen = plan.fingerprint.median_shape if plan.fingerprint else size
@@ -48,7 +52,12 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
             # Planned for a 3D network, so less of every plane than a 2D one can take.
             i, j, k = (min(math.ceil(length), LARGEST_PLANE) for length in seen)
             size = i, j, k
-    elif plan.fingerprint and 1 in seen:
+    elif any(
+        length == 1 and (step > 1 or any(margins))
+        for length, step, margins in zip(
+            seen, network.alignment, network.all_margins, strict=True
+        )
+    ):
         raise SettingsError(
             f"network {plan.network.name} is 3D, but the cases have one slice; use "
             f"{', '.join(_networks_2d(plan))}"
@@ -88,11 +97,12 @@ def _networks_2d(plan: Plan) -> list[str]:
         if ":" in name:
             continue  # of another package, which may not be installed
         tried = plan.model_copy(update={"network": section(name=name)})
-        # Without memory for weights, of which some networks have many.
-        with torch.device("meta"):
+        # Without memory for weights, of which some networks have many; and without
+        # those whose library is not there.
+        with contextlib.suppress(FovealError), torch.device("meta"):
             network = build.bare_network(tried)
-        if len(network.alignment) < len(plan.patches.size):
-            found.append(name)
+            if len(network.alignment) < len(plan.patches.size):
+                found.append(name)
     return found
 
 

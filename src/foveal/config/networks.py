@@ -768,7 +768,7 @@ class DeepLabV2Config(NetworkConfig):
     field of view."""
 
     dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """For ``vgg16``: channels dropped before the last two layers, in training."""
+    """For ``vgg16``: values dropped before the last two layers, in training."""
 
 
 class DeepLabV3Config(NetworkConfig):

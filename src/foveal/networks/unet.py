@@ -240,7 +240,8 @@ class ResidualConvolutions(nn.Module):
     ) -> None:
         super().__init__()
         self.first = nn.Sequential(*blocks[:-1])
-        self.last = blocks[-1][:-1]
+        convolution, branch_norm, _ = blocks[-1]
+        self.last = nn.Sequential(convolution, branch_norm)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels or any(step > 1 for step in stride):
             projection = convolution_class(len(stride))(
@@ -256,7 +257,8 @@ class ResidualConvolutions(nn.Module):
     @property
     def last_norm(self) -> nn.Module:
         """What the branch ends with; zero scales make the block pass its input on."""
-        return self.last[1]
+        norm: nn.Module = self.last[1]
+        return norm
 
     def forward(
         self, image: Float[Tensor, "patch channel *space"]
