@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from foveal import build
+from foveal.config.networks import NETWORK_SECTIONS
 from foveal.config.plan import PatchesConfig, Plan
 from foveal.config.settings import Settings
 from foveal.errors import GeometryError, PluginError, SettingsError
@@ -15,6 +16,12 @@ from foveal.networks.interface import Network, Output
 from foveal.plugins.blame import blaming
 from foveal.plugins.parts import Parts
 from foveal.sampling.batch import Batch
+
+LARGEST_PLANE = 512
+"""Voxels along either axis of the patches of a 2D network; what is larger is tiled."""
+
+MOST_SLICES = 16
+"""Patches per step of a 2D network that the plan was not made for."""
 
 STREAM_CASES = ("labelled", "image_labelled")
 """Cases that training has for the streams of a method."""
@@ -33,10 +40,19 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     size, batch_size = plan.patches.size, plan.patches.batch_size
     seen = plan.fingerprint.median_shape if plan.fingerprint else size
     axes: tuple[int, ...] = (0, 1, 2)
-    if len(network.alignment) < len(axes):
+    is_2d = len(network.alignment) < len(axes)
+    if is_2d:
         slice_axis = _slice_axis(plan)
         axes = tuple(axis for axis in axes if axis != slice_axis)
-        size = tuple(round(length) for length in seen)  # type: ignore[assignment]
+        if size[slice_axis] > 1:
+            # Planned for a 3D network, so less of every plane than a 2D one can take.
+            i, j, k = (min(math.ceil(length), LARGEST_PLANE) for length in seen)
+            size = i, j, k
+    elif plan.fingerprint and 1 in seen:
+        raise SettingsError(
+            f"network {plan.network.name} is 3D, but the cases have one slice; use "
+            f"{', '.join(_networks_2d(plan))}"
+        )
     published = plan.network.published_output
     predicted = (
         tuple(
@@ -55,9 +71,27 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
         ]
     )
     i, j, k = (fitting[axes.index(axis)] if axis in axes else 1 for axis in range(3))
+    if is_2d:
+        # About as many voxels to a step as the plan found bearable.
+        planned = math.prod(plan.patches.size) * batch_size
+        slices = min(planned // (i * j * k), MOST_SLICES)
+        batch_size = max(batch_size, slices)
     return PatchesConfig(
         size=(i, j, k), batch_size=plan.network.published_batch_size or batch_size
     )
+
+
+def _networks_2d(plan: Plan) -> list[str]:
+    """Names of the networks that see one slice at a time."""
+    found = []
+    for name, section in NETWORK_SECTIONS.items():
+        tried = plan.model_copy(update={"network": section(name=name)})
+        # Without memory for weights, of which some networks have many.
+        with torch.device("meta"):
+            network = build.bare_network(tried)
+        if len(network.alignment) < len(plan.patches.size):
+            found.append(name)
+    return found
 
 
 def _slice_axis(plan: Plan) -> int:
