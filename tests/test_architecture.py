@@ -42,6 +42,7 @@ SETTINGS_READERS = {"build", "cli", "commands", "planning", "plugins"}
 UNNAMED_ROOMS = {"common", "core", "helpers", "misc", "utils"}
 
 HEAVY = {
+    "PIL",
     "SimpleITK",
     "blosc2",
     "matplotlib",
@@ -49,6 +50,7 @@ HEAVY = {
     "numpy",
     "pydantic",
     "scipy",
+    "tifffile",
     "torch",
 }
 

@@ -588,6 +588,7 @@ def model(
         separate_masks=plan.labels.separate_masks,
         tiles=tiles(settings, plan, trained),
         numerics=numerics(settings),
+        background_value=plan.labels.background_value,
         device=torch.device(resolved_device(device)),
     )
 
@@ -617,6 +618,16 @@ def tiles(settings: Settings, plan: Plan, predictor: Network) -> Tiles:
         size = size or plan.patches.size
     return AdjoiningTiles(
         predictor.all_margins, predictor.alignment, chosen.batch_size, size
+    )
+
+
+def windows(settings: Settings, plan: Plan, classifier: Network) -> Tiles:
+    """Windows of which a classifier tells what they show: patches as in training."""
+    batch_size, size = settings.prediction.batch_size, plan.patches.size
+    if classifier.padding == "same":
+        return OverlappingTiles(size, 0.0, batch_size)
+    return AdjoiningTiles(
+        classifier.all_margins, classifier.alignment, batch_size, size
     )
 
 

@@ -72,6 +72,9 @@ class CaseFiles:
     domain: str | None = None
     """Scanner, site or sequence that the case comes from, if the data set says so."""
 
+    background_value: int = 0
+    """Value of the label map that is read as 0; see `Dataset.background_value`."""
+
     @property
     def is_labelled(self) -> bool:
         """Whether it has a reference segmentation."""
@@ -115,6 +118,10 @@ class Dataset:
 
     ignore_value: int | None = None
     """Label value whose voxels carry no loss and no score."""
+
+    background_value: int = 0
+    """Value of background in label maps. Another than 0 only where all of them are
+    pictures of the same two values: the lower is background."""
 
     excluded: tuple[ExcludedCase, ...] = ()
     """Cases that the data set leaves out, and why; they are not among ``cases``."""

@@ -122,7 +122,7 @@ def choose_settings(
 
 def is_settings_file(path: Path) -> bool:
     """Whether a file holds settings rather than a table of cases."""
-    return path.suffix == ".toml" and "cases" not in _read_table(path)
+    return path.suffix == ".toml" and not {"cases", "folder"} & _read_table(path).keys()
 
 
 def changed_plan(

@@ -23,7 +23,7 @@ from foveal.ensembles.members import Ensemble
 from foveal.errors import CaseError, DatasetError, RunError
 from foveal.geometry import Grid
 from foveal.inference.record import open_record, read_outcomes
-from foveal.io.volumes import VOLUME_ENDINGS, read_volume, write_volume
+from foveal.io.volumes import ITK_ENDINGS, NIFTI_ENDINGS, read_volume, write_volume
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_bad_cases_fail_alone_and_odd_ones_are_suspect(run, scans, tmp_path):
     }
 
 
-@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
+@pytest.mark.parametrize("ending", NIFTI_ENDINGS + ITK_ENDINGS)
 def test_every_format_is_predicted_to_the_same_voxels(ending, run, tmp_path):
     image, affine = scan()
     grid = Grid(image.shape, affine)

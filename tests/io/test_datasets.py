@@ -235,7 +235,7 @@ def test_nnunet_label_map_without_image_is_refused(tmp_path):
         ({"labels": {"a": [1, 2], "ignore": 2}}, "must be one value that is in no"),
         ({"labels": {"2": [3], "b": [2, 4]}}, "called by a number that is the value"),
         ({"labels": ["a"]}, "labels must be a table"),
-        ({"file_ending": ".png"}, 'file_ending ".png" must be one of'),
+        ({"file_ending": ".bmp"}, 'file_ending ".bmp" must be one of'),
         ({"channel_names": {}}, "numbered from 0"),
     ],
 )
@@ -434,13 +434,13 @@ def test_folders_without_volumes_and_unknown_layouts_are_refused(tmp_path):
     with pytest.raises(DatasetError, match='no folders "images" and "labels"'):
         read_dataset(tmp_path)
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"")
+    (tmp_path / "images" / "a.bmp").write_bytes(b"")
     with pytest.raises(DatasetError, match="holds no volumes"):
         read_dataset(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="is no data set"):
-        read_dataset(tmp_path / "images" / "a.png")
+        read_dataset(tmp_path / "images" / "a.bmp")
 
 
 # --------------------------------------------------------------------------- tables

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from foveal.errors import CaseError
 from foveal.geometry import Grid
 from foveal.io.volumes import (
+    ITK_ENDINGS,
+    NIFTI_ENDINGS,
     VOLUME_ENDINGS,
     case_stem,
     is_volume,
@@ -38,7 +40,11 @@ def save_nifti(path, array, affine, *, sform_code=1, qform_code=1):
     nib.save(image, path)
 
 
-@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
+PLACED_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+"""Of the formats that know where voxels lie."""
+
+
+@pytest.mark.parametrize("ending", PLACED_ENDINGS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
 def test_every_format_gives_back_values_type_and_grid(tmp_path, ending, dtype):
     path = tmp_path / f"scan.one{ending}"
@@ -251,7 +257,7 @@ def test_unknown_endings_are_refused(tmp_path):
     with pytest.raises(CaseError, match=r"must be one of \.nii\.gz, \.nii"):
         read_volume(tmp_path / "a.txt")
     with pytest.raises(CaseError, match="must be one of"):
-        write_volume(tmp_path / "b.png", counting_array(), Grid((3, 4, 5), PLI))
+        write_volume(tmp_path / "b.bmp", counting_array(), Grid((3, 4, 5), PLI))
     assert volume_ending(tmp_path / "A.NII.GZ") == ".nii.gz"
     assert not is_volume(tmp_path / "._a.nii.gz")
 
@@ -351,8 +357,9 @@ def test_gz_that_is_no_gz_is_named(tmp_path):
 @pytest.mark.parametrize("ending", VOLUME_ENDINGS)
 def test_long_names_in_any_language_are_read_and_written(tmp_path, ending):
     path = tmp_path / "Größe 肝臓" / f"{'é' * 90}{ending}"
-    write_volume(path, counting_array(), Grid((3, 4, 5), PLI))
-    np.testing.assert_array_equal(read_volume(path).array, counting_array())
+    shape = (3, 4, 1)
+    write_volume(path, counting_array(shape), Grid(shape, PLI))
+    np.testing.assert_array_equal(read_volume(path).array, counting_array(shape))
     assert case_stem(path) == "é" * 90
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from foveal import build
 from foveal.config.plan import LabelsConfig
 from foveal.errors import DatasetError
 from foveal.planning.fingerprint import CaseFingerprint
@@ -10,6 +11,7 @@ from foveal.planning.plan import (
     choose_labels,
     choose_normalisation,
     make_plan,
+    slice_axis,
     target_spacing,
 )
 
@@ -303,3 +305,78 @@ def test_labels_of_one_structure_change_places_with_their_counterparts():
     )
 
     assert labels.swapped_classes((("left", "right"),)) == (0, 3, 4, 1, 2)
+
+
+# ------------------------------------------------------------------------- pictures
+
+PICTURE = {
+    "shape": (256, 200, 1),
+    "nonzero_shape": (256, 200, 1),
+    "is_picture": True,
+    "structure_offsets": {},
+}
+CELLS = LabelsConfig(names=("cell",), values=(255,))
+
+
+def planned_cells(labels=CELLS, **changes):
+    facts = {
+        "structure_volumes_ml": dict.fromkeys(labels.names, 2.0),
+        "combinations": frozenset(frozenset({name}) for name in labels.names),
+    }
+    return make_plan(
+        [fingerprint(**{**PICTURE, **facts, **changes})] * 3,
+        dataset_name="made up",
+        channel_names=("grey",),
+        labels=labels,
+        budget=CPU,
+    )
+
+
+def test_cases_of_one_slice_get_a_2d_network_and_patches_of_one_slice():
+    plan, reasons = planned_cells()
+    assert plan.network.name == "unet2d"
+    assert plan.network.kernels == ((3, 3),) * 5
+    assert plan.network.strides == ((2, 2),) * 4
+    assert plan.patches.size == (256, 192, 1)
+    assert plan.patches.batch_size == 8
+    assert build.planned_network(plan).output_shape((256, 192, 1)) == (256, 192, 1)
+    assert any("unet2d, as every case is one slice" in reason for reason in reasons)
+
+
+def test_the_axis_of_one_slice_may_be_any_and_the_voxels_have_a_size():
+    plan, reasons = planned_cells(
+        shape=(1, 200, 256), nonzero_shape=(1, 200, 256), is_picture=False
+    )
+    assert plan.network.name == "unet2d"
+    assert plan.patches.size == (1, 192, 256)
+    assert any("(1 x 192 x 256 mm)" in reason for reason in reasons)
+    assert plan.preprocessing.orientation == "RAS"
+
+
+def test_one_case_of_several_slices_makes_it_3d():
+    flat, thick = (
+        fingerprint(**{**PICTURE, "shape": shape, "nonzero_shape": shape})
+        for shape in ((256, 200, 1), (256, 200, 8))
+    )
+    assert slice_axis([flat, flat]) == 2
+    assert slice_axis([flat, thick]) is None
+
+
+def test_of_pictures_no_reason_speaks_of_patients_or_millimetres():
+    plan, reasons = planned_cells()
+    text = " ".join(reasons)
+    assert "patient's right" not in text
+    assert "upside down (axes 0 and 1)" in text
+    assert not any(" mm" in one for one in reasons if not one.startswith("Grid"))
+    assert plan.preprocessing.orientation == "LPS"
+    assert plan.mirroring.axes == (0, 1)
+    assert plan.fingerprint.are_pictures
+
+
+@pytest.mark.parametrize(
+    ("names", "axes"), [(("lung_left", "lung_right"), (0,)), (("left_ventricle",), ())]
+)
+def test_pictures_of_bodies_are_mirrored_as_bodies_are(names, axes):
+    labels = LabelsConfig(names=names, values=tuple(range(1, len(names) + 1)))
+    plan, _ = planned_cells(labels)
+    assert plan.mirroring.axes == axes

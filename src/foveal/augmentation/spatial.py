@@ -23,7 +23,9 @@ from torch import Tensor
 class SpatialAugmentation:
     """How likely and how large the changes of a patch's geometry are.
 
-    Every probability is per patch; that of mirroring is per patch and axis.
+    Every probability is per patch; that of mirroring is per patch and axis. A patch of
+    one voxel along an axis, a slice, is changed in its plane only: what lies next to it
+    is neither needed nor shown.
     """
 
     rotation_probability: float
@@ -86,7 +88,7 @@ class SpatialAugmentation:
         mirrored = tuple(
             axis
             for axis in self.mirror_axes
-            if _happens(self.mirror_probability, generator)
+            if _happens(self.mirror_probability, generator) and patch_size[axis] > 1
         )
         swaps = self.sagittal_axis in mirrored
         return PatchTransform(
@@ -115,32 +117,40 @@ class SpatialAugmentation:
         )
         if not (rotates or scales or shears or translates or bends):
             return None
+        is_thick = torch.tensor([size > 1 for size in patch_size])
+        turned = [axis for axis in self.rotation_axes if _across(axis, is_thick)]
         matrix_mm = torch.eye(3)
         if rotates:
-            matrix_mm = matrix_mm @ self._draw_rotation(generator)
+            matrix_mm = matrix_mm @ self._draw_rotation(turned, generator)
         if shears:
-            matrix_mm = matrix_mm @ self._draw_shear(generator)
+            matrix_mm = matrix_mm @ self._draw_shear(turned, generator)
         if scales:
             # The map leads from the patch to the volume: growth there is a step less.
-            matrix_mm = matrix_mm / self._draw_factor(generator)
+            # A row is one axis of the volume; a slice grows in its plane only.
+            factor = self._draw_factor(generator)
+            matrix_mm = matrix_mm / torch.where(is_thick, factor, 1.0)[:, None]
         translation = torch.zeros(3)
         if translates:
-            translation = self.translation_voxels * _signed(3, generator)
+            translation = self.translation_voxels * _signed(3, generator) * is_thick
         return Deformation(
             matrix=in_voxels(matrix_mm, spacing_mm),
             translation=translation,
             spline=self._draw_spline(patch_size, generator) if bends else None,
         )
 
-    def _draw_rotation(self, generator: torch.Generator) -> Float32[Tensor, "3 3"]:
-        allowed = torch.tensor([axis in self.rotation_axes for axis in range(3)])
+    def _draw_rotation(
+        self, axes: Sequence[int], generator: torch.Generator
+    ) -> Float32[Tensor, "3 3"]:
+        allowed = torch.tensor([axis in axes for axis in range(3)])
         degrees = self.rotation_degrees * _signed(3, generator) * allowed
         return rotation_matrix(degrees.tolist())
 
-    def _draw_shear(self, generator: torch.Generator) -> Float32[Tensor, "3 3"]:
+    def _draw_shear(
+        self, axes: Sequence[int], generator: torch.Generator
+    ) -> Float32[Tensor, "3 3"]:
         shifts = self.shear * _signed((3, 3), generator)
         matrix = torch.eye(3)
-        for axis in self.rotation_axes:
+        for axis in axes:
             first, second = (axis + 1) % 3, (axis + 2) % 3
             matrix[first, second] = shifts[first, second]
             matrix[second, first] = shifts[second, first]
@@ -158,6 +168,8 @@ class SpatialAugmentation:
             num_control_points(size, self.elastic_spacing_voxels) for size in patch_size
         ]
         deviates = torch.randn((3, *counts), generator=generator)
+        is_thick = torch.tensor([size > 1 for size in patch_size])
+        deviates = deviates * is_thick[:, None, None, None]
         return Spline(self.elastic_voxels * deviates, self.elastic_spacing_voxels)
 
 
@@ -263,7 +275,10 @@ class Deformation:
     """Elastic displacement."""
 
     def box(self, patch_size: Sequence[int]) -> tuple[slice, slice, slice]:
-        """Voxels about all places with a margin of one, counted from the corner."""
+        """Voxels about all places with a margin of one, counted from the corner.
+
+        Along an axis where all places are the patch's only voxel, that voxel.
+        """
         middle = _middle(patch_size)
         reach = self.matrix.abs() @ middle
         lowest = middle + self.translation - reach
@@ -273,7 +288,9 @@ class Deformation:
             lowest = lowest + self.spline.control_points.amin((1, 2, 3))
             highest = highest + self.spline.control_points.amax((1, 2, 3))
         i, j, k = (
-            slice(math.floor(low) - 1, math.ceil(high) + 2)
+            slice(0, 1)
+            if low == high == 0.0
+            else slice(math.floor(low) - 1, math.ceil(high) + 2)
             for low, high in zip(lowest.tolist(), highest.tolist(), strict=True)
         )
         return i, j, k
@@ -374,12 +391,14 @@ def linear_values(
     """Image at places between its voxels, by trilinear interpolation.
 
     Args:
-        image: At least two voxels along each axis.
+        image: Any number of voxels along each axis.
         places: In voxels of ``image``, all inside.
     """
     lengths = torch.tensor(image.shape[1:], device=image.device)
     # grid_sample counts from -1 (first voxel's centre) to 1 (last one's), k axis first.
-    relative = places * (2 / (lengths - 1))[:, None, None, None] - 1
+    # All places along an axis of one voxel are 0, which is -1 whatever the step.
+    steps = (lengths - 1).clamp(min=1)
+    relative = places * (2 / steps)[:, None, None, None] - 1
     grid = relative.flip(0).permute(1, 2, 3, 0)
     return F.grid_sample(image[None], grid[None], align_corners=True)[0]
 
@@ -414,6 +433,11 @@ def renamed_flags(
 
 def _happens(probability: float, generator: torch.Generator) -> bool:
     return float(torch.rand((), generator=generator)) < probability
+
+
+def _across(axis: int, is_thick: Bool[Tensor, " 3"]) -> bool:
+    """Whether a patch has more than one voxel along both of the other axes."""
+    return bool(is_thick[(axis + 1) % 3] and is_thick[(axis + 2) % 3])
 
 
 def _signed(

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.case import Dataset
+from foveal.case import CaseFiles, Dataset
 from foveal.commands.evaluation_pairs import Matched, Pair, find_pairs
 from foveal.errors import CaseError, DatasetError, SettingsError, listed
 from foveal.in_threads import for_each
 from foveal.io.files import atomic_write_text, require_ending
 from foveal.io.label_maps import require_same_grid
+from foveal.io.pictures import is_picture
 from foveal.io.segmentations import (
     Masks,
     Parts,
@@ -21,6 +22,7 @@ from foveal.io.segmentations import (
     read_listed_segmentation,
     read_segmentation,
 )
+from foveal.io.volumes import only_volumes
 from foveal.metrics.classes import ClassCounts
 from foveal.metrics.evaluation import (
     Evaluation,
@@ -31,6 +33,11 @@ from foveal.metrics.evaluation import (
 )
 
 RESULT_ENDINGS = (".json", ".csv")
+
+NOTE_ON_PICTURES = (
+    "Pictures have no size: what is called mm (hd_mm, hd95_mm, assd_mm) counts pixels, "
+    "and there are no volumes in ml."
+)
 
 MAX_THREADS = 4
 """Cases in memory at once; a whole-body CT with all that is made of it takes 3 GB."""
@@ -145,6 +152,7 @@ def evaluate(
         *_notes_on_regions(regions or {}, labels),
         *_notes_on_unmeasured(structures, rows),
         *_notes_on_unscored(unscored),
+        *([NOTE_ON_PICTURES] if any(map(_is_picture, matched.pairs)) else []),
     )
     evaluation = Evaluation(
         rows,
@@ -244,7 +252,8 @@ def _measure_case(
     pair: Pair, structures: Mapping[str, _Structure], matched: Matched
 ) -> _Measured:
     """Measure every structure that was annotated in a case."""
-    prediction = read_segmentation(pair.prediction)
+    background_value = matched.dataset.background_value if matched.dataset else 0
+    prediction = read_segmentation(pair.prediction, background_value)
     reference = _read_reference(pair, matched)
     try:
         require_same_grid("reference", reference.grid, "prediction", prediction.grid)
@@ -273,6 +282,7 @@ def _measure_case(
             *masks,
             reference.grid,
             num_ignored=0 if ignored is None else int(np.count_nonzero(ignored)),
+            has_size=not _is_picture(pair),
         )
         rows += [
             Row(pair.case, name, metric, value) for metric, value in metrics.items()
@@ -313,6 +323,15 @@ def _with_background(
     ):
         return {}
     return {"background": _agreement(*outside), **counts}
+
+
+def _is_picture(pair: Pair) -> bool:
+    """Whether the voxels of a case are pixels, without a size."""
+    if isinstance(pair.reference, CaseFiles):
+        return is_picture(pair.reference.channels[0].path)
+    if pair.reference.is_dir():
+        return any(map(is_picture, only_volumes(pair.reference.iterdir())))
+    return is_picture(pair.reference)
 
 
 def _read_reference(pair: Pair, matched: Matched) -> Segmentation:

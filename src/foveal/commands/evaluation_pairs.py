@@ -13,6 +13,7 @@ from foveal.commands.out_of_fold import (
 from foveal.engine.run_directory import is_run
 from foveal.errors import DatasetError, listed
 from foveal.io.datasets import read_dataset
+from foveal.io.folders import holds_volumes
 from foveal.io.segmentations import segmentations_in
 from foveal.io.volumes import case_stem, is_volume
 from foveal.settings_files import read_plan
@@ -81,7 +82,7 @@ def _holds_runs(path: Path) -> bool:
 
 def _references(path: Path, predicted: Iterable[str]) -> Dataset | dict[str, Path]:
     """A data set, or case to its label map or folder of masks."""
-    if path.is_dir() and any(is_volume(file) for file in path.iterdir()):
+    if path.is_dir() and holds_volumes(path):
         return segmentations_in(path)
     try:
         return read_dataset(path)

@@ -124,6 +124,8 @@ def _training(run: RunDirectory, plan: Plan) -> Card:
     fold = read_splits(run.splits).folds[settings.splits.fold]
     dataset = _dataset(settings)
     usual = plan.fingerprint
+    # Pictures have no mm to tell of.
+    sized = None if usual is None or usual.are_pictures else usual
     return {
         "network": plan.network.name,
         "steps": load_checkpoint(run.best_or_last)[1]["step"],
@@ -135,8 +137,8 @@ def _training(run: RunDirectory, plan: Plan) -> Card:
         "training_cases": _num_cases(dataset, fold.train),
         "validation_patients": len(fold.validation),
         "validation_cases": _num_cases(dataset, fold.validation),
-        "spacing_mm_range": None if usual is None else usual.spacing_mm_range,
-        "extent_mm_range": None if usual is None else usual.extent_mm_range,
+        "spacing_mm_range": None if sized is None else sized.spacing_mm_range,
+        "extent_mm_range": None if sized is None else sized.extent_mm_range,
         "intensity_ranges": None if usual is None else usual.intensity_ranges,
         "orientations": None if usual is None else usual.orientations,
     }

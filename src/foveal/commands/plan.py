@@ -81,6 +81,7 @@ def plan(
         regions=dataset.regions,
         ignore_value=dataset.ignore_value,
         has_structure_files=dataset.has_structure_files,
+        background_value=dataset.background_value,
     )
     decided, reasons = make_plan(
         fingerprints,

@@ -56,9 +56,11 @@ class Drawn:
             target: Label map of the case; with masks, its name is that of a folder.
         """
         ending, stem = volume_ending(target), case_stem(target)
+        # A PNG holds whole numbers only.
+        of_numbers = ".tif" if ending == ".png" else ending
         folder = target.parent / "probabilities" / stem
         files = {
-            ("probabilities", name): folder / f"{name}{ending}"
+            ("probabilities", name): folder / f"{name}{of_numbers}"
             for name in self.probabilities
         }
         if not self.masks:

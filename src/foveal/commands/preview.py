@@ -40,7 +40,7 @@ from foveal.reports.patches import (
     seen_through,
 )
 from foveal.reports.slices import fullest_slice, percentile_range
-from foveal.reports.views import PLANES
+from foveal.reports.views import planes_of
 from foveal.sampling.randomness import generator
 from foveal.settings_files import changed_plan, choose_settings, read_plan
 from foveal.store.store import StoredCase
@@ -235,11 +235,14 @@ def _shown_patches(
             labels[window] = batch.label_map[number].numpy()[window]
         channels = batch.image[number].float().numpy()
         slices = [
-            fullest_slice(channels[0], labels, grid, plane=plane) for plane in PLANES
+            fullest_slice(channels[0], labels, grid, plane=plane)
+            for plane in planes_of(grid)
         ]
-        ranges = [percentile_range(channels[0])] * len(PLANES)
+        ranges = [percentile_range(channels[0])] * len(slices)
         for channel in channels[1 : 1 + MOST_FURTHER_CHANNELS]:
-            slices.append(fullest_slice(channel, labels, grid, plane="axial"))
+            slices.append(
+                fullest_slice(channel, labels, grid, plane=planes_of(grid)[-1])
+            )
             ranges.append(percentile_range(channel))
         shown.append(
             ShownPatch(
@@ -248,7 +251,7 @@ def _shown_patches(
                 list(zip(slices, ranges, strict=True)),
                 {
                     plane: seen_through(stream.predicted_window, grid, plane)
-                    for plane in PLANES
+                    for plane in planes_of(grid)
                 }
                 if predicts_less(stream)
                 else {},
@@ -294,7 +297,8 @@ def _drawn_case(
     whole = tuple(slice(0, length) for length in case.shape)
     channel, labels = case.read_image(whole)[0], case.read_label_map(whole)
     seen = []
-    for plane in ("axial", "coronal"):
+    planes = planes_of(case.grid)
+    for plane in planes if len(planes) == 1 else ("axial", "coronal"):
         shown = fullest_slice(channel, labels, case.grid, plane=plane)
         seen.append(
             projection(

@@ -1,20 +1,28 @@
 """A run tried on a made-up patch, before hours of work rely on it."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 
 import torch
 
 from foveal import build
+from foveal.config.networks import NETWORK_SECTIONS
 from foveal.config.plan import PatchesConfig, Plan
 from foveal.config.settings import Settings
-from foveal.errors import GeometryError, PluginError, SettingsError
+from foveal.errors import FovealError, GeometryError, PluginError, SettingsError
 from foveal.methods.interface import Clock, Method
 from foveal.methods.supervised import Loss
 from foveal.networks.interface import Network, Output
 from foveal.plugins.blame import blaming
 from foveal.plugins.parts import Parts
 from foveal.sampling.batch import Batch
+
+LARGEST_PLANE = 512
+"""Voxels along either axis of the patches of a 2D network; what is larger is tiled."""
+
+MOST_SLICES = 16
+"""Patches per step of a 2D network that the plan was not made for."""
 
 STREAM_CASES = ("labelled", "image_labelled")
 """Cases that training has for the streams of a method."""
@@ -29,19 +37,37 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     Args:
         plan: Its patches suit the planner's own network.
         network: As built, 2D or 3D.
+
+    Raises:
+        SettingsError: The network needs several slices, and the cases have one.
     """
     size, batch_size = plan.patches.size, plan.patches.batch_size
     seen = plan.fingerprint.median_shape if plan.fingerprint else size
     axes: tuple[int, ...] = (0, 1, 2)
-    if len(network.alignment) < len(axes):
+    is_2d = len(network.alignment) < len(axes)
+    if is_2d:
         slice_axis = _slice_axis(plan)
         axes = tuple(axis for axis in axes if axis != slice_axis)
-        size = tuple(round(length) for length in seen)  # type: ignore[assignment]
+        if size[slice_axis] > 1:
+            # Planned for a 3D network, so less of every plane than a 2D one can take.
+            i, j, k = (min(math.ceil(length), LARGEST_PLANE) for length in seen)
+            size = i, j, k
+    elif any(
+        length == 1 and (step > 1 or any(margins))
+        for length, step, margins in zip(
+            seen, network.alignment, network.all_margins, strict=True
+        )
+    ):
+        raise SettingsError(
+            f"network {plan.network.name} is 3D, but the cases have one slice; use "
+            f"{', '.join(_networks_2d(plan))}"
+        )
     published = plan.network.published_output
     predicted = (
         tuple(
             min(length, math.ceil(seen[axis]))
-            for axis, length in zip(axes, published, strict=True)
+            # A 3D network built in 2D by its options predicts as much of a slice.
+            for axis, length in zip(axes, published[: len(axes)], strict=True)
         )
         if published
         else tuple(size[axis] for axis in axes)
@@ -54,9 +80,28 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
         ]
     )
     i, j, k = (fitting[axes.index(axis)] if axis in axes else 1 for axis in range(3))
+    if is_2d:
+        # About as many voxels to a step as the plan found bearable.
+        planned = math.prod(plan.patches.size) * batch_size
+        slices = min(planned // (i * j * k), MOST_SLICES)
+        batch_size = max(batch_size, slices)
     return PatchesConfig(
         size=(i, j, k), batch_size=plan.network.published_batch_size or batch_size
     )
+
+
+def _networks_2d(plan: Plan) -> list[str]:
+    """Names of the networks that see one slice at a time."""
+    found = []
+    for name, section in NETWORK_SECTIONS.items():
+        tried = plan.model_copy(update={"network": section(name=name)})
+        # Without memory for weights, of which some networks have many; and without
+        # those whose library is not there.
+        with contextlib.suppress(FovealError), torch.device("meta"):
+            network = build.bare_network(tried)
+            if len(network.alignment) < len(plan.patches.size):
+                found.append(name)
+    return found
 
 
 def _slice_axis(plan: Plan) -> int:
@@ -111,9 +156,9 @@ def _require_volumes(predictor: Network, plan: Plan) -> None:
         if length <= 1 and (step > 1 or margin > 0):
             raise SettingsError(
                 f"network {plan.network.name} takes in {margin + step} voxels or more "
-                f"along axis {axis}, where the cases have one; choose a 2D network, or "
-                "options of this one that leave the axis as it is (kernels and strides "
-                "of 1)"
+                f"along axis {axis}, where the cases have one; use one of "
+                f"{', '.join(_networks_2d(plan))}, or options that leave the axis as "
+                "it is (kernels and strides of 1)"
             )
 
 

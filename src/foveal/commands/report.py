@@ -32,7 +32,7 @@ from foveal.commands.run_words import (
     plan_facts,
     training_facts,
 )
-from foveal.config.plan import Plan
+from foveal.config.plan import LabelsConfig, Plan
 from foveal.config.settings import Settings
 from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
@@ -41,7 +41,7 @@ from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.io.label_maps import read_reference, require_same_grid
-from foveal.io.volumes import case_stem, is_volume, read_volume
+from foveal.io.volumes import case_stem, only_volumes, read_volume
 from foveal.metrics.evaluation import Evaluation
 from foveal.planning.splits import Fold, read_splits
 from foveal.plugins.kept import kept_plugins
@@ -301,16 +301,21 @@ def _overlay(
     drawn = frozenset(structures if files.annotated is None else files.annotated)
     numbers: dict[frozenset[str], int] = {}
     expected = _numbered(_label_map_of(case), case.meaning(structures), drawn, numbers)
-    found = _numbered(*_predicted(prediction, case, structures), drawn, numbers)
+    found = _numbered(*_predicted(prediction, case, plan.labels), drawn, numbers)
     if plan.labels.ignore_value is not None and case.combinations is None:
         found[case.label_map == plan.labels.ignore_value] = 0
     shown = [number for names, number in numbers.items() if structure in names]
     view = worst_view(case.image[0], expected, found, case.grid, shown)
     dice = scores.structures[structure]["dice"]
+    where = (
+        f": {view.plane} slice {view.axis} = {view.index}, counted from 0, where most "
+        "of it is wrong"
+    )
+    if 1 in case.grid.shape:
+        where = ""  # There is one slice.
     return Overlay(
         case=scores.name,
-        caption=f"{structure} is worst here, Dice {number(dice)}: {view.plane} slice "
-        f"{view.axis} = {view.index}, counted from 0, where most of it is wrong. "
+        caption=f"{structure} is worst here, Dice {number(dice)}{where}. "
         f"Mean Dice of the case {number(scores.mean_dice)}.",
         png=figures.overlay(view, _display_range(case, plan)),
     )
@@ -323,7 +328,7 @@ def _label_map_of(case: Case) -> NDArray[Any]:
 
 
 def _predicted(
-    prediction: Path, case: Case, structures: Mapping[str, Sequence[int]]
+    prediction: Path, case: Case, labels: LabelsConfig
 ) -> tuple[NDArray[Any], dict[int, frozenset[str]]]:
     """Label map of a prediction, and the structures its numbers stand for.
 
@@ -333,15 +338,16 @@ def _predicted(
     if prediction.is_dir():
         masks = tuple(
             StructureFile(case_stem(file), file)
-            for file in sorted(prediction.iterdir())
-            if is_volume(file)
+            for file in only_volumes(sorted(prediction.iterdir()))
         )
         files = CaseFiles(case.name, case.name, (), structure_files=masks)
         label_map, combinations = read_reference(files, case.grid)
         return label_map, dict(enumerate(combinations or ()))
     predicted = read_volume(prediction)
     require_same_grid("image", case.grid, "prediction", predicted.grid)
-    return predicted.array, meaning_of_values(structures)
+    meaning = meaning_of_values(labels.structure_values)
+    # Of the value of background there is nothing to say, as of 0.
+    return predicted.array, meaning | {labels.background_value: frozenset()}
 
 
 def _numbered(

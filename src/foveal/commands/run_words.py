@@ -75,27 +75,25 @@ def plan_facts(plan: Plan) -> Facts:
         "nonzero": "Borders that are zero in every channel are cropped.",
         "mask": "What lies outside the mask's bounding box is cropped.",
     }
+    are_pictures = plan.fingerprint is not None and plan.fingerprint.are_pictures
     extent_mm = [
         length * step
         for length, step in zip(patches.size, prepared.spacing_mm, strict=True)
     ]
+    grid = (
+        f"Every case is brought to {_product(prepared.spacing_mm, 2)} mm voxels in the "
+        f"orientation {prepared.orientation}."
+    )
+    sight = f"{_product(patches.size)} voxels at once ({_product(extent_mm)} mm)"
+    if are_pictures:
+        grid = "Every picture is taken pixel by pixel; pixels have no size in mm."
+        sight = f"{_product(patches.size)} pixels at once"
     return [
-        (
-            "Grid",
-            (
-                f"Every case is brought to {_product(prepared.spacing_mm, 2)} mm "
-                f"voxels in the orientation {prepared.orientation}. "
-                f"{crops[prepared.crop]}"
-            ),
-        ),
+        ("Grid", f"{grid} {crops[prepared.crop]}"),
         ("Intensities", " ".join(_channel_words(one) for one in prepared.channels)),
         (
             "Patches",
-            (
-                f"The network sees {_product(patches.size)} voxels at once "
-                f"({_product(extent_mm)} mm), {patches.batch_size} such patches "
-                "per step."
-            ),
+            (f"The network sees {sight}, {patches.batch_size} such patches per step."),
         ),
         ("Network", _network_words(network)),
         ("Left and right", _mirroring_words(plan)),
@@ -121,7 +119,11 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
         seconds: That the logged steps and validations took.
     """
     training, optimiser = settings.training, settings.optimiser
-    words = {"cross_entropy": "cross entropy", "dice": "Dice"}
+    words = {
+        "cross_entropy": "cross entropy",
+        "dice": "Dice",
+        "border_cross_entropy": "cross entropy with border weights",
+    }
     loss = " + ".join(
         words.get(name, name)
         if weight == 1

@@ -40,6 +40,9 @@ class LabelsConfig(Section):
     ignore_value: int | None = None
     """Value in the user's label maps whose voxels carry no loss and no score."""
 
+    background_value: int = 0
+    """Value of background in the user's label maps."""
+
     regions: dict[str, tuple[str, ...]] = Field({})
     """Structures as unions of labels, which may overlap: region to its labels. Empty:
     every label is a structure. A region's probability is the sum of its labels'."""
@@ -55,13 +58,13 @@ class LabelsConfig(Section):
                 f"labels.names has {len(self.names)} entries, "
                 f"labels.values {len(self.values)}; give one value per name"
             )
-        taken = [0, *self.values]
+        taken = [*{0, self.background_value}, *self.values]
         if self.ignore_value is not None:
             taken.append(self.ignore_value)
         if len(set(taken)) != len(taken) or len(set(self.names)) != len(self.names):
             raise ValueError(
                 "labels: every label needs its own name and value, "
-                "different from 0 (background) and labels.ignore_value"
+                "different from 0, labels.background_value and labels.ignore_value"
             )
         if len(self.names) > MOST_LABELS:
             raise ValueError(
@@ -254,6 +257,10 @@ class FingerprintConfig(Section):
     image_quantiles: tuple[tuple[Range, Range, Range], ...]
     """Per channel, over the cases the smallest and largest 5, 50 and 95 percentile of
     the whole image."""
+
+    are_pictures: bool = False
+    """The cases are pictures: every mm above is a pixel, and nothing is left or right
+    of a patient."""
 
 
 class Plan(Section):

@@ -305,8 +305,8 @@ class ScheduleConfig(NamedSection):
     """Of ``steps`` and ``plateau``: what each drop multiplies by. Unset: 0.5."""
 
     patience_validations: PositiveInt | None = None
-    """Of ``plateau``: validations in a row without a new best mean Dice until the
-    learning rate drops. Unset: 5."""
+    """Of ``plateau``: validations in a row without a new best score, such as mean Dice,
+    until the learning rate drops. Unset: 5."""
 
     warmup_steps: NonNegativeInt = 20
     """Steps of a linear rise at the beginning; the decay runs under it."""

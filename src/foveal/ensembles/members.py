@@ -29,6 +29,7 @@ AGREED = (
     "channel_names",
     "structures",
     "label_values",
+    "background_value",
     "separate_masks",
     "orientation",
 )
@@ -138,4 +139,5 @@ class Ensemble:
             self.label_values,
             tuple(self.structures.values()),
             take_rows,
+            background_value=self.models[0].background_value,
         )

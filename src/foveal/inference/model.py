@@ -35,6 +35,9 @@ class Model:
     """How the network wants volumes cut."""
 
     numerics: Numerics
+    background_value: int = 0
+    """Value of background in label maps."""
+
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:

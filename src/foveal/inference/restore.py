@@ -142,6 +142,8 @@ def decided_label_map(
     label_values: Sequence[int],
     structures: Sequence[Sequence[int]],
     take_rows: TakeRows | None = None,
+    *,
+    background_value: int = 0,
 ) -> NDArray[np.integer]:
     """Label map decided from probabilities, in stored order.
 
@@ -149,9 +151,10 @@ def decided_label_map(
         rows: Probabilities on the grid brought to ``orientation``.
         grid: Of the case as stored.
         orientation: Of the rows.
-        label_values: The user's value of each label; background is 0.
+        label_values: The user's value of each label.
         structures: See `decided_classes`.
         take_rows: Also gets the probabilities as they pass.
+        background_value: The user's value of background.
 
     Returns:
         ``(i, j, k)``, in the smallest integer type that holds the values.
@@ -164,7 +167,7 @@ def decided_label_map(
         if take_rows is not None:
             take_rows(first, block)
         first += block.shape[1]
-    values = np.array([0, *label_values])
+    values = np.array([background_value, *label_values])
     return values.astype(_smallest_type(values))[turn.undo(labels)]
 
 

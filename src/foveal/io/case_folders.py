@@ -14,7 +14,7 @@ from pathlib import Path
 from foveal.case import StructureFile
 from foveal.errors import DatasetError
 from foveal.io.listing import ListedCase, Listing
-from foveal.io.volumes import case_stem, is_slicer_segmentation, is_volume
+from foveal.io.volumes import case_stem, is_slicer_segmentation, only_volumes
 
 SEGMENTATION_FOLDERS = ("segmentations", "segmentation")
 
@@ -82,7 +82,7 @@ def list_case_folders(root: Path, *, are_labelled: bool) -> Listing:
 def _folder(path: Path) -> _Folder | None:
     """What a folder holds, ``None`` if nothing of a case."""
     inside = sorted(path.iterdir())
-    volumes = [file for file in inside if is_volume(file) and file.is_file()]
+    volumes = only_volumes(file for file in inside if file.is_file())
     drawn = [file for file in volumes if is_slicer_segmentation(file)]
     segmentations = [
         folder
@@ -98,8 +98,7 @@ def _folder(path: Path) -> _Folder | None:
     masks = [
         file
         for folder in segmentations
-        for file in sorted(folder.iterdir())
-        if is_volume(file)
+        for file in only_volumes(sorted(folder.iterdir()))
     ]
     if not volumes and not masks:
         return None
@@ -138,9 +137,7 @@ def _case(folder: _Folder, channels: Sequence[str]) -> ListedCase:
 def _volumes_below(folder: Path) -> list[str]:
     """Paths of the volumes anywhere in a folder, from there."""
     return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if is_volume(path)
+        path.relative_to(folder).as_posix() for path in only_volumes(folder.rglob("*"))
     )
 
 

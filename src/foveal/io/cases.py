@@ -16,7 +16,14 @@ from foveal.io.label_maps import (
     read_reference,
     require_same_grid,
 )
-from foveal.io.volumes import case_stem, read_channels, read_grid, read_volume
+from foveal.io.pictures import PictureHeader, is_picture
+from foveal.io.volumes import (
+    case_stem,
+    channels_of_pictures,
+    read_channels,
+    read_grid,
+    read_volume,
+)
 
 
 def read_case(
@@ -80,7 +87,11 @@ def case_files(paths: Path | str | Sequence[Path | str]) -> CaseFiles:
     name = case_stem(channel_paths[0])
     channels = [ChannelFile(path) for path in channel_paths]
     if len(channel_paths) == 1:
-        num_channels = read_grid(channel_paths[0])[1]
+        num_channels = (
+            channels_of_pictures(channel_paths)
+            if is_picture(channel_paths[0])
+            else read_grid(channel_paths[0])[1]
+        )
         if num_channels > 1:
             channels = [
                 ChannelFile(channel_paths[0], index) for index in range(num_channels)
@@ -99,6 +110,19 @@ def require_finite(name: str, values: NDArray[Any]) -> None:
         raise CaseError(
             f"{name} has {num_wrong} voxels that are NaN or infinite; "
             "replace them, for example by the value of air"
+        )
+
+
+def require_intensities(volume: Volume) -> None:
+    """Refuse a picture whose pixels are the numbers of colours in a palette.
+
+    Raises:
+        CaseError: It is one.
+    """
+    if isinstance(volume.header, PictureHeader) and volume.header.has_palette:
+        raise CaseError(
+            "the image has a palette: its pixels are numbers of colours in a list, "
+            "which only label maps may be; save it as grey or RGB"
         )
 
 
@@ -134,6 +158,7 @@ def _read_image(
 
 def _finite(name: str, volume: Volume) -> NDArray[np.float32]:
     """Intensities of a channel ``(i, j, k)``, checked."""
+    require_intensities(volume)
     values = volume.array.astype(np.float32, copy=False)
     require_finite(name, values)
     return values

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from foveal.case import (
@@ -27,9 +28,15 @@ from foveal.io.folders import has_image_folder, list_folders
 from foveal.io.label_maps import integer_label_map, present_labels
 from foveal.io.listing import BACKGROUND_VALUE, IGNORE_NAME, Labels, ListedCase, Listing
 from foveal.io.nnunet import list_nnunet, read_folds
+from foveal.io.pictures import COLOURS, is_picture
 from foveal.io.segments import chosen_segment, read_segments
 from foveal.io.tables import list_csv, list_toml
-from foveal.io.volumes import is_slicer_segmentation, read_grid, read_volume
+from foveal.io.volumes import (
+    channels_of_pictures,
+    is_slicer_segmentation,
+    read_grid,
+    read_volume,
+)
 
 FOLDS_FILE = "splits_final.json"
 """nnU-Net's division into folds, read where it lies beside the data set."""
@@ -84,11 +91,18 @@ def read_dataset(path: Path | str, *, find_labels: bool = True) -> Dataset:
         label_values=labels.values or {},
         regions=labels.regions,
         ignore_value=labels.ignore_value,
+        background_value=labels.background_value,
         excluded=excluded,
         folds=_folds(root, listed, excluded),
     )
     structures = None if labels.values is None else dataset.structures
-    cases = [_case_files(case, channels_in_file, structures) for case in listed]
+    cases = [
+        replace(
+            _case_files(case, channels_in_file, structures),
+            background_value=labels.background_value,
+        )
+        for case in listed
+    ]
     return replace(dataset, cases=tuple(cases))
 
 
@@ -106,7 +120,7 @@ def _listing(path: Path, *, are_labelled: bool) -> Listing:
     if path.suffix.lower() == ".csv":
         return list_csv(path)
     if path.suffix.lower() == ".toml":
-        return list_toml(path)
+        return list_toml(path, partial(_listing, are_labelled=are_labelled))
     if path.name == FILE_NAME:
         description = read_description(path)
         if "channel_names" in description:
@@ -169,7 +183,7 @@ def _channels(
     else:
         channels_in_file = _channels_in_images(cases)
     if names is None:
-        names = tuple(str(number) for number in range(files * channels_in_file))
+        names = _usual_names(cases, files * channels_in_file)
     if len(set(names)) != len(names):
         raise DatasetError(
             f"{path}: a channel name stands twice in {list(names)}; "
@@ -178,11 +192,25 @@ def _channels(
     return names, channels_in_file
 
 
-def _channels_in_images(cases: Iterable[ListedCase]) -> int:
+def _usual_names(cases: Sequence[ListedCase], count: int) -> tuple[str, ...]:
+    """Names of channels where the layout gives none: colours, or numbers."""
+    are_pictures = all(is_picture(image) for case in cases for image in case.images)
+    if are_pictures and count == len(COLOURS):
+        return COLOURS
+    if are_pictures and count == 1:
+        return ("grey",)
+    return tuple(str(number) for number in range(count))
+
+
+def _channels_in_images(cases: Sequence[ListedCase]) -> int:
     """Channels that most of the first images that can be read have; 1 if none can.
 
     Images that cannot be read are refused, with their reason, when their case is read.
+    Pictures that are stored in colour are grey if all of them are.
     """
+    pictures = [case.images[0] for case in cases if is_picture(case.images[0])]
+    if len(pictures) == len(cases):
+        return channels_of_pictures(pictures)
     found: list[int] = []
     for case in cases:
         with contextlib.suppress(CaseError):
@@ -245,7 +273,17 @@ def _labels(
         )
     if labels.values is not None or not find_labels:
         return labels
-    return replace(labels, values=_found_labels(label_maps, labels.ignore_value))
+    values = _found_labels(label_maps, labels.ignore_value)
+    if len(values) == 2 and all(map(is_picture, label_maps)):
+        background, structure = sorted(values)
+        if BACKGROUND_VALUE not in values:
+            return replace(
+                labels,
+                values={str(structure): structure},
+                background_value=background,
+            )
+    values -= {BACKGROUND_VALUE}
+    return replace(labels, values={str(value): value for value in sorted(values)})
 
 
 def _lacks_segments_by_damage(path: Path) -> bool:
@@ -298,14 +336,11 @@ def _require_drawn_if_annotated(cases: Iterable[ListedCase]) -> None:
             )
 
 
-def _found_labels(
-    label_maps: Iterable[Path], ignore_value: int | None
-) -> dict[str, int]:
-    """Every value of the label maps but background and ignore, named by its number."""
+def _found_labels(label_maps: Iterable[Path], ignore_value: int | None) -> set[int]:
+    """Every value of the label maps but ignore."""
     with ThreadPoolExecutor(max_workers=LARGEST_THREADS) as threads:
-        found = set().union(*threads.map(_values_in, label_maps))
-    structures = sorted(found - {BACKGROUND_VALUE, ignore_value})
-    return {str(value): value for value in structures}
+        found: set[int] = set().union(*threads.map(_values_in, label_maps))
+    return {value for value in found if value != ignore_value}
 
 
 def _values_in(label_map: Path) -> tuple[int, ...]:

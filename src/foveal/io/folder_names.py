@@ -1,11 +1,12 @@
 """Volumes in folders, matched by name; channels told apart by ``_0000`` suffixes."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from foveal.errors import DatasetError
-from foveal.io.volumes import case_stem, is_slicer_segmentation, is_volume
+from foveal.io.pictures import WHY_NOT_LOSSY, is_lossy_picture, is_picture
+from foveal.io.volumes import case_stem, is_slicer_segmentation, only_volumes
 
 CHANNEL_SUFFIX = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -81,8 +82,21 @@ def complete_channels(channels: Mapping[int, Path], count: int) -> tuple[Path, .
     )
 
 
-def _volumes(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if is_volume(path))
+def _volumes(folder: Path) -> list[Path]:
+    """Every volume under a folder, in order of path.
+
+    Raises:
+        DatasetError: Among its pictures are JPEGs, which would be left out.
+    """
+    files = sorted(folder.rglob("*"))
+    volumes = only_volumes(files)
+    if not volumes or is_picture(volumes[0]):
+        lossy = [path for path in files if is_lossy_picture(path)]
+        if lossy:
+            raise DatasetError(
+                f"{lossy[0]} is not read ({len(lossy)} such files): {WHY_NOT_LOSSY}"
+            )
+    return volumes
 
 
 def _by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:

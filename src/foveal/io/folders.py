@@ -10,6 +10,7 @@ from pathlib import Path
 
 from foveal.case import StructureFile
 from foveal.errors import DatasetError
+from foveal.io.description import FILE_NAME
 from foveal.io.folder_names import (
     channels_by_case,
     complete_channels,
@@ -17,7 +18,8 @@ from foveal.io.folder_names import (
     volumes_by_name,
 )
 from foveal.io.listing import ListedCase, Listing
-from foveal.io.volumes import VOLUME_ENDINGS
+from foveal.io.pictures import is_picture
+from foveal.io.volumes import VOLUME_ENDINGS, only_volumes
 
 FOLDER_NAME = re.compile(
     r"(?P<kind>image|label|mask)s?[-_ ]?"
@@ -36,6 +38,18 @@ def has_image_folder(root: Path) -> bool:
         for path in root.iterdir()
         if (match := FOLDER_NAME.fullmatch(path.name))
     )
+
+
+def holds_volumes(folder: Path) -> bool:
+    """Whether a folder holds volumes itself.
+
+    Pictures that lie beside the folders of a data set are none of its cases.
+    """
+    volumes = only_volumes(folder.iterdir())
+    if not volumes:
+        return False
+    is_dataset = has_image_folder(folder) or (folder / FILE_NAME).is_file()
+    return not is_picture(volumes[0]) or not is_dataset
 
 
 def list_folders(root: Path) -> Listing:

@@ -1,6 +1,7 @@
 """What a user gives to `predict`: a file, a folder of images or a data set."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from foveal.case import CaseFiles, ChannelFile
@@ -9,7 +10,9 @@ from foveal.io.cases import case_files
 from foveal.io.datasets import read_dataset
 from foveal.io.file_names import require_different_names, require_file_name
 from foveal.io.folder_names import CHANNEL_SUFFIX, complete_channels, images_by_name
-from foveal.io.volumes import is_slicer_segmentation, is_volume
+from foveal.io.folders import holds_volumes
+from foveal.io.pictures import WHY_NOT_LOSSY, is_lossy_picture, is_picture
+from foveal.io.volumes import is_slicer_segmentation, is_volume, read_grid
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,12 +35,15 @@ def cases_to_predict(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
     """
     if not path.exists():
         raise CaseError(f"{path} does not exist; give a volume, a folder or a table")
+    if path.is_file() and is_lossy_picture(path):
+        raise CaseError(f"{path} is not read: {WHY_NOT_LOSSY}")
     if path.is_file() and is_volume(path):
         cases: tuple[CaseFiles, ...] = (case_files(path),)
-    elif path.is_dir() and any(_is_image(file) for file in path.iterdir()):
+    elif path.is_dir() and _holds_images(path):
         cases = _cases_of_folder(path, num_channels)
     else:
-        return _cases_of_dataset(path)
+        return _with_channels(_cases_of_dataset(path), num_channels)
+    cases = _with_channels(cases, num_channels)
     for case in cases:
         require_file_name(case.name, "case")
     require_different_names(
@@ -61,7 +67,7 @@ def _cases_of_dataset(path: Path) -> tuple[CaseFiles, ...]:
 
 def _cases_of_folder(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
     volumes = images_by_name(path)
-    if num_channels == 1:
+    if num_channels == 1 or all(map(_is_in_colour, volumes.values())):
         return tuple(
             CaseFiles(_flat(name), _flat(name), (ChannelFile(file),))
             for name, file in volumes.items()
@@ -93,8 +99,38 @@ def _cases_of_folder(path: Path, num_channels: int) -> tuple[CaseFiles, ...]:
     )
 
 
-def _is_image(path: Path) -> bool:
-    return is_volume(path) and not is_slicer_segmentation(path)
+def _holds_images(folder: Path) -> bool:
+    if not holds_volumes(folder):
+        return False
+    return any(
+        is_volume(path) and not is_slicer_segmentation(path)
+        for path in folder.iterdir()
+    )
+
+
+def _with_channels(
+    cases: tuple[CaseFiles, ...], num_channels: int
+) -> tuple[CaseFiles, ...]:
+    """The cases, whose pictures are read in grey or in colour as the model wants.
+
+    What a few pictures look like does not say which.
+    """
+    indices = range(num_channels) if num_channels > 1 else (None,)
+    return tuple(
+        replace(case, channels=tuple(ChannelFile(path, n) for n in indices))
+        if len(paths := {channel.path for channel in case.channels}) == 1
+        and is_picture(path := next(iter(paths)))
+        else case
+        for case in cases
+    )
+
+
+def _is_in_colour(path: Path) -> bool:
+    """Whether a file is a picture that holds all of its channels."""
+    try:
+        return is_picture(path) and read_grid(path)[1] > 1
+    except CaseError:
+        return True  # It is damaged, and refused when it is read.
 
 
 def _case_of_file(name: str, file: Path) -> CaseFiles:

@@ -48,7 +48,8 @@ def read_reference(
     if files.label_map is not None:
         stored = read_volume(files.label_map)
         values = _on_grid("label map", files.label_map, stored, grid)
-        return integer_label_map(values), None
+        label_map = integer_label_map(values)
+        return with_background_zero(label_map, files.background_value), None
     if not files.structure_files:
         raise ValueError(f"case {files.name} has no reference")
     combinations = _Combinations(grid.shape)
@@ -81,6 +82,29 @@ def integer_label_map(array: NDArray[Any]) -> NDArray[np.int32]:
             "values must fit 32-bit integers"
         )
     return array.astype(np.int32)
+
+
+def with_background_zero(
+    label_map: NDArray[np.int32], background_value: int
+) -> NDArray[np.int32]:
+    """Label map whose background is 0.
+
+    Args:
+        label_map: As stored.
+        background_value: Of the stored background.
+
+    Raises:
+        CaseError: Background is not 0, but 0 occurs beside it.
+    """
+    if background_value == 0:
+        return label_map
+    is_background = label_map == background_value
+    if is_background.any() and (label_map == 0).any():
+        raise CaseError(
+            f"label map has 0 beside {background_value}, which is background in the "
+            "others; store the same values in all of them"
+        )
+    return np.where(is_background, np.int32(0), label_map)
 
 
 def present_labels(label_map: NDArray[np.int32]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What every data set layout is read into, before its files are looked at."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from foveal.case import StructureFile
 from foveal.errors import DatasetError
 
 BACKGROUND_VALUE = 0
+BACKGROUND_NAME = "background"
 IGNORE_NAME = "ignore"
 
 
@@ -53,6 +54,9 @@ class Labels:
 
     ignore_value: int | None = None
 
+    background_value: int = BACKGROUND_VALUE
+    """Of pictures that are masks of two values, neither of them 0."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -69,9 +73,10 @@ class Listing:
 def read_labels(entries: object, source: Path) -> Labels:
     """Read a table of labels, written as name to value or as value to name.
 
-    The value 0 is background under any name; the name "ignore" marks voxels without
-    loss and score. Where a name stands for several values, all names are regions; a
-    label is then called as the region that it alone makes up, or by its number.
+    The value 0 is background under any name, and so is the name "background" under any
+    value; the name "ignore" marks voxels without loss and score. Where a name stands
+    for several values, all names are regions; a label is then called as the region that
+    it alone makes up, or by its number.
 
     Raises:
         DatasetError: An entry is no integer and no list of integers, or stands twice.
@@ -91,12 +96,15 @@ def read_labels(entries: object, source: Path) -> Labels:
                 "every structure needs a name and values of its own"
             )
         named[name] = values
-    ignore_value = _taken_ignore_value(named, source)
+    ignore_value = _taken_value(named, IGNORE_NAME, source)
+    background_value = _taken_value(named, BACKGROUND_NAME, source) or BACKGROUND_VALUE
     if all(len(values) == 1 for values in named.values()):
         in_order = sorted(named.items(), key=lambda label: label[1])
         labels = {name: values[0] for name, values in in_order}
-        return Labels(labels, {}, ignore_value)
-    return Labels(_labels_of_regions(named, source), named, ignore_value)
+        return Labels(labels, {}, ignore_value, background_value)
+    return Labels(
+        _labels_of_regions(named, source), named, ignore_value, background_value
+    )
 
 
 def with_regions(labels: Labels, entries: object, source: Path) -> Labels:
@@ -128,7 +136,7 @@ def with_regions(labels: Labels, entries: object, source: Path) -> Labels:
         regions[str(name)] = values
     if labels.values is None:
         values_by_name = _labels_of_regions(regions, source)
-        return Labels(values_by_name, regions, labels.ignore_value)
+        return replace(labels, values=values_by_name, regions=regions)
     used = {value for values in regions.values() for value in values}
     for name, value in labels.values.items():
         if value not in used:
@@ -138,7 +146,7 @@ def with_regions(labels: Labels, entries: object, source: Path) -> Labels:
                     "give them different names"
                 )
             regions[name] = (value,)
-    return Labels(labels.values, regions, labels.ignore_value)
+    return replace(labels, regions=regions)
 
 
 def _name_and_values(
@@ -165,9 +173,11 @@ def _name_and_values(
     return name, numbers
 
 
-def _taken_ignore_value(named: dict[str, tuple[int, ...]], source: Path) -> int | None:
-    """Value of the label "ignore", which is taken out of ``named``."""
-    name = next((name for name in named if name.lower() == IGNORE_NAME), None)
+def _taken_value(
+    named: dict[str, tuple[int, ...]], called: str, source: Path
+) -> int | None:
+    """Value of a label that is no structure, which is taken out of ``named``."""
+    name = next((name for name in named if name.lower() == called), None)
     if name is None:
         return None
     values = named.pop(name)

@@ -17,6 +17,7 @@ from foveal.errors import DatasetError
 from foveal.io.description import FILE_NAME, numbered_names
 from foveal.io.folder_names import CHANNEL_SUFFIX
 from foveal.io.listing import ListedCase, Listing, read_labels
+from foveal.io.pictures import PICTURE_ENDINGS
 from foveal.io.volumes import VOLUME_ENDINGS, case_stem, is_slicer_segmentation
 
 
@@ -114,16 +115,20 @@ def _cases(
     images, labels = root / f"images{part}", root / f"labels{part}"
     label_maps = _files_by_name(labels, ending)
     names = set()
+    numbers = set()
     for stem, path in _files_by_name(images, ending).items():
         match = CHANNEL_SUFFIX.fullmatch(stem)
         if match:
             names.add(match["case"])
+            numbers.add(match["channel"])
         elif not is_slicer_segmentation(path):
             raise DatasetError(
                 f"{path} has no number of a channel at the end of its name, as "
                 f"{stem}_0000{ending} has, so it would be left out; rename it or take "
                 "it out"
             )
+    if ending in PICTURE_ENDINGS and numbers == {"0000"}:
+        num_channels = 1  # A picture in colour holds all of its channels.
     orphans = sorted(label_maps.keys() - names)
     if orphans:
         raise DatasetError(

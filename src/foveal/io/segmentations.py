@@ -20,12 +20,14 @@ from foveal.io.label_maps import (
     present_labels,
     read_reference,
     require_same_grid,
+    with_background_zero,
 )
 from foveal.io.volumes import (
     VOLUME_ENDINGS,
     case_stem,
     is_slicer_segmentation,
     is_volume,
+    only_volumes,
     read_grid,
     read_volume,
 )
@@ -135,19 +137,22 @@ class Masks:
         return frozenset(self.files) - set(map(str, parts))
 
 
-def read_segmentation(path: Path) -> Segmentation:
+def read_segmentation(path: Path, background_value: int = 0) -> Segmentation:
     """Read a label map, or look at a folder of masks.
+
+    Args:
+        path: Of either.
+        background_value: See `Dataset.background_value`.
 
     Raises:
         CaseError: A file cannot be read, or a label map has other than integers.
     """
     if path.is_dir():
-        files = {
-            case_stem(file): file for file in sorted(path.iterdir()) if is_volume(file)
-        }
+        files = {case_stem(file): file for file in only_volumes(sorted(path.iterdir()))}
         return Masks(path, files, read_grid(next(iter(files.values())))[0])
     volume = read_volume(path)
-    return LabelMap(integer_label_map(volume.array), volume.grid)
+    label_map = integer_label_map(volume.array)
+    return LabelMap(with_background_zero(label_map, background_value), volume.grid)
 
 
 def read_listed_segmentation(
@@ -163,7 +168,7 @@ def read_listed_segmentation(
         CaseError: A file is missing or damaged, or does not lie on the image's grid.
     """
     if files.label_map is not None and not is_slicer_segmentation(files.label_map):
-        return read_segmentation(files.label_map)
+        return read_segmentation(files.label_map, files.background_value)
     grid, _ = read_grid(files.channels[0].path)
     label_map, combinations = read_reference(files, grid)
     if combinations is None:
@@ -197,7 +202,7 @@ def found_segmentations(folder: Path) -> dict[str, Path]:
     """
     by_case: dict[str, Path] = {}
     inside = sorted(folder.iterdir())
-    for file in filter(is_volume, inside):
+    for file in only_volumes(inside):
         case = case_stem(file)
         if case in by_case:
             raise DatasetError(

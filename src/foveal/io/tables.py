@@ -1,8 +1,9 @@
 """A CSV or TOML table that lists the cases; its paths are relative to the table."""
 
 import csv
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,16 @@ CASE_COLUMNS = frozenset(
 )
 TOML_CASE_KEYS = CASE_COLUMNS | {"structures"}
 TABLE_KEYS = frozenset(
-    ("name", "channel_names", "labels", "regions", "ignore", "cases")
+    (
+        "name",
+        "channel_names",
+        "labels",
+        "regions",
+        "ignore",
+        "patient",
+        "folder",
+        "cases",
+    )
 )
 
 CHANNEL_PREFIX = "channel_"
@@ -95,8 +105,15 @@ def list_csv(path: Path) -> Listing:
     )
 
 
-def list_toml(path: Path) -> Listing:
+def list_toml(path: Path, list_folder: Callable[[Path], Listing]) -> Listing:
     """List the cases of a TOML table: ``[[cases]]``, names of channels and labels.
+
+    In place of ``[[cases]]`` the table may name a ``folder``, relative to it, whose
+    cases it describes: what it says replaces what the folder's own layout says.
+
+    Args:
+        path: Of the table.
+        list_folder: Lists a data set in a folder.
 
     Raises:
         DatasetError: The file is not TOML, a key is unknown or missing, or a value is
@@ -112,7 +129,31 @@ def list_toml(path: Path) -> Listing:
         labels = with_regions(labels, table["regions"], path)
     if "ignore" in table:
         labels = _with_ignore_value(path, labels, table["ignore"])
-    entries = table.get("cases", [])
+    if "folder" in table:
+        if "cases" in table:
+            raise DatasetError(f'{path}: keep "folder" or [[cases]], not both')
+        of_folder = path.parent / _text(table["folder"], f"{path}: folder")
+        if not of_folder.is_dir():
+            raise DatasetError(f"{path}: folder {of_folder} is no folder")
+        listing = list_folder(of_folder)
+    else:
+        listing = Listing(path.stem, _cases_of_table(path, table.get("cases", [])))
+    listing = replace(
+        listing, name=_text(table.get("name", listing.name), f"{path}: name")
+    )
+    if "channel_names" in table:
+        names = tuple(_list(table["channel_names"], f"{path}: channel_names"))
+        listing = replace(listing, channel_names=names)
+    if labels != Labels():
+        listing = replace(listing, labels=labels)
+    if "patient" in table:
+        pattern = _pattern(path, table["patient"])
+        cases = tuple(_with_patient(path, case, pattern) for case in listing.cases)
+        listing = replace(listing, cases=cases)
+    return listing
+
+
+def _cases_of_table(path: Path, entries: object) -> tuple[ListedCase, ...]:
     if not isinstance(entries, list) or not all(
         isinstance(row, dict) for row in entries
     ):
@@ -122,14 +163,31 @@ def list_toml(path: Path) -> Listing:
         where = f"{path} case {number}"
         _refuse_unknown(where, row.keys(), TOML_CASE_KEYS)
         cases.append(_case(path.parent, where, row))
-    return Listing(
-        name=_text(table.get("name", path.stem), f"{path}: name"),
-        cases=tuple(cases),
-        channel_names=tuple(_list(table["channel_names"], f"{path}: channel_names"))
-        if "channel_names" in table
-        else None,
-        labels=labels,
-    )
+    return tuple(cases)
+
+
+def _pattern(path: Path, entry: object) -> re.Pattern[str]:
+    """Regular expression that finds the patient in the name of a case."""
+    try:
+        return re.compile(_text(entry, f"{path}: patient"))
+    except re.error as error:
+        raise DatasetError(
+            f"{path}: patient {entry!r} is no regular expression: {error}"
+        ) from error
+
+
+def _with_patient(path: Path, case: ListedCase, pattern: re.Pattern[str]) -> ListedCase:
+    """The case, with the patient that its name holds unless the table says one."""
+    if case.patient is not None:
+        return case
+    match = pattern.search(case.name)
+    patient = match[1 if pattern.groups else 0] if match else ""
+    if not patient:
+        raise DatasetError(
+            f'{path}: patient "{pattern.pattern}" finds nothing in the name of case '
+            f"{case.name}; change it so that it finds the patient in every name"
+        )
+    return replace(case, patient=patient)
 
 
 def _entries(

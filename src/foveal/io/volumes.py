@@ -1,10 +1,12 @@
 """One volume from or to one file, whatever its format."""
 
+import contextlib
 import errno
 import itertools
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 from foveal.case import ChannelFile, Volume
 from foveal.errors import CaseError
 from foveal.geometry import Grid
-from foveal.io import itk, nifti
+from foveal.io import itk, nifti, pictures
 from foveal.io.files import atomic_path, replace_file
+from foveal.io.pictures import PICTURE_ENDINGS, is_lossy_picture, is_picture
 from foveal.unfinished import naming, remove_abandoned, unfinished
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -24,7 +27,11 @@ SLICER_ENDING = ".seg.nrrd"
 """Of the segmentations that 3D Slicer saves."""
 
 ITK_ENDINGS = (SLICER_ENDING, ".nrrd", ".mha", ".mhd")
-VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS + PICTURE_ENDINGS
+READ_ERRORS = nifti.READ_ERRORS + itk.READ_ERRORS + pictures.READ_ERRORS
+
+PICTURES_LOOKED_AT = 50
+"""To learn whether pictures that are stored in colour are grey all the same."""
 
 ITK_PLACE = re.compile(r".*ERROR: (\w+\(0x[0-9a-f]+\): )?", re.DOTALL)
 """What ITK puts before a reason: its own source lines and addresses."""
@@ -43,6 +50,8 @@ def volume_ending(path: Path) -> str:
     for ending in VOLUME_ENDINGS:
         if path.name.lower().endswith(ending):
             return ending
+    if is_lossy_picture(path):
+        raise CaseError(f"{path} is not read: {pictures.WHY_NOT_LOSSY}")
     raise CaseError(
         f"{path} is not a volume: the ending must be one of {', '.join(VOLUME_ENDINGS)}"
     )
@@ -52,6 +61,15 @@ def is_volume(path: Path) -> bool:
     """Whether the name ends like a volume; hidden files do not count."""
     name = path.name.lower()
     return name.endswith(VOLUME_ENDINGS) and not name.startswith(".")
+
+
+def only_volumes(paths: Iterable[Path]) -> list[Path]:
+    """Those of some files that are volumes, in their order.
+
+    Pictures count only where nothing else is there: beside scans they are previews.
+    """
+    volumes = [path for path in paths if is_volume(path)]
+    return [path for path in volumes if not is_picture(path)] or volumes
 
 
 def is_slicer_segmentation(path: Path) -> bool:
@@ -87,6 +105,8 @@ def read_channels(channels: Sequence[ChannelFile]) -> Iterator[Volume]:
     for path, group in itertools.groupby(channels, key=lambda channel: channel.path):
         array, grid, header = _read(path)
         for channel in group:
+            if channel.index is None and is_picture(path):
+                array = pictures.without_colours(path, array)
             index = _channel_index(path, channel.index, array.shape[3])
             yield Volume(array[..., index], grid, header)
 
@@ -101,12 +121,42 @@ def read_grid(path: Path) -> tuple[Grid, int]:
     try:
         if volume_ending(path) in NIFTI_ENDINGS:
             grid, num_channels = nifti.read_nifti_grid(path)
+        elif is_picture(path):
+            grid, num_channels = pictures.read_picture_grid(path)
         else:
             grid, num_channels = itk.read_itk_grid(path)
-    except nifti.READ_ERRORS + itk.READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     _require_sound_grid(path, grid)
     return grid, num_channels
+
+
+def channels_of_pictures(paths: Sequence[Path]) -> int:
+    """Channels that a set of pictures has: 1 if all of them turn out to be grey.
+
+    Every header is looked at. Of those that say colour about `PICTURES_LOOKED_AT`,
+    evenly spread, are read: if they are grey, the set is, otherwise what most headers
+    say is right. A picture of another kind is refused when it is read.
+    """
+    found = []
+    for path in paths:
+        # Those that cannot be read are refused, with their reason, with their case.
+        with contextlib.suppress(CaseError):
+            found.append((path, read_grid(path)[1]))
+    if not found:
+        return 1
+    coloured = [path for path, count in found if count > 1]
+    apart = max(1, len(coloured) // PICTURES_LOOKED_AT)
+    if all(_is_grey(path) for path in coloured[::apart]):
+        return 1
+    return Counter(count for _, count in found).most_common(1)[0][0]
+
+
+def _is_grey(path: Path) -> bool:
+    try:
+        return pictures.is_grey(_read(path)[0])
+    except CaseError:
+        return True
 
 
 def write_volume(
@@ -125,7 +175,8 @@ def write_volume(
             repeats its affine codes and units; other formats have none to repeat.
 
     Raises:
-        CaseError: The ending is none of `VOLUME_ENDINGS`.
+        CaseError: The ending is none of `VOLUME_ENDINGS`, or a picture cannot hold the
+            values.
         ValueError: The array's shape is not the grid's.
     """
     if array.shape != grid.shape:
@@ -139,6 +190,8 @@ def write_volume(
         if ending in NIFTI_ENDINGS:
             own_header = header if isinstance(header, nib.Nifti1Header) else None
             nifti.write_nifti(temporary, array, grid, own_header)
+        elif ending in PICTURE_ENDINGS:
+            pictures.write_picture(temporary, array)
         else:
             _write_itk(temporary, array, grid)
 
@@ -147,13 +200,15 @@ def _read(path: Path) -> tuple[NDArray[Any], Grid, Any]:
     """All channels of a file ``(i, j, k, channel)``, their grid and header."""
     # What the header claims is refused before memory is taken for it.
     read_grid(path)
-    header = None
+    header: object = None
     try:
         if volume_ending(path) in NIFTI_ENDINGS:
             array, grid, header = nifti.read_nifti(path)
+        elif is_picture(path):
+            array, grid, header = pictures.read_picture(path)
         else:
             array, grid = itk.read_itk(path)
-    except nifti.READ_ERRORS + itk.READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     return array, grid, header
 
@@ -198,6 +253,12 @@ def _channel_index(path: Path, index: int | None, num_channels: int) -> int:
         raise CaseError(
             f"{path} holds {num_channels} channels where one was expected; "
             "split the file, or list it as the only channel file of its case"
+        )
+    if index is not None and num_channels == 1 < index + 1 and is_picture(path):
+        raise CaseError(
+            f"{path} is a grey picture where one in colour is expected; a data set is "
+            "in colour only if all of its images have three channels: convert the ones "
+            "or the others"
         )
     if index is not None and not 0 <= index < num_channels:
         raise CaseError(

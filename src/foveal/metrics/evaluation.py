@@ -184,6 +184,7 @@ def measure(
     grid: Grid,
     *,
     num_ignored: int = 0,
+    has_size: bool = True,
 ) -> dict[str, float]:
     """Take every metric of one structure in one case.
 
@@ -192,6 +193,8 @@ def measure(
         reference: Mask on the same grid.
         grid: Of the whole image.
         num_ignored: Voxels to leave out; they must be in neither mask.
+        has_size: Whether voxels have a size. Those of pictures have none: volumes are
+            NaN, and distances count pixels.
 
     Returns:
         Metric to value, in the order of `DEFINITIONS`.
@@ -201,6 +204,10 @@ def measure(
     """
     counts = overlap.count_overlap(prediction, reference, num_ignored=num_ignored)
     distances = surface.surface_distances(prediction, reference, grid.spacing_mm)
+    volumes = [
+        volume.volume_ml(mask, grid) if has_size else float("nan")
+        for mask in (prediction, reference)
+    ]
     return {
         "dice": counts.dice,
         "iou": counts.iou,
@@ -210,8 +217,8 @@ def measure(
         "hd_mm": distances.hd_mm,
         "hd95_mm": distances.hd95_mm,
         "assd_mm": distances.assd_mm,
-        "prediction_volume_ml": volume.volume_ml(prediction, grid),
-        "reference_volume_ml": volume.volume_ml(reference, grid),
+        "prediction_volume_ml": volumes[0],
+        "reference_volume_ml": volumes[1],
         "prediction_voxels": float(counts.true_positives + counts.false_positives),
         "reference_voxels": float(counts.true_positives + counts.false_negatives),
     }

@@ -1,6 +1,7 @@
 """What is wrong or odd about a data set, case by case, and what to do about it."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,9 @@ from foveal.planning.findings import Finding, Severity, in_order, listed, told_o
 from foveal.planning.resources import Resources, needed_resources, shortages
 from foveal.planning.splits import USUAL_FOLDS, make_splits
 from foveal.store.store import default_store_root
+
+LAST_NUMBER = re.compile(r"(?P<shared>.*?)[-_. ]*\d+\D*")
+FEWEST_GROUPS = 2
 
 LARGEST_THREADS = 4
 """Cases read at once; each holds whole volumes in memory."""
@@ -110,6 +114,7 @@ def audit(
     compare_orientations(in_all)
     of_dataset = [
         *_patient_findings(dataset),
+        *_unsaid_patients(dataset),
         *_fold_findings(dataset),
         *_unlabelled_findings(dataset),
         *find_copies(in_all, dataset.channel_names),
@@ -206,6 +211,37 @@ def _patient_findings(dataset: Dataset) -> list[Finding]:
             )
         )
     return findings
+
+
+def _unsaid_patients(dataset: Dataset) -> list[Finding]:
+    """Cases that share all of their name but the last number with others.
+
+    That is how slices or visits of a patient are called; "scan_7" and "scan_8", where
+    what is shared holds no number, are different patients.
+    """
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for case in dataset.cases:
+        match = LAST_NUMBER.fullmatch(case.name)
+        if case.patient == case.name and match and re.search(r"\d", match["shared"]):
+            alike[match["shared"]].append(case.name)
+    groups = {shared: names for shared, names in alike.items() if len(names) > 1}
+    grouped = [name for names in groups.values() for name in names]
+    if len(groups) < FEWEST_GROUPS or len(grouped) < len(dataset.cases) / 2:
+        return []
+    example = next(iter(groups))
+    return [
+        Finding(
+            "patients not said",
+            "warning",
+            f"the names of {len(grouped)} cases are of {len(groups)} kinds that differ "
+            f"by their last number only, {len(groups[example])} of them begin with "
+            f'"{example}"; each counts as a patient of its own',
+            "if they are slices or visits of one patient, that patient is trained on "
+            "and validated at once, and the scores flatter",
+            'say who the patient is: a column "patient" in a table, or a regular '
+            'expression patient = "…" for a folder (docs/datasets.md)',
+        )
+    ]
 
 
 def _fold_findings(dataset: Dataset) -> list[Finding]:

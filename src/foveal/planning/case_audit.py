@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from foveal.case import CaseFiles, Dataset, Volume
 from foveal.errors import CaseError
 from foveal.geometry import reorientation, same_grid
-from foveal.io.cases import require_finite
+from foveal.io.cases import require_finite, require_intensities
 from foveal.io.label_maps import grid_difference, require_same_grid
 from foveal.io.volumes import read_channels, read_volume
 from foveal.planning.case_summary import CaseSummary, ChannelSummary
@@ -103,6 +103,11 @@ def _check_channel(
             "--resample-channels here and in foveal plan, "
             "--set preprocessing.resample_channels=true in foveal train",
         )
+        return False
+    try:
+        require_intensities(volume)
+    except CaseError as error:
+        summary.refused("picture with a palette", error)
         return False
     try:
         require_finite(name, volume.array)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from foveal.io.pictures import is_picture
 from foveal.planning.case_summary import (
     CaseSummary,
     ChannelSummary,
@@ -330,8 +331,10 @@ def _compare_volumes(
             size = "tiny" if volume_ml < usual_ml else "huge"
             summary.warning(
                 f"{size} structure",
-                f"{name} has {found.voxels} voxels, {_millilitres(volume_ml)}, where "
-                f"{_millilitres(usual_ml)} are usual",
+                f"{name} has {found.voxels} pixels, where {usual_voxels:.0f} are usual"
+                if is_picture(summary.case.channels[0].path)
+                else f"{name} has {found.voxels} voxels, {_millilitres(volume_ml)}, "
+                f"where {_millilitres(usual_ml)} are usual",
                 "stray or missing voxels teach a wrong shape"
                 if size == "tiny"
                 else "other tissue may carry the label",

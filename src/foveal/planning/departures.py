@@ -29,6 +29,7 @@ range, and further where the training cases themselves differ by more. Alone the
 of the range would flag everything after training on cases of one scanner."""
 
 _AXIS_NAMES = ("left to right", "back to front", "feet to head")
+_PICTURE_AXIS_NAMES = ("left to right", "top to bottom", "first to last slice")
 _QUANTILE_NAMES = ("5th percentile", "median", "95th percentile")
 
 
@@ -89,15 +90,17 @@ def departures(
     ]
     if usual is None:
         return reasons
+    unit = "pixels" if usual.are_pictures else "mm"
+    axis_names = _PICTURE_AXIS_NAMES if usual.are_pictures else _AXIS_NAMES
     for what, values, ranges, factor in (
         ("spacing", seen.spacing_mm, usual.spacing_mm_range, SPACING_FACTOR),
         ("extent", seen.extent_mm, usual.extent_mm_range, EXTENT_FACTOR),
     ):
-        for axis, value, known in zip(_AXIS_NAMES, values, ranges, strict=True):
+        for axis, value, known in zip(axis_names, values, ranges, strict=True):
             if not known[0] / factor <= value <= known[1] * factor:
                 reasons.append(
-                    f"{what} from {axis} is {value:.3g} mm; in training it was "
-                    f"{_range_text(known)} mm"
+                    f"{what} from {axis} is {value:.3g} {unit}; in training it was "
+                    f"{_range_text(known)} {unit}"
                 )
     for n, channel in enumerate(channels):
         if channel.normalisation in ("ct", "none") and not seen.is_constant[n]:

@@ -12,6 +12,7 @@ from foveal.errors import CaseError
 from foveal.geometry import reorientation
 from foveal.in_threads import for_each
 from foveal.io.cases import read_case
+from foveal.io.pictures import is_picture
 
 ORIENTATION = "RAS"
 """Of every preprocessed image: i to the right, j to the front, k to the top."""
@@ -78,6 +79,9 @@ class CaseFingerprint:
 
     is_annotated_in_full: bool
     """Whether every structure was contoured."""
+
+    is_picture: bool = False
+    """Its voxels are pixels, of no size and in nobody's body."""
 
 
 def fingerprint_cases(
@@ -202,6 +206,7 @@ def case_fingerprint(
         },
         combinations=frozenset(combinations) - {frozenset()},
         is_annotated_in_full=annotated is None,
+        is_picture=case.path is not None and is_picture(case.path),
     )
 
 

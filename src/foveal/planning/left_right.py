@@ -48,7 +48,7 @@ class Mirroring:
     """What mirrored copies of a patch may look like."""
 
     axes: tuple[int, ...]
-    """Axes of the RAS image that may be mirrored: the sagittal axis 0 or none."""
+    """Axes that may be mirrored: of a body the sagittal axis 0 or none."""
 
     left_right_pairs: tuple[tuple[str, str], ...]
     """Structures that change places, left one first."""
@@ -95,6 +95,22 @@ def choose_mirroring(names: Sequence[str], cases: Sequence[SidePositions]) -> Mi
     reasons += _contradicted_names(pairs, cases)
     reasons += _likely_pairs(unpaired, cases)
     return Mirroring(() if blocking else (0,), pairs, tuple(reasons))
+
+
+def mirroring_of_pictures(of_bodies: Mirroring) -> Mirroring:
+    """Mirroring for pictures, which may be mirrored along both of their axes.
+
+    They need not show a body. Where structures are of one side, in name or in place,
+    they do, and what is right for bodies holds.
+    """
+    if of_bodies.left_right_pairs or not of_bodies.axes:
+        return of_bodies
+    reason = (
+        "Mirroring: left to right and upside down (axes 0 and 1), as no structure of "
+        "these pictures keeps to one side"
+    )
+    warnings = [text for text in of_bodies.reasons if text.startswith("Warning")]
+    return Mirroring((0, 1), (), (reason, *warnings))
 
 
 def left_right_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -33,6 +33,9 @@ SHORTEST_PATCH = 16
 
 LEAST_BATCH = 2
 
+SLICES_PER_VOLUME = 4
+"""Times more patches of one slice to a step: they show less of a case than volumes."""
+
 
 class _Design(NamedTuple):
     """Sizes that suit a kind of device."""
@@ -68,6 +71,8 @@ def choose_network(
     in_channels: int,
     num_classes: int,
     budget: Budget,
+    slice_axis: int | None = None,
+    has_millimetres: bool = True,
 ) -> NetworkChoice:
     """U-Net, patch size and batch size that a step's budget allows.
 
@@ -81,6 +86,8 @@ def choose_network(
         num_classes: Including background.
         budget: Of one training step. A bound on its arithmetic that not even the
             smallest patch meets is ignored: slow is better than not at all.
+        slice_axis: Along which every case has one slice; then the network is 2D.
+        has_millimetres: Whether ``spacing_mm`` is known, for the reasons.
 
     Raises:
         SettingsError: Not even the smallest patch fits the memory.
@@ -102,14 +109,19 @@ def choose_network(
             "memory or state more"
         )
     batch_size = LEAST_BATCH
+    largest_batch = _DESIGNS[budget.device].largest_batch
+    if slice_axis is not None:
+        largest_batch *= SLICES_PER_VOLUME
     while (
-        batch_size < _DESIGNS[budget.device].largest_batch
+        batch_size < largest_batch
         and _exceeded(network, patch_size, batch_size + 1, budget) is None
     ):
         batch_size += 1
     reasons = (
-        _patch_reason(patch_size, median_shape, spacing_mm, limit),
-        _network_reason(network, budget),
+        _patch_reason(
+            patch_size, median_shape, spacing_mm if has_millimetres else None, limit
+        ),
+        _network_reason(network, budget, slice_axis),
         *_cost_reasons(network, patch_size, batch_size, budget),
     )
     return NetworkChoice(network, patch_size, batch_size, reasons)
@@ -207,13 +219,15 @@ def _exceeded(
 def _patch_reason(
     patch_size: Sequence[int],
     median_shape: Sequence[float],
-    spacing_mm: Sequence[float],
+    spacing_mm: Sequence[float] | None,
     limit: str | None,
 ) -> str:
-    extent_mm = [
-        length * step for length, step in zip(patch_size, spacing_mm, strict=True)
-    ]
-    text = f"Patch: {times(patch_size)} voxels ({times(extent_mm)} mm); "
+    text = f"Patch: {times(patch_size)} "
+    if spacing_mm is None:
+        text += "pixels; "
+    else:
+        extent_mm = np.multiply(patch_size, spacing_mm).tolist()
+        text += f"voxels ({times(extent_mm)} mm); "
     if limit is None:
         return f"{text}nearest to the median case of {times(median_shape)}"
     covered = math.prod(
@@ -227,10 +241,15 @@ def _patch_reason(
     )
 
 
-def _network_reason(network: UNetShape, budget: Budget) -> str:
-    thin = [str(axis) for axis in range(3) if network.kernels[0][axis] == 1]
+def _network_reason(network: UNetShape, budget: Budget, slice_axis: int | None) -> str:
+    thin = [
+        str(axis)
+        for axis in range(3)
+        if network.kernels[0][axis] == 1 and axis != slice_axis
+    ]
+    name = "unet3d" if slice_axis is None else "unet2d, as every case is one slice,"
     return (
-        f"Network: unet3d with {', '.join(map(str, network.features))} features, a "
+        f"Network: {name} with {', '.join(map(str, network.features))} features, a "
         f"width for a {budget.device.upper()}; halved {times(network.alignment)}-fold, "
         f"as long as at least {SHORTEST_POOLED // 2} voxels remain"
         + (

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from foveal.config.networks import UNet3dConfig
+from foveal.config.networks import UNet2dConfig, UNet3dConfig, UNetConfig
 from foveal.config.plan import (
     MOST_LABELS,
     ChannelConfig,
@@ -25,9 +25,15 @@ from foveal.config.plan import (
 )
 from foveal.config.sections import Range
 from foveal.errors import DatasetError
+from foveal.io import pictures
 from foveal.planning.fingerprint import ORIENTATION, SAGITTAL_AXIS, CaseFingerprint
-from foveal.planning.left_right import Mirroring, SidePositions, choose_mirroring
-from foveal.planning.memory import Budget
+from foveal.planning.left_right import (
+    Mirroring,
+    SidePositions,
+    choose_mirroring,
+    mirroring_of_pictures,
+)
+from foveal.planning.memory import Budget, UNetShape
 from foveal.planning.network_size import choose_network, times
 
 ANISOTROPY = 3.0
@@ -41,6 +47,11 @@ CROP_SAVING = 0.25
 """Least median share of voxels that a crop to non-zero voxels must save."""
 
 FOREGROUND_PERCENTILES = (0.5, 99.5)
+
+PICTURES_REASON = (
+    "Grid: the pixels as they are, axis 0 to the right and axis 1 down; they have "
+    "neither a size nor a patient's axes, and count as 1 mm where a unit is needed"
+)
 
 _CT_WORDS = {"ct", "cta", "ncct", "cect", "cbct", "ldct", "hu"}
 _OTHER_WORDS = {
@@ -75,6 +86,7 @@ def make_plan(
         DatasetError: There is no labelled case, or no foreground in any.
         SettingsError: Not even the smallest patch fits the budget.
     """
+    are_pictures = all(case.is_picture for case in fingerprints)
     if not fingerprints:
         raise DatasetError(
             "no case has a label map; a plan needs some. Name the label maps in the "
@@ -93,28 +105,27 @@ def make_plan(
         in_channels=len(channels),
         num_classes=labels.num_classes,
         budget=budget,
+        slice_axis=slice_axis(fingerprints),
+        has_millimetres=not are_pictures,
     )
     mirroring = choose_mirroring(
         tuple(labels.structures), _side_positions(fingerprints)
     )
+    if are_pictures:
+        mirroring = mirroring_of_pictures(mirroring)
     axes, mirror_reasons = _possible_mirroring(mirroring, labels)
     plan = Plan(
         dataset_name=dataset_name,
         labels=labels,
         preprocessing=PreprocessingConfig(
-            orientation=ORIENTATION,
+            orientation=pictures.ORIENTATION if are_pictures else ORIENTATION,
             spacing_mm=spacing_mm,
             crop=crop,
             channels=channels,
             resample_channels=resample_channels,
         ),
         patches=PatchesConfig(size=chosen.patch_size, batch_size=chosen.batch_size),
-        network=UNet3dConfig(
-            features=chosen.network.features,
-            kernels=chosen.network.kernels,
-            strides=chosen.network.strides,
-            convolutions=chosen.network.convolutions,
-        ),
+        network=_network_section(chosen.network, slice_axis(fingerprints)),
         mirroring=MirroringConfig(
             axes=axes,
             sagittal_axis=SAGITTAL_AXIS,
@@ -127,8 +138,11 @@ def make_plan(
             f"Data: labelled cases {len(fingerprints)}, channels "
             f"{', '.join(channel_names)}, structures {', '.join(labels.structures)}"
         ),
-        _orientation_reason(fingerprints),
-        spacing_reason,
+        *(
+            [PICTURES_REASON]
+            if are_pictures
+            else [_orientation_reason(fingerprints), spacing_reason]
+        ),
         crop_reason,
         *channel_reasons,
         *chosen.reasons,
@@ -137,6 +151,38 @@ def make_plan(
         *_absent_structures(fingerprints, labels),
     ]
     return plan, reasons
+
+
+# ---------------------------------------------------------------------- the network
+
+
+def slice_axis(fingerprints: Sequence[CaseFingerprint]) -> int | None:
+    """Axis along which every case has one slice, so that a network is 2D; or none."""
+    flat = [axis for axis in range(3) if all(c.shape[axis] == 1 for c in fingerprints)]
+    return max(flat, default=None)
+
+
+def _network_section(network: UNetShape, slice_axis: int | None) -> UNetConfig:
+    """The network as the plan writes it; a 2D one without the axis of one slice."""
+    options = {
+        "features": network.features,
+        "convolutions": network.convolutions,
+    }
+    if slice_axis is None:
+        return UNet3dConfig(kernels=network.kernels, strides=network.strides, **options)
+
+    def in_plane(
+        triples: Sequence[tuple[int, int, int]],
+    ) -> tuple[tuple[int, ...], ...]:
+        return tuple(
+            triple[:slice_axis] + triple[slice_axis + 1 :] for triple in triples
+        )
+
+    return UNet2dConfig(
+        kernels=in_plane(network.kernels),
+        strides=in_plane(network.strides),
+        **options,
+    )
 
 
 # ------------------------------------------------------------------------- the grid
@@ -303,6 +349,7 @@ def choose_labels(
     regions: Mapping[str, Sequence[int]],
     ignore_value: int | None,
     has_structure_files: bool,
+    background_value: int = 0,
 ) -> tuple[LabelsConfig, list[str]]:
     """Disjoint labels for what is segmented, and why.
 
@@ -316,6 +363,7 @@ def choose_labels(
         regions: Region to label values; see `Dataset.regions`.
         ignore_value: Label value without meaning.
         has_structure_files: Whether references are one mask per structure.
+        background_value: Of the label maps.
     """
     if not has_structure_files:
         _require_few(len(label_values), "the data set lists")
@@ -324,6 +372,7 @@ def choose_labels(
             names=tuple(label_values),
             values=tuple(label_values.values()),
             ignore_value=ignore_value,
+            background_value=background_value,
             regions={
                 region: tuple(name_of[value] for value in values)
                 for region, values in regions.items()
@@ -470,6 +519,7 @@ def _summary(
                 *(case.image_quantiles for case in fingerprints), strict=True
             )
         ),
+        are_pictures=all(case.is_picture for case in fingerprints),
     )
 
 

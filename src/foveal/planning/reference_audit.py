@@ -15,6 +15,7 @@ from foveal.io.label_maps import (
     present_labels,
     read_reference,
     require_same_grid,
+    with_background_zero,
 )
 from foveal.io.volumes import is_slicer_segmentation, read_volume
 from foveal.planning.case_summary import CaseSummary, StructureSummary
@@ -65,6 +66,11 @@ def _check_label_map(
         summary.refused("labels that are not integers", error)
         return None
     _note_nearly_integers(summary, stored.array, label_map)
+    try:
+        label_map = with_background_zero(label_map, dataset.background_value)
+    except CaseError as error:
+        summary.refused("two values of background", error)
+        return None
     meaning = meaning_of_values(dataset.structures)
     values = _foreground(label_map, dataset.ignore_value)
     _check_numbers(summary, values, meaning)

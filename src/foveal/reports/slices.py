@@ -59,12 +59,12 @@ def fullest_slice(
         labels: Inside labels on the same grid.
         grid: Of both.
         label: Of the structure; ``None``: of all together.
-        plane: One of `PLANES`; ``None``: axial, or across the coarsest axis of an
-            anisotropic grid.
+        plane: One of `PLANES`; ``None``: that of a single slice, else axial, or across
+            the coarsest axis of an anisotropic grid.
     """
     change = reorientation(grid, "LPS")
     lps = change.apply_to_grid(grid)
-    axis = slice_axis(lps.spacing_mm) if plane is None else PLANES.index(plane)
+    axis = slice_axis(lps) if plane is None else PLANES.index(plane)
     place = lps.shape[axis] // 2
     turned = None if labels is None else change.apply(labels)
     if turned is not None:

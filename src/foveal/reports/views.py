@@ -75,7 +75,7 @@ def worst_view(
     image, reference, prediction = (
         change.apply(volume) for volume in (image, reference, prediction)
     )
-    axis = slice_axis(lps.spacing_mm)
+    axis = slice_axis(lps)
     expected, found = np.isin(reference, values), np.isin(prediction, values)
     others = tuple(other for other in range(3) if other != axis)
     counts = np.count_nonzero(expected != found, axis=others)
@@ -97,11 +97,25 @@ def worst_view(
     )
 
 
-def slice_axis(spacing_mm: tuple[float, float, float]) -> int:
-    """Axis of an LPS volume to cut across."""
+def slice_axis(lps: Grid) -> int:
+    """Axis of an LPS volume to cut across: that of a single slice, if it is one."""
+    flat = _flat_axes(lps.shape)
+    if flat:
+        return max(flat)
+    spacing_mm = lps.spacing_mm
     coarsest = int(np.argmax(spacing_mm))
     is_anisotropic = spacing_mm[coarsest] > ANISOTROPIC * float(np.median(spacing_mm))
     return coarsest if is_anisotropic else 2
+
+
+def planes_of(grid: Grid) -> tuple[str, ...]:
+    """Planes in which a volume shows something: a single slice has one."""
+    lps = reorientation(grid, "LPS").apply_to_grid(grid)
+    return (PLANES[slice_axis(lps)],) if _flat_axes(lps.shape) else PLANES
+
+
+def _flat_axes(shape: Sequence[int]) -> list[int]:
+    return [axis for axis, length in enumerate(shape) if length == 1]
 
 
 def pixel_mm_of(
