@@ -16,6 +16,7 @@ from foveal.engine.batch_statistics import RecentStatistics
 from foveal.engine.checkpoints import optimiser_tensors, restore_optimiser
 from foveal.engine.penalties import WeightPenalty
 from foveal.engine.plateau import Plateau, PlateauRule
+from foveal.engine.thin_convolutions import compute_thin_convolutions_in_float32
 from foveal.errors import TrainingError
 from foveal.inference.numerics import Numerics, apply_layout, autocast, with_layout
 from foveal.methods.interface import Clock, Method
@@ -90,6 +91,8 @@ class Training:
         }
         self._optimisers = dict(optimisers)
         apply_layout(method, numerics.memory_layout)
+        if numerics.precision == "bfloat16" and fabric.device.type == "cpu":
+            compute_thin_convolutions_in_float32(method)
         self._wrapped = fabric.setup_module(method)
         self._scaler = torch.amp.GradScaler(
             fabric.device.type, enabled=numerics.precision == "float16"
