@@ -621,6 +621,16 @@ def tiles(settings: Settings, plan: Plan, predictor: Network) -> Tiles:
     )
 
 
+def windows(settings: Settings, plan: Plan, classifier: Network) -> Tiles:
+    """Windows of which a classifier tells what they show: patches as in training."""
+    batch_size, size = settings.prediction.batch_size, plan.patches.size
+    if classifier.padding == "same":
+        return OverlappingTiles(size, 0.0, batch_size)
+    return AdjoiningTiles(
+        classifier.all_margins, classifier.alignment, batch_size, size
+    )
+
+
 def numerics(settings: Settings) -> Numerics:
     """Precision and layout of a run.
 

@@ -194,6 +194,9 @@ def test_classification_weights_start_a_network_that_sees_slices(
         after["network.backbone.conv1.weight"],
         source["conv1.weight"].sum(dim=1, keepdim=True),
     )
+    copy.unlink()
+    status, text = foveal("train", settings, "--out", out, "--resume")
+    assert status == 0, text
 
 
 def test_weights_that_changed_before_the_first_checkpoint_are_not_mixed_in(
@@ -287,3 +290,40 @@ def test_a_plugins_run_needs_its_plugin(dataset, store, tmp_path):
     )
     assert status == 1
     assert "needs the plugin own_network.py" in text
+
+
+def test_a_classifier_starts_a_segmentation_network(dataset, store, tmp_path):
+    answers = (*UNET, "--set network.norm=batch")
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "classifier", store, *answers,
+        "--set method.name=classification",
+    )  # fmt: skip
+    assert status == 0, text
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "run", store, *answers, *UNMOVED,
+        f"--set transfer.weights={tmp_path / 'classifier'}",
+    )  # fmt: skip
+    assert status == 0, text
+    name = "decoder.0.0.0.weight"
+    torch.testing.assert_close(
+        weights_of(tmp_path / "run")[name], weights_of(tmp_path / "classifier")[name]
+    )
+
+
+def test_frozen_layers_stay_as_they_were_loaded(
+    classification_weights, dataset, store, tmp_path
+):
+    out = tmp_path / "run"
+    status, text = foveal(
+        "train", dataset, "--out", out, store, *DEEPLAB,
+        f"--set transfer.weights={classification_weights}",
+        "--set transfer.freeze=[\"backbone.layer1\"]",
+        "--set transfer.learning_rate_factors.classifier=10",
+    )  # fmt: skip
+    assert status == 0, text
+    source = torch.load(classification_weights, weights_only=True)
+    after = weights_of(out)
+    for name in ("conv1.weight", "bn1.running_mean"):
+        kept, moved = f"layer1.1.{name}", f"layer2.1.{name}"
+        assert torch.equal(after[f"network.backbone.{kept}"], source[kept])
+        assert not torch.equal(after[f"network.backbone.{moved}"], source[moved])

@@ -57,16 +57,44 @@ def run(folder, tmp_path_factory):
 
 def test_it_trains_validates_and_predicts_whole_cases(run, folder, tmp_path):
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if row.get("kind") == "step"]
-    assert all(np.isfinite(losses))
+    losses = [row["loss"] for row in rows if row["kind"] == "step"]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    assert (run / "validation" / "metrics.json").exists()
     scan = folder / "imagesTr" / "case_0.nii.gz"
     foveal.predict(run, scan, tmp_path / "case_0.nii.gz", plugins=[PLUGIN])
     predicted = nib.load(tmp_path / "case_0.nii.gz")
     assert predicted.shape == nib.load(scan).shape
-    # The model cuts volumes as is best; the answer is that of training patches.
+    # Unset, the volume is cut as is best; in training patches the answer is the same.
     (model,) = foveal.load_model(run, device="cpu", plugins=[PLUGIN]).models
     assert model.tiles.patch_size is None
     assert model.tiles.margins == TwoPathways(1, 3).margins
+    in_patches = replace(model.tiles, patch_size=(19, 16, 16), batch_size=3)
+    case = foveal.read_case(scan)
+    answers = [
+        torch.cat(list(replace(model, tiles=tiles).probabilities(case)), dim=1)
+        for tiles in (model.tiles, in_patches)
+    ]
+    torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
+
+
+def test_a_valid_2d_network_trains_and_predicts_volumes_slice_by_slice(
+    folder, tmp_path
+):
+    run = foveal.train(
+        folder,
+        tmp_path / "run",
+        steps=1,
+        options=[
+            *SMALL,
+            "network.name=two_pathways_2d",
+            "patches.size=[19, 16, 1]",
+            "training.memory_layout=channels_last",
+            f"store={tmp_path / 'store'}",
+        ],
+        plugins=[PLUGIN],
+    )
+    assert len(json.loads((run / "validation" / "metrics.json").read_text())["rows"])
 
 
 def source_of(run):
@@ -251,7 +279,7 @@ def test_pictures_for_a_network_of_volumes_are_told(run):
     parts = build.parts_with([PLUGIN])
     with pytest.raises(
         SettingsError,
-        match="takes in 13 voxels or more along axis 2, where the cases have one; "
-        "choose a 2D network",
+        match=r"takes in 13 voxels or more along axis 2, where the cases have one; "
+        r"use one of .*unet2d",
     ):
         rehearse(Settings(), type(plan).model_validate(tables), parts)

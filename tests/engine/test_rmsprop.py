@@ -114,3 +114,22 @@ def test_closure_is_called_with_gradients():
 
     assert optimiser.step(closure).item() == 1.0
     assert weight.item() < 1.0
+
+
+def test_all_tensors_at_once_as_on_a_gpu_is_the_same():
+    torch.manual_seed(0)
+    apart = [nn.Parameter(torch.randn(5, 3)) for _ in range(3)]
+    together = [nn.Parameter(weight.detach().clone()) for weight in apart]
+    first, second = rmsprop(apart), rmsprop(together)
+    for weight in together:
+        second.state[weight]["squares"] = torch.zeros_like(weight)
+        second.state[weight]["velocity"] = torch.zeros_like(weight)
+    for _ in range(3):
+        for one, other in zip(apart, together, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        first.step()
+        with torch.no_grad():
+            second._step_together(together, second.param_groups[0])
+    for one, other in zip(apart, together, strict=True):
+        assert torch.equal(one, other)

@@ -102,7 +102,7 @@ def test_torchvisions_weights_become_the_backbone():
     loaded, anew, unused = transfer.report.sentences
     assert loaded == "transfer: 40 layers loaded"
     assert anew == (
-        "transfer: drawn anew, as the file has none: 13 layers, parallel.0.0, "
+        "transfer: begun afresh, as the file has none: 13 layers, parallel.0.0, "
         "parallel.0.1, parallel.1.0, parallel.1.1, parallel.2.0 and 8 more"
     )
     assert unused == "transfer: in the file, but not in this network: 1 layer, fc"
@@ -164,22 +164,17 @@ def test_a_fully_connected_layer_becomes_a_convolution():
 
 def test_runs_of_other_networks_meet_at_torchvisions_names():
     torch.manual_seed(0)
-    there = network(
+    there = network("fcn32s", in_channels=1, num_classes=5, features=[2, 4, 8, 16, 16])
+    here = network(
         "deeplabv2", in_channels=1, num_classes=2, backbone="vgg16", first_features=2
     )
-
-    class Renamed(Flattened):
-        def __init__(self):
-            super().__init__(1)
-            self.fc6 = nn.Conv2d(2, 2, 3)
-
-        def pretrained_names(self):
-            return {"fc6.weight": "features.2.weight", "fc6.bias": "features.2.bias"}
-
-    here = Renamed()
     source = Source(there.state_dict(), there.pretrained_names(), 1)
-    matched(here, 1, source).apply(here)
-    assert torch.equal(here.fc6.weight, there.backbone.features[2].weight)
+    transfer = matched(here, 1, source)
+    transfer.apply(here)
+    assert transfer.report.sentences[0] == "transfer: 13 layers loaded"
+    assert torch.equal(
+        here.backbone.stages[4].conv3.weight, there.encoder.stages[4].conv3.weight
+    )
 
 
 def test_weights_of_another_width_are_refused_with_their_shapes():

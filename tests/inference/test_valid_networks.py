@@ -57,7 +57,7 @@ def whole(network, image):
     return logits[:, :i, :j, :k].softmax(dim=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 14)] * 3),
     blocks=st.tuples(*[st.integers(1, 5)] * 3),

@@ -35,15 +35,15 @@ def test_relevance_is_the_gradient_of_the_score_times_the_probability(shape):
     network = small(num_classes=4).double().eval()
     image = torch.rand(2, 1, *shape, dtype=torch.double)
     evidence = network.classification.evidence(image)
-    relevance = network.classification.relevance(evidence)
+    relevance = network.classification.relevance(evidence, [0, 2])
     pool5 = evidence.pooled[-1].maps
     of_image = evidence.scores.amax(dim=(2, 3))
-    for number in (1, 2, 3):
+    for place, number in enumerate((1, 3)):
         (gradient,) = torch.autograd.grad(
             of_image[:, number].sum(), pool5, retain_graph=True
         )
         probability = of_image[:, number].sigmoid()[:, None, None, None]
-        torch.testing.assert_close(relevance[:, number - 1], gradient * probability)
+        torch.testing.assert_close(relevance[:, place], gradient * probability)
         assert gradient.abs().max() > 0
 
 
@@ -98,8 +98,12 @@ def test_classes_that_the_classifier_does_not_see_are_left_out_of_predictions():
     image = torch.rand(2, 1, 32, 32)
     logits = network.eval()(image).logits
     assert (logits[:, 2] == ABSENT).all()
+    # Neither is it drawn: all that is present together, and the first class.
+    assert len(network(image, taps=("relevance",)).activations[0]) == 2 * 2
     assert (logits[:, 1] > ABSENT).all()
     assert (network.train()(image).logits[:, 2] > ABSENT).all()
+    network.classification.score.bias.data[1] = -5.0
+    assert (network.eval()(image).logits.argmax(dim=1) == 0).all()
     with_all = small(presence_threshold=0.0)
     with_all.load_state_dict(network.state_dict())
     assert (with_all.eval()(image).logits[:, 2] > ABSENT).all()

@@ -222,6 +222,14 @@ def test_learns_a_box(name):
     assert (network(image + 0.1).logits.argmax(1) == target).float().mean() > 0.98
 
 
+def test_residual_blocks_can_begin_as_the_identity():
+    network = made("fcn3d-residual", features=(2,), strides=(), convolutions=2)
+    block = network.encoder[0][1]
+    nn.init.zeros_(block.last_norm.weight)
+    features = torch.rand(1, 2, 3, 3, 3)
+    assert torch.equal(block(features), features)
+
+
 def test_stages_must_agree():
     with pytest.raises(SettingsError, match="needs 1"):
         made(features=(2, 4), strides=())

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from foveal import build
+from foveal.networks.blocks import ResidualBlock
 from foveal.networks.initialisation import initialise, zero_last_scales
 
 
@@ -79,3 +81,27 @@ def test_residual_blocks_begin_as_the_identity():
     assert torch.equal(network[0].bn1.weight, torch.ones(4))
     assert torch.equal(network[2].weight, torch.ones(4))
     assert zero_last_scales(nn.Sequential(nn.BatchNorm2d(4))) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("deeplabv2", 33), ("fcn3d-residual", 8), ("dual-path", 14)]
+)
+def test_residual_networks_mark_their_blocks(name, blocks):
+    with torch.device("meta"):
+        network = build.network(name, in_channels=1, num_classes=2)
+    found = [each for each in network.modules() if isinstance(each, ResidualBlock)]
+    assert len(found) == blocks
+    for block in found:
+        assert isinstance(block.last_norm, nn.BatchNorm2d | nn.BatchNorm3d)
+
+
+def test_every_network_names_its_classifiers():
+    """So that they can be exempt from regularisation, and replaced."""
+    for name in build.NETWORKS:
+        if name.startswith("monai:"):  # is perhaps not installed
+            continue
+        with torch.device("meta"):
+            network = build.network(name, in_channels=1, num_classes=2)
+        assert network.classifier_names
+        for layer in network.classifier_names:
+            assert list(network.get_submodule(layer).parameters()), (name, layer)

@@ -10,7 +10,7 @@ from foveal.config.networks import NETWORK_SECTIONS
 from foveal.errors import GeometryError, SettingsError
 from foveal.inference.numerics import apply_layout
 from foveal.networks.blocks import InstanceNorm
-from foveal.networks.unet import ResidualBlock, UNet
+from foveal.networks.unet import ResidualConvolutions, UNet
 
 SIZES = [
     ("unet3d", 1, 3, 1_401_299),
@@ -222,11 +222,10 @@ def test_skips_are_added():
     torch.testing.assert_close(network.classifiers[0](decoded), output.logits)
 
 
-def test_a_residual_block_without_weights_passes_its_input_on():
+def test_a_residual_block_without_scale_passes_its_input_on():
     block = small(stages=1, features=(3,), residual=True, convolutions=2).encoder[0][0]
-    assert isinstance(block, ResidualBlock)
-    for parameter in block.body.parameters():
-        parameter.data.zero_()
+    assert isinstance(block, ResidualConvolutions)
+    block.last_norm.weight.data.zero_()
     image = torch.randn(1, 1, 4, 4, 4)
     torch.testing.assert_close(block(image), F.leaky_relu(block.shortcut(image), 0.01))
 

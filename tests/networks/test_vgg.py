@@ -1,4 +1,4 @@
-"""VGG16's layers against torchvision's order, and unpooling against PyTorch's."""
+"""VGG16: names and numbers of the common classifier, unpooling, learning at all."""
 
 import pytest
 import torch
@@ -104,3 +104,31 @@ def test_maps_smaller_than_a_kernel_lie_in_the_middle_of_zeros():
     assert padded.shape == (1, 1, 7, 9)
     assert (rows, columns) == (slice(2, 4), slice(0, 9))
     assert padded.sum() == 18 == padded[0, 0, rows, columns].sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fcn8s", {"head_features": 16, "input_padding": 1, "dropout_fraction": 0.0}),
+        ("segnet", {}),
+        ("deconvnet", {"head_features": 16}),
+    ],
+)
+def test_each_learns_where_the_bright_squares_are(name, options):
+    torch.manual_seed(0)
+    network = build.network(
+        name, in_channels=1, num_classes=2, features=(8,) * 5, **options
+    )
+    image = torch.zeros(4, 1, 32, 32)
+    for n, corner in enumerate((0, 5, 10, 15)):
+        image[n, 0, corner : corner + 16, corner // 2 : corner // 2 + 20] = 1
+    label_map = image[:, 0].long()
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(35):
+        loss = F.cross_entropy(network(image).logits, label_map)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    predicted = network(image).logits.argmax(dim=1)
+    overlap = (predicted * label_map).sum()
+    assert 2 * overlap / (predicted.sum() + label_map.sum()) > 0.85

@@ -65,8 +65,8 @@ def distribution(
 ) -> Distribution:
     """Compare the classes of the training cases with those that patches capture.
 
-    Patches are drawn as in training, before augmentation. All training cases are
-    preprocessed.
+    Patches are drawn as by the method's first stream, before augmentation. All training
+    cases are preprocessed.
 
     Args:
         source: A data set, a settings file that names one, or the folder of a run.
@@ -92,9 +92,10 @@ def distribution(
         on_progress=watcher.on_cases,
     )
     method = build.method(settings, planned, parts)
-    by_stream = {stream.cases: cases for stream in method.streams.values()}
+    # Only of outlined cases is it known which class a voxel is of.
+    groups = {stream.cases: cases for stream in method.streams.values()}
     sources = build.patch_sources(
-        settings, planned, method, by_stream, rank=0, parts=parts
+        settings, planned, method, groups, rank=0, parts=parts
     )
     stream = next(iter(sources.values()))
     num_classes = planned.labels.num_classes

@@ -240,9 +240,8 @@ def _validator(
                     fabric.device,
                 ),
                 cases,
-                plan.patches.size,
+                build.windows(settings, plan, network),
                 plan.labels.structures,
-                batch_size=settings.prediction.batch_size,
             )
             return {name: one.balanced_accuracy for name, one in scores.items()}
         return validation_dice(

@@ -40,9 +40,8 @@ def measure_presence(
     scores = presence_in_cases(
         presence_function(network, build.membership(plan), numerics, target),
         cases,
-        plan.patches.size,
+        build.windows(stored.settings, plan, network),
         plan.labels.structures,
-        batch_size=stored.settings.prediction.batch_size,
     )
     run.validation.mkdir(exist_ok=True)
     content = {

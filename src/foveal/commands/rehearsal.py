@@ -66,7 +66,8 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
     predicted = (
         tuple(
             min(length, math.ceil(seen[axis]))
-            for axis, length in zip(axes, published, strict=True)
+            # A 3D network built in 2D by its options predicts as much of a slice.
+            for axis, length in zip(axes, published[: len(axes)], strict=True)
         )
         if published
         else tuple(size[axis] for axis in axes)
@@ -90,9 +91,11 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
 
 
 def _networks_2d(plan: Plan) -> list[str]:
-    """Names of the networks that see one slice at a time."""
+    """Names of Foveal's own networks that see one slice at a time."""
     found = []
     for name, section in NETWORK_SECTIONS.items():
+        if ":" in name:
+            continue  # of another package, which may not be installed
         tried = plan.model_copy(update={"network": section(name=name)})
         # Without memory for weights, of which some networks have many; and without
         # those whose library is not there.
@@ -155,9 +158,9 @@ def _require_volumes(predictor: Network, plan: Plan) -> None:
         if length <= 1 and (step > 1 or margin > 0):
             raise SettingsError(
                 f"network {plan.network.name} takes in {margin + step} voxels or more "
-                f"along axis {axis}, where the cases have one; choose a 2D network, or "
-                "options of this one that leave the axis as it is (kernels and strides "
-                "of 1)"
+                f"along axis {axis}, where the cases have one; use one of "
+                f"{', '.join(_networks_2d(plan))}, or options that leave the axis as "
+                "it is (kernels and strides of 1)"
             )
 
 

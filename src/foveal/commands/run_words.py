@@ -119,7 +119,11 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
         seconds: That the logged steps and validations took.
     """
     training, optimiser = settings.training, settings.optimiser
-    words = {"cross_entropy": "cross entropy", "dice": "Dice"}
+    words = {
+        "cross_entropy": "cross entropy",
+        "dice": "Dice",
+        "border_cross_entropy": "cross entropy with border weights",
+    }
     loss = " + ".join(
         words.get(name, name)
         if weight == 1

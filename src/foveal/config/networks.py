@@ -520,7 +520,7 @@ class DeepMedic2dConfig(DeepMedicThesisConfig):
     name: str = "deepmedic2d"
     published_output: ClassVar[tuple[int, ...]] = (9, 9)
     published_batch_size: ClassVar[int | None] = 250
-    dimensions: Literal[2, 3] = 2
+    dimensions: Literal[2] = 2
 
 
 class DeepMedic2dWiderConfig(DeepMedic2dConfig):
@@ -642,16 +642,19 @@ def require_step_between_stages(
 VggFeatures = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 """Channels of VGG16's five stages."""
 
-VGG16_FEATURES: VggFeatures = (64, 128, 256, 512, 512)
-
 
 class Fcn32sConfig(NetworkConfig):
-    """Fully convolutional VGG16, 2D; ``fcn16s`` and ``fcn8s`` add finer scores."""
+    """Fully convolutional VGG16, 2D.
+
+    ``fcn16s`` has the same settings and ``pool4_scale`` (1.0), a factor of the fourth
+    pooling before it is scored; ``fcn8s`` also ``pool3_scale``. Where all strides are
+    trained at once, the authors set 0.01 and 0.0001.
+    """
 
     name: str = "fcn32s"
     """``fcn16s`` adds scores of the fourth pooling, ``fcn8s`` also of the third."""
 
-    features: VggFeatures = VGG16_FEATURES
+    features: VggFeatures = (64, 128, 256, 512, 512)
     """Channels per stage, finest first."""
 
     head_features: PositiveInt = 4096
@@ -696,7 +699,7 @@ class SegNetConfig(NetworkConfig):
 
     name: str = "segnet"
 
-    features: VggFeatures = VGG16_FEATURES
+    features: VggFeatures = (64, 128, 256, 512, 512)
     """Channels per stage, finest first."""
 
     published_output: ClassVar[tuple[int, ...]] = (360, 480)
@@ -708,7 +711,7 @@ class DeconvNetConfig(NetworkConfig):
 
     name: str = "deconvnet"
 
-    features: VggFeatures = VGG16_FEATURES
+    features: VggFeatures = (64, 128, 256, 512, 512)
     """Channels per stage, finest first."""
 
     head_features: PositiveInt = 4096
@@ -724,7 +727,7 @@ class DecoupledNetConfig(NetworkConfig):
 
     name: str = "decouplednet"
 
-    features: VggFeatures = VGG16_FEATURES
+    features: VggFeatures = (64, 128, 256, 512, 512)
     """Channels per stage, finest first."""
 
     head_features: PositiveInt = 4096
@@ -765,7 +768,7 @@ class DeepLabV2Config(NetworkConfig):
     field of view."""
 
     dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """For ``vgg16``: channels dropped before the last two layers, in training."""
+    """For ``vgg16``: values dropped before the last two layers, in training."""
 
 
 class DeepLabV3Config(NetworkConfig):

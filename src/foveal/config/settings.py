@@ -305,8 +305,8 @@ class ScheduleConfig(NamedSection):
     """Of ``steps`` and ``plateau``: what each drop multiplies by. Unset: 0.5."""
 
     patience_validations: PositiveInt | None = None
-    """Of ``plateau``: validations in a row without a new best mean Dice until the
-    learning rate drops. Unset: 5."""
+    """Of ``plateau``: validations in a row without a new best score, such as mean Dice,
+    until the learning rate drops. Unset: 5."""
 
     warmup_steps: NonNegativeInt = 20
     """Steps of a linear rise at the beginning; the decay runs under it."""
@@ -336,12 +336,12 @@ class TransferConfig(Section):
     Unset: all weights are drawn."""
 
     freeze: tuple[str, ...] = ()
-    """Modules that do not learn, by the beginning of their names: ``layer1``. Their
+    """Modules that do not learn, with all that is inside: ``backbone.layer1``. Their
     batch norms' statistics stay as they are too."""
 
     learning_rate_factors: dict[str, NonNegativeFloat] = Field({})
-    """Beginning of modules' names to what multiplies their learning rate; the longest
-    that fits counts."""
+    """Name of a module to what multiplies the learning rate of all that is inside; the
+    longest name counts."""
 
 
 class TrainingConfig(Section):

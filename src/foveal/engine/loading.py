@@ -157,10 +157,10 @@ class PatchSource:
     def _shown(
         self, patch: "ReadPatch", label_map: Tensor | None, device: torch.device
     ) -> Tensor | None:
-        """Structures that a patch shows; of a case nobody outlined, its image."""
+        """Structures among what is predicted; of a case nobody outlined, its image."""
         if label_map is not None:
             structures = self.structures.to(device)
-            return shown_structures(label_map, structures)
+            return shown_structures(label_map[self.predicted_window], structures)
         if patch.case.present is None:
             return None
         present = torch.tensor(patch.case.present)

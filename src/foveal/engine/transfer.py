@@ -71,7 +71,7 @@ class TransferReport:
     """Of the classifier, and what is per input channel: drawn anew."""
 
     not_found: tuple[str, ...]
-    """Without a counterpart in the source: drawn anew."""
+    """Without a counterpart in the source: left as they are."""
 
     unused: tuple[str, ...]
     """Names in the source without a counterpart here."""
@@ -95,7 +95,7 @@ class TransferReport:
         missing, unused = _layers(self.not_found), _layers(self.unused)
         if missing:
             words.append(
-                "transfer: drawn anew, as the file has none: "
+                "transfer: begun afresh, as the file has none: "
                 f"{_counted(len(missing), 'layer')}, {listed(missing)}"
             )
         if unused:

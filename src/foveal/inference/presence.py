@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveal.case import IGNORED
 from foveal.inference.numerics import Numerics, autocast, with_layout
-from foveal.inference.tiling import overlapping_tiles
+from foveal.inference.tiling import AxisTiling, Tiles
 from foveal.losses.presence import presence_logits
 from foveal.metrics.presence import PresenceScores, presence_scores
 from foveal.networks.interface import Network
@@ -45,10 +45,8 @@ def presence_function(
 def presence_in_cases(
     classifier: PresenceFunction,
     cases: Sequence[StoredCase],
-    patch_size: Sequence[int],
+    tiles: Tiles,
     structures: Mapping[str, Sequence[int]],
-    *,
-    batch_size: int,
 ) -> dict[str, PresenceScores]:
     """Scores per structure over windows that cover the cases.
 
@@ -59,16 +57,14 @@ def presence_in_cases(
     Args:
         classifier: See `presence_function`.
         cases: Outlined, or with what they show.
-        patch_size: In voxels; windows overlap where they must to stay inside.
+        tiles: Windows, of which the classifier tells what they show in the part that a
+            segmentation would have logits of.
         structures: Name to the inside classes whose union it is.
-        batch_size: Windows given to the network at once.
     """
     logits: dict[str, list[float]] = {name: [] for name in structures}
     present: dict[str, list[bool]] = {name: [] for name in structures}
     for case in cases:
-        told, shown = _windows_of_case(
-            classifier, case, patch_size, structures, batch_size
-        )
+        told, shown = _windows_of_case(classifier, case, tiles, structures)
         for place, name in enumerate(structures):
             if case.annotated is None or case.annotated[place]:
                 logits[name] += told[:, place].tolist()
@@ -82,42 +78,52 @@ def presence_in_cases(
 def _windows_of_case(
     classifier: PresenceFunction,
     case: StoredCase,
-    patch_size: Sequence[int],
+    tiles: Tiles,
     structures: Mapping[str, Sequence[int]],
-    batch_size: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Logits and truth per (window, structure)."""
     whole = tuple(slice(0, length) for length in case.shape)
-    along_axes = [
-        overlapping_tiles(length, size, 0.0)
-        for length, size in zip(case.shape, patch_size, strict=True)
-    ]
-    padding = [axis.padding for axis in along_axes]
+    tilings = tiles.along_axes(case.shape)
     image = F.pad(
         torch.from_numpy(case.read_image(whole)),
-        [side for pair in reversed(padding) for side in pair],
+        [side for axis in reversed(tilings) for side in axis.padding],
     )
-    windows = [
-        tuple(
-            slice(start, start + size)
-            for start, size in zip(corner, patch_size, strict=True)
-        )
-        for corner in product(*(axis.starts for axis in along_axes))
-    ]
+    taken_in = _windows(tilings, [axis.size for axis in tilings])
     told = torch.cat(
         [
             classifier(torch.stack([image[:, *window] for window in some]))
             for some in (
-                windows[first : first + batch_size]
-                for first in range(0, len(windows), batch_size)
+                taken_in[first : first + tiles.batch_size]
+                for first in range(0, len(taken_in), tiles.batch_size)
             )
         ]
     ).numpy()
     if not case.class_counts:
         return told.max(axis=0, keepdims=True), np.array([case.present], bool)
-    label_map = np.pad(case.read_label_map(whole), padding, constant_values=IGNORED)
+    label_map = np.pad(
+        case.read_label_map(whole),
+        [
+            (axis.skipped, axis.output_length - axis.skipped - length)
+            for axis, length in zip(tilings, case.shape, strict=True)
+        ],
+        constant_values=IGNORED,
+    )
+    spoken_of = _windows(tilings, [axis.output_size for axis in tilings])
     shown = [
-        [bool(np.isin(label_map[window], classes).any()) for window in windows]
+        [bool(np.isin(label_map[window], classes).any()) for window in spoken_of]
         for classes in structures.values()
     ]
     return told, np.array(shown, bool).T
+
+
+def _windows(
+    tilings: Sequence[AxisTiling], size: Sequence[int]
+) -> list[tuple[slice, ...]]:
+    """Windows of a size at every tile's start."""
+    return [
+        tuple(
+            slice(start, start + length)
+            for start, length in zip(corner, size, strict=True)
+        )
+        for corner in product(*(axis.starts for axis in tilings))
+    ]

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from foveal.networks.deconvnet import DEVIATION, FullyConnectedBridge
@@ -39,6 +39,16 @@ from foveal.networks.vgg import (
 
 ABSENT = -1e4
 """Logit of a class that is left out; finite in float16."""
+
+
+class Evidence(NamedTuple):
+    """What the classification part saw."""
+
+    pooled: list[Pooled]
+    fc6: Float[Tensor, "patch feature m n"]
+    fc7: Float[Tensor, "patch feature m n"]
+    scores: Float[Tensor, "patch class m n"]
+    """One per window of 7 x 7 poolings; an image's is the largest."""
 
 
 class DecoupledNet(Network):
@@ -123,16 +133,17 @@ class DecoupledNet(Network):
                 to ``decoder.4``.
         """
         evidence = self.classification.evidence(image)
-        of_image = evidence.scores[:, 1:].amax(dim=(2, 3)).sigmoid()
-        is_present = of_image >= self.presence_threshold
-        if self.training:
-            # Whether the classifier is right is not known here; all are learned.
-            is_present = torch.ones_like(is_present)
-        relevance = self.classification.relevance(evidence)
-        together = (relevance * is_present[:, :, None, None, None]).sum(1, keepdim=True)
+        is_present = self._is_present(evidence)
+        classes = self._drawn_classes(is_present)
+        relevance = self.classification.relevance(evidence, classes)
+        of_present = relevance * is_present[:, classes, None, None, None]
         # A single class together with no other is that class alone.
-        is_single = relevance.shape[1] == 1
-        drawn = relevance if is_single else torch.cat([together, relevance], dim=1)
+        is_single = is_present.shape[1] == 1
+        drawn = (
+            relevance
+            if is_single
+            else torch.cat([of_present.sum(dim=1, keepdim=True), relevance], dim=1)
+        )
 
         number = drawn.shape[1]
         features = self.norm_features(evidence.pooled[-1].maps)
@@ -143,7 +154,11 @@ class DecoupledNet(Network):
         )
         figure_ground = self.figure_ground(decoded[-1]).unflatten(0, (-1, number))
         log_ground, log_figure = figure_ground.log_softmax(dim=2).unbind(dim=2)
-        of_classes = log_figure if is_single else log_figure[:, 1:]
+        # Those not drawn at all are not there either.
+        of_classes = torch.full_like(
+            log_ground[:, :1].expand(-1, is_present.shape[1], -1, -1), ABSENT
+        )
+        of_classes[:, classes] = log_figure[:, -len(classes) :] if classes else 0
         of_classes = of_classes.masked_fill(~is_present[:, :, None, None], ABSENT)
         logits = torch.cat([log_ground[:, :1], of_classes], dim=1)
 
@@ -154,6 +169,21 @@ class DecoupledNet(Network):
         activations["relevance"] = drawn.flatten(0, 1)
         activations |= {f"decoder.{n}": maps for n, maps in enumerate(decoded)}
         return Output(logits, (), tuple(activations[name] for name in taps))
+
+    def _is_present(self, evidence: Evidence) -> Bool[Tensor, "patch foreground"]:
+        """Which classes each image shows, as far as that is asked."""
+        of_image = evidence.scores[:, 1:].amax(dim=(2, 3)).sigmoid()
+        if self.training:
+            # Whether the classifier is right is not known here; all are learned.
+            return torch.ones_like(of_image, dtype=torch.bool)
+        return of_image >= self.presence_threshold
+
+    def _drawn_classes(self, is_present: Bool[Tensor, "patch foreground"]) -> list[int]:
+        """Those that some image shows, counted without background."""
+        number = is_present.shape[1]
+        if self.training or self.presence_threshold == 0 or number == 1:
+            return list(range(number))
+        return is_present.any(dim=0).nonzero().flatten().tolist()
 
     def _drawn(
         self, features: Tensor, relevance: Tensor, pooled: Sequence[Pooled]
@@ -172,16 +202,6 @@ class DecoupledNet(Network):
         return convolution_names("classification.encoder") | fully_connected_names(
             "classification."
         )
-
-
-class Evidence(NamedTuple):
-    """What the classification part saw."""
-
-    pooled: list[Pooled]
-    fc6: Float[Tensor, "patch feature m n"]
-    fc7: Float[Tensor, "patch feature m n"]
-    scores: Float[Tensor, "patch class m n"]
-    """One per window of 7 x 7 poolings; an image's is the largest."""
 
 
 class ClassificationPart(nn.Module):
@@ -230,27 +250,32 @@ class ClassificationPart(nn.Module):
         return Evidence(pooled, fc6, fc7, self.score(fc7))
 
     def relevance(
-        self, evidence: Evidence
+        self, evidence: Evidence, classes: Sequence[int]
     ) -> Float[Tensor, "patch foreground channel i j"]:
         """Gradient of each class's score by the last pooling, times its probability.
 
         Written out, as predictions are made where gradients are not recorded; the score
         is linear in the last pooling as long as no ReLU changes.
+
+        Args:
+            evidence: Of the images.
+            classes: That are asked for, counted without background.
         """
-        scores = evidence.scores[:, 1:]
+        chosen = [1 + number for number in classes]
+        scores = evidence.scores[:, chosen]
         highest, places = scores.flatten(2).max(dim=2, keepdim=True)
         # Only the window with the highest score speaks.
         seeds = torch.zeros_like(scores.flatten(2)).scatter(
             2, places, highest.sigmoid()
         )
         seeds = seeds.unflatten(2, scores.shape[2:]).unsqueeze(2)
-        behind = seeds * self.score.weight[1:] * (evidence.fc7 > 0).unsqueeze(1)
+        behind = seeds * self.score.weight[chosen] * (evidence.fc7 > 0).unsqueeze(1)
         number = behind.shape[1]
         behind = F.conv_transpose2d(behind.flatten(0, 1), self.fc7.weight)
         behind = behind * (evidence.fc6 > 0).repeat_interleave(number, dim=0)
         behind = F.conv_transpose2d(behind, self.fc6.weight)
         _, (rows, columns) = at_least(evidence.pooled[-1].maps, FULLY_CONNECTED_KERNEL)
-        return behind[:, :, rows, columns].unflatten(0, (-1, number))
+        return behind[:, :, rows, columns].unflatten(0, (len(scores), number))
 
 
 def _repeated(pooled: Pooled, number: int) -> Pooled:

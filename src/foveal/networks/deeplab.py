@@ -22,14 +22,18 @@ from torch import Tensor, nn
 from foveal.networks.geometry import InterpolateBetween, Layer, Window, field
 from foveal.networks.interface import Network, Output
 from foveal.networks.resnet import ResNet
+from foveal.networks.vgg import (
+    CONVOLUTIONS,
+    convolution_names,
+    convolution_stage,
+    initialise_he,
+)
 
 CLASSIFIER_DEVIATION = 0.01
 """Of the normal distribution that classifiers are drawn from."""
 
-VGG_POOLED_AFTER = (2, 2, 3, 3, 3)
-"""Convolutions of each of VGG-16's five stages."""
-
 V2_STRIDE = 8
+"""Voxels between features of DeepLabv2."""
 
 
 class DeepLabV2(Network):
@@ -47,7 +51,7 @@ class DeepLabV2(Network):
         backbone: Network that the features come from.
         first_features: After its first convolution; 64 in the paper.
         rates: Dilation of each classifier.
-        dropout_fraction: Channels dropped after fc6 and fc7, in training.
+        dropout_fraction: Values dropped after fc6 and fc7, in training.
     """
 
     alignment = (1, 1)
@@ -107,8 +111,8 @@ class DeepLabV2(Network):
 
         Args:
             image: Of any size.
-            taps: Any of the backbone's: ``layer1`` to ``layer4``, or ``stage1`` to
-                ``stage5`` with ``vgg16``.
+            taps: Any of the backbone's: ``layer1`` to ``layer4``, or ``stages.0`` to
+                ``stages.4`` with ``vgg16``.
         """
         activations = self.backbone(image)
         features = activations[list(activations)[-1]]
@@ -128,6 +132,8 @@ class DeepLabV2(Network):
 
     def pretrained_names(self) -> Mapping[str, str]:
         """The backbone, as torchvision names it."""
+        if isinstance(self.backbone, AtrousVgg16):
+            return convolution_names("backbone")
         return {f"backbone.{name}": name for name in self.backbone.state_dict()}
 
     @property
@@ -265,9 +271,9 @@ class ImageMean(nn.Module):
 class AtrousVgg16(nn.Module):
     """Convolutions of VGG-16, their output 8 voxels apart.
 
-    Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556. As in DeepLab, pooling
+    Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556. As in DeepLab, pooling
     is over 3x3 voxels, that after stages 4 and 5 has no stride, and stage 5 has
-    dilation 2. Modules are named as in torchvision: ``features.0``, …
+    dilation 2.
 
     Args:
         in_channels: Of the image.
@@ -276,37 +282,35 @@ class AtrousVgg16(nn.Module):
 
     def __init__(self, in_channels: int, first_features: int) -> None:
         super().__init__()
-        self.features = nn.Sequential()
-        self.stage_ends = []
+        self.stages = nn.ModuleList()
+        self.pooling_strides = []
         self.pathway: list[Layer] = []
         channels = in_channels
-        for n, convolutions in enumerate(VGG_POOLED_AFTER):
+        for n, convolutions in enumerate(CONVOLUTIONS):
             features = first_features * min(2**n, 8)
-            dilation = 2 if n == len(VGG_POOLED_AFTER) - 1 else 1
-            for _ in range(convolutions):
-                convolution = nn.Conv2d(
-                    channels, features, 3, padding=dilation, dilation=dilation
-                )
-                _draw_hidden(convolution)
-                self.features.extend([convolution, nn.ReLU(inplace=True)])
-                self.pathway.append(Window(3, 1, dilation, dilation))
-                channels = features
-            stride = 2 if 2 ** (n + 1) <= V2_STRIDE else 1
-            self.features.append(nn.MaxPool2d(3, stride=stride, padding=1))
-            self.pathway.append(Window(3, stride, 1))
-            self.stage_ends.append(len(self.features) - 1)
+            dilation = 2 if n == len(CONVOLUTIONS) - 1 else 1
+            stage = convolution_stage(
+                channels, [features] * convolutions, norm=False, dilation=dilation
+            )
+            initialise_he(stage)
+            self.stages.append(stage)
+            self.pooling_strides.append(2 if 2 ** (n + 1) <= V2_STRIDE else 1)
+            self.pathway += [Window(3, 1, dilation, dilation)] * convolutions
+            self.pathway.append(Window(3, self.pooling_strides[n], 1))
+            channels = features
         self.out_channels = channels
 
     def forward(
         self, image: Float[Tensor, "patch channel i j"]
     ) -> dict[str, Float[Tensor, "patch _ _ _"]]:
-        """Features after the pooling of each stage; ``stage5`` is the last."""
+        """Features after the pooling of each stage; ``stages.4`` is the last."""
         features = image
         activations: dict[str, Tensor] = {}
-        for n, module in enumerate(self.features):
-            features = module(features)
-            if n in self.stage_ends:
-                activations[f"stage{len(activations) + 1}"] = features
+        for n, stage in enumerate(self.stages):
+            features = F.max_pool2d(
+                stage(features), 3, stride=self.pooling_strides[n], padding=1
+            )
+            activations[f"stages.{n}"] = features
         return activations
 
 
@@ -326,18 +330,16 @@ def _fully_connected(
     in_channels: int, features: int, rate: int, dropout_fraction: float
 ) -> nn.Sequential:
     """fc6 and fc7."""
-    fc6 = nn.Conv2d(in_channels, features, 3, padding=rate, dilation=rate)
-    fc7 = nn.Conv2d(features, features, 1)
-    _draw_hidden(fc6)
-    _draw_hidden(fc7)
-    return nn.Sequential(
-        fc6,
+    layers = nn.Sequential(
+        nn.Conv2d(in_channels, features, 3, padding=rate, dilation=rate),
         nn.ReLU(inplace=True),
-        nn.Dropout2d(dropout_fraction),
-        fc7,
+        nn.Dropout(dropout_fraction),
+        nn.Conv2d(features, features, 1),
         nn.ReLU(inplace=True),
-        nn.Dropout2d(dropout_fraction),
+        nn.Dropout(dropout_fraction),
     )
+    initialise_he(layers)
+    return layers
 
 
 def _with_norm(
@@ -353,12 +355,6 @@ def _with_norm(
     )
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(features), nn.ReLU(inplace=True))
-
-
-def _draw_hidden(convolution: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)
 
 
 def _draw_classifier(convolution: nn.Module) -> None:

@@ -206,8 +206,12 @@ class DeepMedic(Network):
             return pathway.upsampled(features, output_shape)
 
         pathways = self._named_pathways.items()
-        found = torch.cat([found_by(pathway, name) for name, pathway in pathways], 1)
-        logits = self.classifier(through(self.hidden, "hidden", found))
+        features = through(
+            self.hidden,
+            "hidden",
+            torch.cat([found_by(pathway, name) for name, pathway in pathways], dim=1),
+        )
+        logits = self.classifier(features)
         return Output(logits, (), tuple(activations[name] for name in taps))
 
     def at_output(

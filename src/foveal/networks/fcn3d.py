@@ -203,6 +203,12 @@ class _ResidualBlock(nn.Module):
     ) -> Float[Tensor, "patch features i j k"]:
         return torch.relu(self.convolutions(features) + self.shortcut(features))
 
+    @property
+    def last_norm(self) -> nn.Module:
+        """See `foveal.networks.blocks.ResidualBlock`."""
+        _, norm = self.convolutions[-1].children()
+        return norm
+
 
 def _normed_convolution(
     in_channels: int, out_channels: int, kernel: int

@@ -147,6 +147,11 @@ class _BasicBlock(nn.Module):
         return self.relu(features + self.downsample(image))
 
     @property
+    def last_norm(self) -> nn.Module:
+        """See `foveal.networks.blocks.ResidualBlock`."""
+        return self.bn2
+
+    @property
     def pathway(self) -> list[Layer]:
         """Along one axis, through the convolutions."""
         return [_window(self.conv1), _window(self.conv2)]
@@ -181,6 +186,11 @@ class _Bottleneck(nn.Module):
         features = self.relu(self.bn2(self.conv2(features)))
         features = self.bn3(self.conv3(features))
         return self.relu(features + self.downsample(image))
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """See `foveal.networks.blocks.ResidualBlock`."""
+        return self.bn3
 
     @property
     def pathway(self) -> list[Layer]:

@@ -50,13 +50,7 @@ class SliceBySlice(Network):
     ) -> Output:
         """Logits of all slices; activations keep slices and patches together."""
         number = len(image)
-        by_slice = image.movedim(2 + self.axis, 1)
-        if image.stride(1) == 1:
-            # Joined with the channels last, as a copy of other order would lose that.
-            slices = by_slice.movedim(2, -1).flatten(0, 1).movedim(-1, 1)
-        else:
-            slices = by_slice.flatten(0, 1)
-        output = self.network(slices, taps)
+        output = self.network(self._slices(image), taps)
 
         def stacked(maps: Tensor) -> Tensor:
             return maps.unflatten(0, (number, -1)).movedim(1, 2 + self.axis)
@@ -71,8 +65,18 @@ class SliceBySlice(Network):
         self, image: Float[Tensor, "patch channel i j k"]
     ) -> Float[Tensor, "patch class"]:
         """Mean over the slices of what each shows."""
-        slices = image.movedim(2 + self.axis, 1).flatten(0, 1)
-        return self.network.image_logits(slices).unflatten(0, (len(image), -1)).mean(1)
+        logits = self.network.image_logits(self._slices(image))
+        return logits.unflatten(0, (len(image), -1)).mean(1)
+
+    def _slices(
+        self, image: Float[Tensor, "patch channel i j k"]
+    ) -> Float[Tensor, "slice channel _ _"]:
+        """All slices of all patches, in the memory layout of the image."""
+        by_slice = image.movedim(2 + self.axis, 1)
+        if image.stride(1) == 1:
+            # Joined with the channels last, as a copy of other order would lose that.
+            return by_slice.movedim(2, -1).flatten(0, 1).movedim(-1, 1)
+        return by_slice.flatten(0, 1)
 
     def _with_axis(self, of_plane: Sequence, of_axis: object) -> tuple:  # type: ignore[type-arg]
         return (*of_plane[: self.axis], of_axis, *of_plane[self.axis :])

@@ -119,7 +119,7 @@ class UNet(Network):
             ]
             if residual:
                 blocks.append(
-                    ResidualBlock(
+                    ResidualConvolutions(
                         convolved, channels, features[level], stride, norm, activation
                     )
                 )
@@ -222,7 +222,7 @@ class UNet(Network):
         return field([layers], self.alignment[axis])
 
 
-class ResidualBlock(nn.Module):
+class ResidualConvolutions(nn.Module):
     """Convolution blocks whose input is added before their last activation.
 
     Where channels or resolution change, the input goes through a convolution of one
@@ -239,8 +239,9 @@ class ResidualBlock(nn.Module):
         activation: Activation,
     ) -> None:
         super().__init__()
-        *first, last = blocks
-        self.body = nn.Sequential(*first, last[:-1])
+        self.first = nn.Sequential(*blocks[:-1])
+        convolution, branch_norm, _ = blocks[-1]
+        self.last = nn.Sequential(convolution, branch_norm)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels or any(step > 1 for step in stride):
             projection = convolution_class(len(stride))(
@@ -253,10 +254,16 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, norm_layer(norm, projection))
         self.activation = activation_layer(activation)
 
+    @property
+    def last_norm(self) -> nn.Module:
+        """What the branch ends with; zero scales make the block pass its input on."""
+        norm: nn.Module = self.last[1]
+        return norm
+
     def forward(
         self, image: Float[Tensor, "patch channel *space"]
     ) -> Float[Tensor, "patch feature *out"]:
         """Activation of the sum."""
-        residual: Tensor = self.body(image) + self.shortcut(image)
+        residual: Tensor = self.last(self.first(image)) + self.shortcut(image)
         activated: Tensor = self.activation(residual)
         return activated

@@ -134,6 +134,7 @@ def convolution_stage(
     *,
     norm: bool,
     padding: int = 1,
+    dilation: int = 1,
     transposed: bool = False,
 ) -> nn.Sequential:
     """Convolutions 3 x 3, each with batch norm if asked, and ReLU.
@@ -143,13 +144,18 @@ def convolution_stage(
         features: Of each.
         norm: Batch norm after every convolution.
         padding: Of the first; the others keep the size.
+        dilation: Of all; padding is in its units.
         transposed: Transposed convolutions.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     for number, channels in enumerate(features, start=1):
         layers[f"conv{number}"] = kind(
-            in_channels, channels, 3, padding=padding if number == 1 else 1
+            in_channels,
+            channels,
+            3,
+            padding=(padding if number == 1 else 1) * dilation,
+            dilation=dilation,
         )
         if norm:
             layers[f"norm{number}"] = batch_norm(channels)

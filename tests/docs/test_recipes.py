@@ -1,0 +1,48 @@
+"""Every recipe is a settings file that a run would take, and says how it is used."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from foveal import build
+from foveal.commands.rehearsal import fitting_patches
+from foveal.config.plan import Plan
+from foveal.settings_files import changed_plan, choose_settings
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
+
+PLAN = Plan.model_validate(
+    {
+        "dataset_name": "made up",
+        "labels": {"names": ("organ", "lesion"), "values": (1, 2)},
+        "preprocessing": {
+            "spacing_mm": (1.0, 1.0, 1.0),
+            "channels": ({"name": "MR", "normalisation": "zscore"},),
+        },
+        "patches": {"size": (256, 256, 256), "batch_size": 2},
+        "network": {"name": "unet3d"},
+    }
+)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_is_what_a_run_takes(path):
+    parts = build.WITHOUT_PLUGINS
+    settings, entries = choose_settings(path, (), {}, sections=parts.sections)
+    assert settings.dataset is not None
+    plan = changed_plan(PLAN, entries, parts.plan_model)
+    with torch.device("meta"):
+        fitting = fitting_patches(plan, build.bare_network(plan)).model_dump()
+        patches = fitting | entries.get("patches", {})
+        plan = changed_plan(plan, {"patches": patches})
+        method = build.method(settings, plan)
+        build.optimisers(settings, method)
+    method.predictor.output_shape(plan.patches.size)
+    build.tiles(settings, plan, method.predictor)
+    build.update_rules(settings, method)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_says_how_it_is_run(path):
+    assert f"foveal train recipes/{path.name} --out " in path.read_text("utf-8")
