@@ -10,7 +10,8 @@ from foveal.commands.rehearsal import fitting_patches
 from foveal.config.networks import NETWORK_SECTIONS
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import SettingsError
-from foveal.io.volumes import read_volume
+from foveal.geometry import Grid
+from foveal.io.volumes import read_volume, write_volume
 from foveal.settings_files import read_plan
 
 SMALL = [
@@ -179,3 +180,28 @@ def test_slices_of_volumes_are_whole_and_many(
     found = fitting_patches(plan, with_network)
     assert found.size == size
     assert found.batch_size == batch_size
+
+
+def test_a_2d_network_is_trained_on_slices_and_predicts_whole_volumes(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for number in range(2):
+        image = random.normal(100, 10, (12, 14, 5)).astype(np.float32)
+        inside = np.zeros(image.shape, np.uint8)
+        inside[3:8, 4:9, 1:4] = 3
+        grid = Grid(image.shape, np.diag([1.0, 1.0, 4.0, 1.0]))
+        for name, array in (("images", image + 20.0 * inside), ("labels", inside)):
+            write_volume(tmp_path / "data" / name / f"{number}.nii.gz", array, grid)
+    options = [option for option in SMALL if not option.startswith("patches")]
+    foveal.train(
+        tmp_path / "data",
+        tmp_path / "run",
+        steps=1,
+        options=[*options, f"store={tmp_path / 'store'}"],
+    )
+    plan = read_plan(RunDirectory(tmp_path / "run").plan)
+    assert plan.patches.size == (12, 14, 1)
+    assert 2 < plan.patches.batch_size <= 16
+    (written,) = (tmp_path / "run" / "validation").glob("*.nii.gz")
+    assert read_volume(written).array.shape == (12, 14, 5)

@@ -193,7 +193,9 @@ def _draw_cases(
         for axes, (seen, display_range) in zip(row, case.projections, strict=False):
             _draw_projection(axes, seen, display_range)
             axes.set_anchor("N")
-        _caption(row[0], f"{case.case}: centres of {case.num_draws} patches")
+        # Beside a single projection the bars have their title on the second line.
+        gap = " " if len(case.projections) > 1 else "\n"
+        _caption(row[0], f"{case.case}:{gap}centres of {case.num_draws} patches")
         _draw_shares(row[len(case.projections)], case.shares, structures)
 
 
