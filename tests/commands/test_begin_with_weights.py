@@ -194,6 +194,9 @@ def test_classification_weights_start_a_network_that_sees_slices(
         after["network.backbone.conv1.weight"],
         source["conv1.weight"].sum(dim=1, keepdim=True),
     )
+    copy.unlink()
+    status, text = foveal("train", settings, "--out", out, "--resume")
+    assert status == 0, text
 
 
 def test_weights_that_changed_before_the_first_checkpoint_are_not_mixed_in(

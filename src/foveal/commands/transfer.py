@@ -135,7 +135,9 @@ def opened_weights(path: Path, parts: Parts) -> OpenedWeights:
         )
     (model,) = models
     published_names = {}
-    if not model.plugins:
+    # Plugins' networks and other libraries' ("monai:…") may need real memory to be
+    # built, and theirs are no names of torchvision's.
+    if not model.plugins and ":" not in model.plan.network.name:
         with torch.device("meta"):
             network = without_slices(build.planned_network(model.plan))
         published_names = dict(network.pretrained_names())
