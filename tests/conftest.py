@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine that is busy is slow, not wrong.
+settings.register_profile("foveal", deadline=None)
+settings.load_profile("foveal")
 
 DATA = Path(
     os.environ.get(

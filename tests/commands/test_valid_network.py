@@ -279,7 +279,7 @@ def test_pictures_for_a_network_of_volumes_are_told(run):
     parts = build.parts_with([PLUGIN])
     with pytest.raises(
         SettingsError,
-        match=r"takes in 13 voxels or more along axis 2, where the cases have one; "
-        r"use one of .*unet2d",
+        match=r"two_pathways is 3D, but the cases have one slice; use .*unet2d.*, or "
+        r"options with which it takes in one voxel along axis 2, and not 13 or more",
     ):
         rehearse(Settings(), type(plan).model_validate(tables), parts)

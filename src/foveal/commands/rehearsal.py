@@ -52,16 +52,8 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
             # Planned for a 3D network, so less of every plane than a 2D one can take.
             i, j, k = (min(math.ceil(length), LARGEST_PLANE) for length in seen)
             size = i, j, k
-    elif any(
-        length == 1 and (step > 1 or any(margins))
-        for length, step, margins in zip(
-            seen, network.alignment, network.all_margins, strict=True
-        )
-    ):
-        raise SettingsError(
-            f"network {plan.network.name} is 3D, but the cases have one slice; use "
-            f"{', '.join(_networks_2d(plan))}"
-        )
+    else:
+        _require_volumes(network, plan)
     published = plan.network.published_output
     predicted = (
         tuple(
@@ -91,11 +83,9 @@ def fitting_patches(plan: Plan, network: Network) -> PatchesConfig:
 
 
 def _networks_2d(plan: Plan) -> list[str]:
-    """Names of Foveal's own networks that see one slice at a time."""
+    """Names of the networks that see one slice at a time."""
     found = []
     for name, section in NETWORK_SECTIONS.items():
-        if ":" in name:
-            continue  # of another package, which may not be installed
         tried = plan.model_copy(update={"network": section(name=name)})
         # Without memory for weights, of which some networks have many; and without
         # those whose library is not there.
@@ -150,17 +140,20 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
 
 
 def _require_volumes(predictor: Network, plan: Plan) -> None:
-    """Refuse a network that needs several voxels along an axis where cases have one."""
+    """Refuse a network that needs several voxels along an axis where cases have one.
+
+    Raises:
+        SettingsError: Names the networks that do not.
+    """
     if plan.fingerprint is None:
         return
+    least = predictor.fitting_shape((1, 1, 1))
     for axis, length in enumerate(plan.fingerprint.median_shape):
-        step, margin = predictor.alignment[axis], sum(predictor.all_margins[axis])
-        if length <= 1 and (step > 1 or margin > 0):
+        if length <= 1 and least[axis] > 1:
             raise SettingsError(
-                f"network {plan.network.name} takes in {margin + step} voxels or more "
-                f"along axis {axis}, where the cases have one; use one of "
-                f"{', '.join(_networks_2d(plan))}, or options that leave the axis as "
-                "it is (kernels and strides of 1)"
+                f"network {plan.network.name} is 3D, but the cases have one slice; use "
+                f"{', '.join(_networks_2d(plan))}, or options with which it takes in "
+                f"one voxel along axis {axis}, and not {least[axis]} or more"
             )
 
 
