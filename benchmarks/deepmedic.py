@@ -39,14 +39,14 @@ def main() -> None:
     arguments = parser.parse_args()
     table = brats_table(arguments.out / "brats.toml")
     run = arguments.out / f"run_{arguments.budget:.0f}_{arguments.seed}"
-    recipe = Path(__file__).resolve().parents[1] / "recipes" / "deepmedic_thesis.toml"
+    recipe = Path(__file__).resolve().parents[1] / "recipes" / "deepmedic_minutes.toml"
     settings = arguments.out / "deepmedic.toml"
-    text = recipe.read_text(encoding="utf-8").splitlines()
     settings.write_text(
         "\n".join(
             f'dataset = "{table.name}"' if line.startswith("dataset") else line
-            for line in text
-            if not line.startswith("steps")
+            for line in recipe.read_text(encoding="utf-8").splitlines()
+            # The length is an argument here.
+            if not line.startswith("budget_seconds")
         )
     )
     record = trained(
@@ -55,7 +55,6 @@ def main() -> None:
         arguments.budget,
         [
             f"training.seed={arguments.seed}",
-            "splits.folds=1",
             f'store="{(arguments.out / "store").as_posix()}"',
             *arguments.options,
         ],

@@ -30,7 +30,11 @@ def settings_page() -> str:
     """The page as it should be."""
     classes = {
         node.name: node
-        for path in sorted((ROOT / "src/foveal/config").glob("*.py"))
+        for path in sorted(
+            (ROOT / "src/foveal/config").rglob("*.py"),
+            # The planner's own network first.
+            key=lambda path: (path.name != "unet.py", path),
+        )
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
     }

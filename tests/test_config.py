@@ -6,7 +6,7 @@ import pytest
 
 from foveal.build import LOSSES, NETWORKS, WITHOUT_PLUGINS
 from foveal.config import Section
-from foveal.config.networks import UNet3dConfig
+from foveal.config.networks.unet import UNet3dConfig
 from foveal.config.parts import PartSections, network_section, plan_model
 from foveal.config.plan import Plan
 from foveal.config.settings import LossConfig, Settings

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from foveal.config import Section
-from foveal.config.networks import DEFAULT_NETWORK
+from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.parts import PartSections, plan_model, settings_model
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings

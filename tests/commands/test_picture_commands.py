@@ -7,7 +7,7 @@ from PIL import Image
 import foveal
 from foveal import build
 from foveal.commands.rehearsal import fitting_patches
-from foveal.config.networks import NETWORK_SECTIONS
+from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import SettingsError
 from foveal.geometry import Grid

@@ -10,7 +10,7 @@ from foveal.cli import preprocess as cli
 from foveal.commands import plan as planning
 from foveal.commands import preprocess as module
 from foveal.commands.preprocess import preprocess
-from foveal.config.networks import UNet3dConfig
+from foveal.config.networks.unet import UNet3dConfig
 from foveal.config.plan import (
     ChannelConfig,
     LabelsConfig,

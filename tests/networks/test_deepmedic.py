@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from foveal import build
-from foveal.config.networks import NETWORK_SECTIONS, DeepMedicConfig
+from foveal.config.networks.deepmedic import DeepMedicConfig
+from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.errors import GeometryError
 from foveal.networks.deepmedic import DeepMedic
 

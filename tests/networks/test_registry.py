@@ -1,7 +1,7 @@
 """What holds for every network that can be named."""
 
 from foveal.build import NETWORKS
-from foveal.config.networks import NETWORK_SECTIONS
+from foveal.config.networks.registry import NETWORK_SECTIONS
 
 
 def test_every_network_has_its_options_and_every_options_their_network():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from foveal.build import network as built
-from foveal.config.networks import NETWORK_SECTIONS
+from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.errors import GeometryError, SettingsError
 from foveal.inference.numerics import apply_layout
 from foveal.networks.blocks import InstanceNorm

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from foveal import build
-from foveal.config.networks import NETWORK_SECTIONS
+from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.config.plan import PatchesConfig, Plan
 from foveal.config.settings import Settings
 from foveal.errors import FovealError, GeometryError, PluginError, SettingsError

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from foveal.case import Dataset
-from foveal.config.networks import NetworkConfig, UNetConfig
+from foveal.config.networks.section import NetworkConfig
+from foveal.config.networks.unet import UNetConfig
 from foveal.config.plan import ChannelConfig, Plan
 from foveal.config.settings import OptimiserConfig, Settings
 from foveal.errors import listed

@@ -23,7 +23,7 @@ from foveal.commands.presence import measure_presence
 from foveal.commands.rehearsal import fitting_patches, rehearse
 from foveal.commands.transfer import opened_weights, require_fitting_weights
 from foveal.config import Section
-from foveal.config.networks import DEFAULT_NETWORK
+from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.run_directory import (

@@ -11,7 +11,7 @@ import torch
 from foveal import build
 from foveal.commands.folds import finished_runs
 from foveal.commands.models import read_models
-from foveal.config.networks import NetworkConfig
+from foveal.config.networks.section import NetworkConfig
 from foveal.config.plan import Plan
 from foveal.engine.run_directory import RunDirectory
 from foveal.engine.transfer import (

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import AfterValidator, NonNegativeFloat, create_model
 
-from foveal.config.networks import NetworkConfig, UnknownNetworkConfig
+from foveal.config.networks.section import NetworkConfig, UnknownNetworkConfig
 from foveal.config.plan import Plan
 from foveal.config.sections import Model, Section
 from foveal.config.settings import (

@@ -12,9 +12,9 @@ from pydantic import (
     model_validator,
 )
 
-from foveal.config.networks import (
+from foveal.config.networks.registry import NETWORK_SECTIONS
+from foveal.config.networks.section import (
     DEFAULT_NETWORK,
-    NETWORK_SECTIONS,
     NetworkConfig,
     UnknownNetworkConfig,
 )

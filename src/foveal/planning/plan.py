@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from foveal.config.networks import UNet2dConfig, UNet3dConfig, UNetConfig
+from foveal.config.networks.unet import UNet2dConfig, UNet3dConfig, UNetConfig
 from foveal.config.plan import (
     MOST_LABELS,
     ChannelConfig,

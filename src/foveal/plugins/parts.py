@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.config import Section
-from foveal.config.networks import NetworkConfig
+from foveal.config.networks.section import NetworkConfig
 from foveal.config.parts import PartSections, plan_model
 from foveal.config.plan import Plan
 from foveal.errors import PluginError, SettingsError

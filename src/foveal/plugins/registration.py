@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveal.config import Section
-from foveal.config.networks import NetworkConfig
+from foveal.config.networks.section import NetworkConfig
 from foveal.config.parts import network_section
 from foveal.errors import PluginError
 

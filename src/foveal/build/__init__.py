@@ -1,0 +1,69 @@
+"""From settings to objects: the one place that knows which name means which class."""
+
+from foveal.build.names import (
+    BUILT_IN,
+    LOSSES,
+    METHODS,
+    NETWORKS,
+    SAMPLERS,
+    WITHOUT_PLUGINS,
+    parts_with,
+    require_used,
+)
+from foveal.build.networks import (
+    bare_network,
+    initialised_network,
+    network,
+    planned_network,
+)
+from foveal.build.prediction import (
+    membership,
+    model,
+    numerics,
+    preprocessing_recipe,
+    resolved_device,
+    tiles,
+    windows,
+)
+from foveal.build.training import (
+    fabric,
+    intensity_augmentation,
+    losses,
+    method,
+    patch_sources,
+    sampler,
+    spatial_augmentation,
+)
+from foveal.build.updates import frozen_layers, optimisers, update_rules
+
+__all__ = [
+    "BUILT_IN",
+    "LOSSES",
+    "METHODS",
+    "NETWORKS",
+    "SAMPLERS",
+    "WITHOUT_PLUGINS",
+    "bare_network",
+    "fabric",
+    "frozen_layers",
+    "initialised_network",
+    "intensity_augmentation",
+    "losses",
+    "membership",
+    "method",
+    "model",
+    "network",
+    "numerics",
+    "optimisers",
+    "parts_with",
+    "patch_sources",
+    "planned_network",
+    "preprocessing_recipe",
+    "require_used",
+    "resolved_device",
+    "sampler",
+    "spatial_augmentation",
+    "tiles",
+    "update_rules",
+    "windows",
+]

@@ -1,0 +1,198 @@
+"""What makes and trains on batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+
+from lightning_fabric import Fabric
+
+from foveal.augmentation.intensity import IntensityAugmentation
+from foveal.augmentation.spatial import SpatialAugmentation
+from foveal.build.names import LOSSES, WITHOUT_PLUGINS, of_another_kind, own_options
+from foveal.build.networks import initialised_network
+from foveal.build.prediction import membership, resolved_device
+from foveal.build.updates import frozen_layers
+from foveal.config.plan import Plan
+from foveal.config.settings import LossConfig, Settings
+from foveal.engine.loading import PatchSource, Sampler
+from foveal.errors import PluginError, SettingsError
+from foveal.methods.classification import Classification
+from foveal.methods.interface import Method
+from foveal.methods.supervised import Loss, Supervised
+from foveal.networks.interface import Network
+from foveal.plugins.parts import Parts
+from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
+from foveal.settings_files import options_of
+from foveal.store.store import StoredCase
+
+ANISOTROPY = 3.0
+"""From this ratio of spacings on, patches are only rotated in the fine plane."""
+
+
+def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Method:
+    """The method that the settings name, around a fresh network."""
+    trained = initialised_network(settings, plan, parts)
+    made = _around(trained, settings, plan, parts)
+    for layer in frozen_layers(settings, made):
+        layer.requires_grad_(False)
+    return made
+
+
+def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> Method:
+    name = settings.method.name
+    drawn = settings.sampling.sampler
+    batch_size = plan.patches.batch_size
+    if name == "classification":
+        if settings.loss.weights != LossConfig().weights:
+            raise SettingsError(
+                "method classification has a loss of its own, the cross entropy of "
+                "what a patch shows; leave the table loss out"
+            )
+        return Classification(trained, sampler=drawn, batch_size=batch_size)
+    context = trained, losses(settings, parts)
+    own = parts.added("method", name)
+    if own is None:
+        return Supervised(*context, sampler=drawn, batch_size=batch_size)
+    options = own_options(settings, name)
+    made = parts.built(own, options, *context, sampler=drawn, batch_size=batch_size)
+    if not isinstance(made, Method):
+        raise of_another_kind(own, made, "foveal.methods.interface.Method")
+    return made
+
+
+def losses(
+    settings: Settings, parts: Parts = WITHOUT_PLUGINS
+) -> dict[str, tuple[Loss, float]]:
+    """Losses that count and their weights."""
+    options_of_built_in = {"border_cross_entropy": settings.border_weights.model_dump()}
+    found: dict[str, tuple[Loss, float]] = {}
+    for name, weight in settings.loss.weights.items():
+        own = parts.added("loss", name)
+        if own is None:
+            loss, options = LOSSES[name], options_of_built_in.get(name, {})
+        else:
+            given = own_options(settings, name)
+            loss, options = (
+                own.build,
+                options_of(own.section, given, f"plugins.{name}"),
+            )
+        found[name] = partial(loss, **options), weight
+    return found
+
+
+def sampler(
+    name: str, settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS
+) -> Sampler:
+    """A sampler by its name in the settings."""
+    own = parts.added("sampler", name)
+    if own is not None:
+        options = own_options(settings, name)
+        made = parts.built(own, options, plan.labels.structures)
+        if not callable(getattr(made, "draw", None)):
+            raise PluginError(
+                f'sampler "{name}" is of type {type(made).__name__}, without '
+                "draw(cases, patch_size, generator); see foveal.sampling.samplers"
+            )
+        return made
+    if name == "uniform":
+        return UniformSampler()
+    weights = settings.sampling.structure_weights
+    structures = plan.labels.structures
+    unknown = sorted(weights.keys() - structures.keys())
+    if unknown:
+        raise SettingsError(
+            f"sampling.structure_weights names {unknown}; "
+            f"the structures are {list(structures)}"
+        )
+    return ClassBalancedSampler(
+        foreground_fraction=settings.sampling.foreground_fraction,
+        structures=tuple(structures.values()),
+        # Once weights are given, a structure without one is not drawn for.
+        weights=tuple(
+            weights.get(structure, 0.0) if weights else 1.0 for structure in structures
+        ),
+    )
+
+
+def patch_sources(
+    settings: Settings,
+    plan: Plan,
+    trained: Method,
+    cases: Mapping[str, Sequence[StoredCase]],
+    rank: int,
+    parts: Parts = WITHOUT_PLUGINS,
+) -> dict[str, PatchSource]:
+    """What makes the batches of every stream of a method.
+
+    Args:
+        settings: Of the run.
+        plan: Of the run.
+        trained: Whose streams are wanted.
+        cases: By the names that streams use, such as ``"labelled"``.
+        rank: Of this process among the data-parallel ones.
+        parts: Those that the settings choose from.
+    """
+    return {
+        name: PatchSource(
+            name=name,
+            cases=cases[stream.cases],
+            sampler=sampler(stream.sampler, settings, plan, parts),
+            patch_size=plan.patches.size,
+            margins=trained.predictor.all_margins,
+            spacing_mm=plan.preprocessing.spacing_mm,
+            batch_size=stream.batch_size,
+            structures=membership(plan),
+            spatial=spatial_augmentation(settings, plan),
+            intensity=intensity_augmentation(settings),
+            seed=settings.training.seed,
+            rank=rank,
+        )
+        for name, stream in trained.streams.items()
+    }
+
+
+def fabric(settings: Settings) -> Fabric:
+    """Device and processes of a run, not launched yet.
+
+    Precision is not Fabric's: the same autocast serves training and prediction.
+    """
+    devices = settings.training.devices
+    return Fabric(
+        accelerator=resolved_device(settings.training.device),
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+    )
+
+
+def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
+    """Changes of geometry, with what the plan says of axes and sides."""
+    chosen = settings.augmentation
+    mirroring = plan.mirroring
+    spacing_mm = plan.preprocessing.spacing_mm
+    coarsest = max(range(3), key=lambda axis: spacing_mm[axis])
+    is_flat = spacing_mm[coarsest] >= ANISOTROPY * min(spacing_mm)
+    return SpatialAugmentation(
+        rotation_probability=chosen.rotation_probability,
+        rotation_degrees=chosen.rotation_degrees,
+        rotation_axes=(coarsest,) if is_flat else (0, 1, 2),
+        scaling_probability=chosen.scaling_probability,
+        scaling=chosen.scaling,
+        shear_probability=chosen.shear_probability,
+        shear=chosen.shear,
+        translation_probability=chosen.translation_probability,
+        translation_voxels=chosen.translation_voxels,
+        elastic_probability=chosen.elastic_probability,
+        elastic_spacing_voxels=chosen.elastic_spacing_voxels,
+        elastic_voxels=chosen.elastic_voxels,
+        mirror_probability=chosen.mirror_probability,
+        mirror_axes=mirroring.axes,
+        sagittal_axis=mirroring.sagittal_axis,
+        swapped_classes=plan.swapped_classes,
+        swapped_structures=plan.swapped_structures,
+    )
+
+
+def intensity_augmentation(settings: Settings) -> IntensityAugmentation:
+    """Changes of intensities."""
+    names = {field.name for field in fields(IntensityAugmentation)}
+    return IntensityAugmentation(**settings.augmentation.model_dump(include=names))

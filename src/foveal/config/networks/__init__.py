@@ -1,0 +1,1 @@
+"""Options of every network, one family per file; see `foveal.networks`."""
