@@ -207,9 +207,14 @@ def options_of(section: type[Section], table: object, source: str) -> dict[str, 
     """Options of a part as plain values, defaults included.
 
     Raises:
-        SettingsError: Lists every wrong entry.
+        SettingsError: Lists every wrong entry, and what there is.
     """
-    return _validated(section, table, source).model_dump()
+    checked, problems = _settings_or_problems(section, table, within=source)
+    if checked is None:
+        known = ", ".join(name for name in section.model_fields if name != "name")
+        heading = f"{source} is wrong (its options are {known or 'none'})"
+        raise SettingsError(_listed(heading, problems))
+    return checked.model_dump()
 
 
 def to_toml(section: Section) -> str:
@@ -267,13 +272,19 @@ def _validated(model: type[Model], table: object, source: str) -> Model:
 
 
 def _settings_or_problems(
-    model: type[Model], table: object
+    model: type[Model], table: object, within: str = ""
 ) -> tuple[Model | None, list[str]]:
-    """What a table says, or a line for every wrong entry."""
+    """What a table says, or a line for every wrong entry.
+
+    Args:
+        model: What there may be.
+        table: As given.
+        within: Name of the table, if it is not the whole file.
+    """
     try:
         return model.model_validate(table), []
     except ValidationError as error:
-        return None, [_in_words(problem) for problem in _roots(error)]
+        return None, [_in_words(problem, within) for problem in _roots(error)]
 
 
 def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> list[str]:
@@ -308,8 +319,9 @@ def _roots(error: ValidationError) -> list[Any]:
     ]
 
 
-def _in_words(problem: Any) -> str:  # noqa: ANN401 - pydantic's own record
-    name = ".".join(str(part) for part in problem["loc"])
+def _in_words(problem: Any, within: str = "") -> str:  # noqa: ANN401 - pydantic's own
+    place = [within, *problem["loc"]] if within else problem["loc"]
+    name = ".".join(str(part) for part in place)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "no such setting; check the spelling"
