@@ -115,7 +115,7 @@ def write_single(path: Path, case: CaseFiles) -> Path:
 def print_share_of_peak(run: Path) -> None:
     """How fast the network works on one tile, and how fast this machine convolves."""
     settings, _ = read_settings(run / "settings.toml")
-    network = foveal.load_model(run).members[0].network.eval()
+    network = foveal.load_model(run).models[0].network.eval()
     precision = getattr(torch, settings.training.precision)
     layout = (
         torch.channels_last_3d
