@@ -9,6 +9,7 @@ from foveal.config.settings import Settings
 from foveal.errors import SettingsError
 from foveal.networks.initialisation import initialise, zero_last_scales
 from foveal.networks.interface import Network
+from foveal.networks.pointwise_strides import subsample_before_pointwise
 from foveal.networks.slices import SliceBySlice
 from foveal.plugins.parts import Parts
 from foveal.settings_files import options_of
@@ -38,7 +39,9 @@ def network(
         raise SettingsError(f'"{name}" is no network; there are {", ".join(NETWORKS)}')
     options = options_of(NETWORK_SECTIONS[name], {"name": name, **options}, "network")
     del options["name"]
-    return NETWORKS[name](in_channels, num_classes, **options)
+    made: Network = NETWORKS[name](in_channels, num_classes, **options)
+    subsample_before_pointwise(made)
+    return made
 
 
 def planned_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
@@ -79,6 +82,7 @@ def bare_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
     made = parts.built(own, options, in_channels, num_classes)
     if not isinstance(made, Network):
         raise of_another_kind(own, made, "foveal.networks.interface.Network")
+    subsample_before_pointwise(made)
     return made
 
 
