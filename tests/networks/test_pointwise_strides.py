@@ -33,7 +33,7 @@ for _ in range(3):
 
 
 def test_few_channels_train_without_a_crash():
-    done = subprocess.run(  # noqa: S603 - our own
+    done = subprocess.run(
         [sys.executable, "-c", STEPS], capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr.decode()
