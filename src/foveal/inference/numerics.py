@@ -109,7 +109,9 @@ def with_layout(image: Tensor, memory_layout: MemoryLayout) -> Tensor:
     # One channel is contiguous in both layouts, and PyTorch would then leave it so.
     if image.shape[1] == 1 and memory_layout == "channels_last":
         _, _, i, j, k = image.shape
-        return image.as_strided(image.shape, (i * j * k, 1, j * k, k, 1))
+        # The strides below are those of rows; a view may have others.
+        rows = image.contiguous()
+        return rows.as_strided(image.shape, (i * j * k, 1, j * k, k, 1))
     return image.contiguous(memory_format=_memory_format(memory_layout, image.ndim))
 
 
