@@ -42,7 +42,9 @@ def test_relevance_is_the_gradient_of_the_score_times_the_probability(shape):
         (gradient,) = torch.autograd.grad(
             of_image[:, number].sum(), pool5, retain_graph=True
         )
-        probability = of_image[:, number].sigmoid()[:, None, None, None]
+        # As image labels train it: the class against background.
+        logits = of_image[:, number] - of_image[:, 0]
+        probability = logits.sigmoid()[:, None, None, None]
         torch.testing.assert_close(relevance[:, place], gradient * probability)
         assert gradient.abs().max() > 0
 
@@ -94,7 +96,8 @@ def test_each_class_is_drawn_from_its_own_evidence():
 def test_classes_that_the_classifier_does_not_see_are_left_out_of_predictions():
     torch.manual_seed(0)
     network = small(presence_threshold=0.5)
-    network.classification.score.bias.data = torch.tensor([0.0, 5.0, -5.0])
+    # Both are likely by themselves, one is not against background.
+    network.classification.score.bias.data = torch.tensor([10.0, 15.0, 5.0])
     image = torch.rand(2, 1, 32, 32)
     logits = network.eval()(image).logits
     assert (logits[:, 2] == ABSENT).all()
@@ -102,7 +105,7 @@ def test_classes_that_the_classifier_does_not_see_are_left_out_of_predictions():
     assert len(network(image, taps=("relevance",)).activations[0]) == 2 * 2
     assert (logits[:, 1] > ABSENT).all()
     assert (network.train()(image).logits[:, 2] > ABSENT).all()
-    network.classification.score.bias.data[1] = -5.0
+    network.classification.score.bias.data[1] = 5.0
     assert (network.eval()(image).logits.argmax(dim=1) == 0).all()
     with_all = small(presence_threshold=0.0)
     with_all.load_state_dict(network.state_dict())

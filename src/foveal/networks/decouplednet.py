@@ -172,7 +172,7 @@ class DecoupledNet(Network):
 
     def _is_present(self, evidence: Evidence) -> Bool[Tensor, "patch foreground"]:
         """Which classes each image shows, as far as that is asked."""
-        of_image = evidence.scores[:, 1:].amax(dim=(2, 3)).sigmoid()
+        of_image = probabilities(evidence.scores)[:, 1:]
         if self.training:
             # Whether the classifier is right is not known here; all are learned.
             return torch.ones_like(of_image, dtype=torch.bool)
@@ -263,11 +263,10 @@ class ClassificationPart(nn.Module):
         """
         chosen = [1 + number for number in classes]
         scores = evidence.scores[:, chosen]
-        highest, places = scores.flatten(2).max(dim=2, keepdim=True)
+        places = scores.flatten(2).argmax(dim=2, keepdim=True)
+        of_image = probabilities(evidence.scores)[:, chosen].unsqueeze(2)
         # Only the window with the highest score speaks.
-        seeds = torch.zeros_like(scores.flatten(2)).scatter(
-            2, places, highest.sigmoid()
-        )
+        seeds = torch.zeros_like(scores.flatten(2)).scatter(2, places, of_image)
         seeds = seeds.unflatten(2, scores.shape[2:]).unsqueeze(2)
         behind = seeds * self.score.weight[chosen] * (evidence.fc7 > 0).unsqueeze(1)
         number = behind.shape[1]
@@ -276,6 +275,18 @@ class ClassificationPart(nn.Module):
         behind = F.conv_transpose2d(behind, self.fc6.weight)
         _, (rows, columns) = at_least(evidence.pooled[-1].maps, FULLY_CONNECTED_KERNEL)
         return behind[:, :, rows, columns].unflatten(0, (len(scores), number))
+
+
+def probabilities(
+    scores: Float[Tensor, "patch class m n"],
+) -> Float[Tensor, "patch class"]:
+    """Of each class being anywhere in the image, as image labels train them.
+
+    A class stands against background, see `foveal.losses.presence.presence_logits`;
+    background's own value says nothing.
+    """
+    highest = scores.amax(dim=(2, 3))
+    return (highest - highest[:, :1]).sigmoid()
 
 
 def _repeated(pooled: Pooled, number: int) -> Pooled:
