@@ -81,6 +81,9 @@ def test_residual_blocks_begin_as_the_identity():
     assert torch.equal(network[0].bn1.weight, torch.ones(4))
     assert torch.equal(network[2].weight, torch.ones(4))
     assert zero_last_scales(nn.Sequential(nn.BatchNorm2d(4))) == 0
+    without_norms = Block()
+    without_norms.bn3 = nn.Identity()
+    assert zero_last_scales(nn.Sequential(without_norms, Block())) == 1
 
 
 @pytest.mark.parametrize(

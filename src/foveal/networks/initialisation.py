@@ -50,14 +50,17 @@ def zero_last_scales(network: nn.Module) -> int:
     """Let every residual block begin as the identity (Goyal et al. 2017).
 
     Returns:
-        How many blocks there are; see `ResidualBlock`.
+        How many blocks do; see `ResidualBlock`. One without norms cannot.
     """
-    blocks = [each for each in network.modules() if isinstance(each, ResidualBlock)]
-    for block in blocks:
-        scale = block.last_norm.weight
-        if isinstance(scale, Tensor):
-            scale.zero_()
-    return len(blocks)
+    scales = [
+        getattr(block.last_norm, "weight", None)
+        for block in network.modules()
+        if isinstance(block, ResidualBlock)
+    ]
+    learned = [scale for scale in scales if isinstance(scale, Tensor)]
+    for scale in learned:
+        scale.zero_()
+    return len(learned)
 
 
 def _fans(layer: nn.Module) -> tuple[float, float]:
