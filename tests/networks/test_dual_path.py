@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from foveal import build
-from foveal.networks.dual_path import BottleneckBlock, DualPath, ResidualBlock
+from foveal.networks.dual_path import BasicBlock, BottleneckBlock, DualPath
 
 SMALL = {
     "convolution_features": (2,),
@@ -43,7 +43,7 @@ def test_the_default_has_19_layers():
         )
 
     # Shortcuts lie beside layers; the pathways beside each other.
-    assert in_branches(made.coarse) == in_branches(made.sharp) == 17
+    assert in_branches(made.wide) == in_branches(made.sharp) == 17
     assert in_branches(made.hidden) + 1 == 2
 
 
@@ -90,13 +90,17 @@ def test_receptive_field_is_the_support_of_the_gradient(downsampling, field):
     assert max(high for _, high in touched) == 7 + margins
     low = min(first - place for place, (first, _) in enumerate(touched))
     high = max(last - place for place, (_, last) in enumerate(touched))
-    # The layers' own field is 5, four times as much in the coarse pathway.
+    # The layers' own field is 5, four times as much in the wide pathway.
     assert made.receptive_field == (high - low + 1,) * 3 == (field,) * 3
 
 
 @pytest.mark.parametrize("downsampling", ["probing", "averaging"])
 def test_a_tile_says_what_the_whole_says(downsampling):
-    made = network(downsampling=downsampling, **SMALL, zero_gamma=False).eval()
+    made = network(downsampling=downsampling, **SMALL).eval()
+    # As after training: the blocks' branches count.
+    for block in made.modules():
+        if isinstance(block, BasicBlock | BottleneckBlock):
+            torch.nn.init.ones_(block.last_norm.weight)
     before, after = made.margins[0]
     image = torch.randn(1, 1, *[12 + before + after] * 3)
     whole = made(image).logits
@@ -111,25 +115,25 @@ def test_a_tile_says_what_the_whole_says(downsampling):
 
 
 @pytest.mark.parametrize("downsampling", ["probing", "averaging"])
-def test_the_coarse_pathway_sees_blocks_of_four(downsampling):
+def test_the_wide_pathway_sees_blocks_of_four(downsampling):
     made = network(downsampling=downsampling, **SMALL).eval()
     seen = []
-    made.coarse[0].register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    made.wide[0].register_forward_hook(lambda _, given, __: seen.append(given[0]))
     before, after = made.margins[0]
     image = torch.randn(1, 1, *[4 + before + after] * 3)
     made(image)
-    (coarse,) = seen
+    (wide,) = seen
     # 4 of 3^3 stand before and after the block of the output.
-    assert coarse.shape[2:] == (9, 9, 9)
+    assert wide.shape[2:] == (9, 9, 9)
     block = image[0, 0, 16:20, 16:20, 16:20]
     expected = block.mean() if downsampling == "averaging" else block[0, 0, 0]
-    torch.testing.assert_close(coarse[0, 0, 4, 4, 4], expected)
+    torch.testing.assert_close(wide[0, 0, 4, 4, 4], expected)
 
 
 def test_blocks_by_hand():
     torch.manual_seed(0)
     features = torch.randn(2, 3, 7, 7, 7)
-    same = ResidualBlock(3, 3).eval()
+    same = BasicBlock(3, 3).eval()
     torch.testing.assert_close(
         same(features),
         F.relu(same.branch(features) + features[:, :, 2:-2, 2:-2, 2:-2]),
@@ -143,13 +147,13 @@ def test_blocks_by_hand():
     )
 
 
-def test_blocks_begin_as_their_shortcut_on_request():
+def test_blocks_begin_as_their_shortcut():
     features = torch.randn(1, 2, 5, 5, 5)
-    for zero_gamma in (True, False):
-        made = network(**SMALL, zero_gamma=zero_gamma).eval()
-        block = made.sharp[2]
-        shortcut = F.relu(features[:, :, 2:-2, 2:-2, 2:-2])
-        assert torch.equal(block(features), shortcut) == zero_gamma
+    block = network(**SMALL).eval().sharp[2]
+    shortcut = F.relu(features[:, :, 2:-2, 2:-2, 2:-2])
+    assert torch.equal(block(features), shortcut)
+    torch.nn.init.ones_(block.last_norm.weight)
+    assert not torch.equal(block(features), shortcut)
 
 
 def test_dropout_comes_before_each_fully_connected_layer():
@@ -160,6 +164,6 @@ def test_dropout_comes_before_each_fully_connected_layer():
 
 
 def test_weights_begin_as_glorots():
-    weights = network().coarse[0][0].weight.data
+    weights = network().wide[0][0].weight.data
     bound = (6 / (27 + 27 * 20)) ** 0.5
     assert 0.95 * bound < float(weights.abs().max()) <= bound

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import TransposedWindow, Window, field
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     FULLY_CONNECTED_KERNEL,
@@ -84,9 +84,7 @@ class DeconvNet(Network):
         activations["head"] = self.head(pooled[-1].maps)
         decoded = self.decoder(activations["head"], pooled)
         activations |= {f"decoder.{n}": maps for n, maps in enumerate(decoded)}
-        return Output(
-            self.classifier(decoded[-1]), (), tuple(activations[name] for name in taps)
-        )
+        return Output(self.classifier(decoded[-1]), (), asked(activations, taps))
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

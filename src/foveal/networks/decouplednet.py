@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from foveal.networks.deconvnet import DEVIATION, FullyConnectedBridge
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     FULLY_CONNECTED_KERNEL,
@@ -168,7 +168,7 @@ class DecoupledNet(Network):
         activations |= {"fc6": evidence.fc6, "fc7": evidence.fc7}
         activations["relevance"] = drawn.flatten(0, 1)
         activations |= {f"decoder.{n}": maps for n, maps in enumerate(decoded)}
-        return Output(logits, (), tuple(activations[name] for name in taps))
+        return Output(logits, (), asked(activations, taps))
 
     def _is_present(self, evidence: Evidence) -> Bool[Tensor, "patch foreground"]:
         """Which classes each image shows, as far as that is asked."""

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import InterpolateBetween, Layer, Window, field
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 from foveal.networks.resnet import ResNet
 from foveal.networks.vgg import (
     CONVOLUTIONS,
@@ -127,7 +127,7 @@ class DeepLabV2(Network):
         return Output(
             upsampled(logits, V2_STRIDE, image.shape[2:]),
             (),
-            tuple(activations[name] for name in taps),
+            asked(activations, taps),
         )
 
     def pretrained_names(self) -> Mapping[str, str]:
@@ -220,7 +220,7 @@ class DeepLabV3(Network):
         return Output(
             upsampled(self.classifier(features), self.output_stride, image.shape[2:]),
             (),
-            tuple(activations[name] for name in taps),
+            asked(activations, taps),
         )
 
     def pretrained_names(self) -> Mapping[str, str]:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foveal.networks.blocks import convolution_class
 from foveal.networks.geometry import (
     Layer,
     Repeat,
@@ -34,12 +35,11 @@ from foveal.networks.geometry import (
     behind,
     field,
 )
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 
 INITIAL_SLOPE = 0.01
 NORM_EPSILON = 1e-6
 
-CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED_CONVOLUTIONS = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 LINEAR_MODES = {2: "bilinear", 3: "trilinear"}
@@ -212,7 +212,12 @@ class DeepMedic(Network):
             torch.cat([found_by(pathway, name) for name, pathway in pathways], dim=1),
         )
         logits = self.classifier(features)
-        return Output(logits, (), tuple(activations[name] for name in taps))
+        names = [
+            f"{name}.{number}"
+            for name, chain in self._named_chains.items()
+            for number in range(1, len(chain.layers) + 1)
+        ]
+        return Output(logits, (), asked(activations, taps, names))
 
     def at_output(
         self,
@@ -260,6 +265,13 @@ class DeepMedic(Network):
     @property
     def _named_pathways(self) -> dict[str, "Pathway"]:
         return dict(self.pathways.items())  # type: ignore[arg-type]
+
+    @property
+    def _named_chains(self) -> dict[str, "Chain"]:
+        pathways = self._named_pathways.items()
+        return {name: pathway.chain for name, pathway in pathways} | {
+            "hidden": self.hidden
+        }
 
     @property
     def _axes(self) -> list[tuple["PathwayAlongAxis", ...]]:
@@ -519,7 +531,7 @@ class PreActivatedConvolution(nn.Module):
             nn.PReLU(in_channels, init=INITIAL_SLOPE) if activation else nn.Identity()
         )
         self.dropout = nn.Dropout(dropout_fraction)
-        self.convolution = CONVOLUTIONS[dimensions](
+        self.convolution = convolution_class(dimensions)(
             in_channels,
             out_channels,
             tuple(kernel),  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foveal.networks.blocks import convolution_class
+
 INITIAL_SLOPE = 0.01
 
 
@@ -39,7 +41,7 @@ class DomainDiscriminator(nn.Module):
         dimensions: int = 3,
     ) -> None:
         super().__init__()
-        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+        convolution = convolution_class(dimensions)
         self.layers = nn.Sequential()
         for before, after in zip([in_channels, *features[:-1]], features, strict=True):
             self.layers.append(convolution(before, after, 3))

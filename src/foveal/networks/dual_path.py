@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import Layer, Repeat, Shift, Window, behind, field
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 
 CONV_KERNEL = 3
 
@@ -32,7 +32,7 @@ class DualPath(Network):
     bottleneck of 16, 16 and 64. Then layers of 85 and of the classes: 2 + 12 + 3 + 2 =
     19 layers. Every convolution is valid, so shortcuts are cropped.
 
-    The coarse pathway sees 4 * 31 = 124 voxels, in one of two ways:
+    The wide pathway sees 4 * 31 = 124 voxels, in one of two ways:
 
     - ``probing``, as DeepMedic does: every fourth voxel, the first of each block of
       four. A voxel's logits depend on 121 voxels, the four of a block on 124 of them.
@@ -42,7 +42,7 @@ class DualPath(Network):
     Args:
         in_channels: Of the image.
         num_classes: Including background.
-        factor: Downsampling of the coarse pathway.
+        factor: Downsampling of the wide pathway.
         downsampling: See above.
         convolution_features: Channels of the plain convolutions at the start.
         block_features: Channels of the residual blocks, of two convolutions each.
@@ -51,8 +51,6 @@ class DualPath(Network):
         hidden_features: Channels of the fully connected layers, convolutions of 1^3.
         dropout_fraction: Before each fully connected layer, the classifier too; in
             training.
-        zero_gamma: Every residual block starts as its shortcut: the scale of its last
-            batch norm is 0.
 
     References:
         He et al. 2016, https://arxiv.org/abs/1512.03385: the blocks. Goyal et al. 2017,
@@ -75,7 +73,6 @@ class DualPath(Network):
         bottleneck_features: Sequence[tuple[int, int]],
         hidden_features: Sequence[int],
         dropout_fraction: float,
-        zero_gamma: bool,
     ) -> None:
         super().__init__()
         self.factor = factor
@@ -89,14 +86,14 @@ class DualPath(Network):
                 blocks.append(nn.ReLU(inplace=True))
                 channels = features
             for features in block_features:
-                blocks.append(ResidualBlock(channels, features))
+                blocks.append(BasicBlock(channels, features))
                 channels = features
             for inner, features in bottleneck_features:
                 blocks.append(BottleneckBlock(channels, inner, features))
                 channels = features
             return blocks
 
-        self.sharp, self.coarse = pathway(), pathway()
+        self.sharp, self.wide = pathway(), pathway()
         self.convolutions = (
             len(convolution_features)
             + 2 * len(block_features)
@@ -121,23 +118,24 @@ class DualPath(Network):
             channels = features
         self.hidden.append(nn.Dropout(dropout_fraction))
         self.classifier = nn.Conv3d(channels, num_classes, 1)
-        self._initialise(zero_gamma=zero_gamma)
+        self._initialise()
         self.alignment = (factor,) * 3
         ends = [
             behind(layers, 0, factor - 1)
-            for layers in (self._sharp_layers, self._coarse_layers)
+            for layers in (self._sharp_layers, self._wide_layers)
         ]
         before = -min(first for first, _ in ends)
         after = max(last for _, last in ends) - (factor - 1)
         self.margins = ((before, after),) * 3
 
-    def _initialise(self, *, zero_gamma: bool) -> None:
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            if zero_gamma and isinstance(module, ResidualBlock | BottleneckBlock):
+            # Every block starts as its shortcut.
+            if isinstance(module, BasicBlock | BottleneckBlock):
                 nn.init.zeros_(module.last_norm.weight)
 
     def forward(
@@ -147,7 +145,7 @@ class DualPath(Network):
 
         Args:
             image: Preprocessed.
-            taps: Any of ``sharp.N``, ``coarse.N`` and ``hidden.N``, N as in the modules
+            taps: Any of ``sharp.N``, ``wide.N`` and ``hidden.N``, N as in the modules
                 of that name.
         """
         output_shape = self.output_shape(image.shape[2:])
@@ -161,20 +159,25 @@ class DualPath(Network):
             return features
 
         sharp = through("sharp", self.sharp, self._sharp_input(image, output_shape))
-        coarse = through("coarse", self.coarse, self._coarse_input(image, output_shape))
+        wide = through("wide", self.wide, self._wide_input(image, output_shape))
         # "nearest" multiplies rounded numbers, and misses by one where they fall short.
         upsampled = F.interpolate(
-            coarse, scale_factor=float(self.factor), mode="nearest-exact"
+            wide, scale_factor=float(self.factor), mode="nearest-exact"
         )
         features = torch.cat([sharp, upsampled], dim=1)
         logits = self.classifier(through("hidden", self.hidden, features))
-        return Output(logits, (), tuple(activations[name] for name in taps))
+        names = [
+            f"{name}.{number}"
+            for name in ("sharp", "wide", "hidden")
+            for number in range(len(self.get_submodule(name)))
+        ]
+        return Output(logits, (), asked(activations, taps, names))
 
     def _sharp_input(self, image: Tensor, output_shape: Sequence[int]) -> Tensor:
         return image[:, :, *self._windows(self._sharp_layers, output_shape)]
 
-    def _coarse_input(self, image: Tensor, output_shape: Sequence[int]) -> Tensor:
-        context = image[:, :, *self._windows(self._coarse_layers, output_shape)]
+    def _wide_input(self, image: Tensor, output_shape: Sequence[int]) -> Tensor:
+        context = image[:, :, *self._windows(self._wide_layers, output_shape)]
         if self.downsampling == "averaging":
             return F.avg_pool3d(context, self.factor)
         return context[:, :, :: self.factor, :: self.factor, :: self.factor]
@@ -192,15 +195,15 @@ class DualPath(Network):
     @property
     def receptive_field(self) -> tuple[int, ...]:
         """Union over both pathways and the phases of the factor."""
-        along_axis = field([self._sharp_layers, self._coarse_layers], self.factor)
+        along_axis = field([self._sharp_layers, self._wide_layers], self.factor)
         return (along_axis,) * 3
 
     @property
     def pathway_fields(self) -> tuple[tuple[int, ...], ...]:
-        """Of the sharp and the coarse pathway, the latter over the phases."""
+        """Of the sharp and the wide pathway, the latter over the phases."""
         return (
             (field([self._sharp_layers], 1),) * 3,
-            (field([self._coarse_layers], self.factor),) * 3,
+            (field([self._wide_layers], self.factor),) * 3,
         )
 
     @property
@@ -212,12 +215,12 @@ class DualPath(Network):
         return self._own_layers
 
     @property
-    def _coarse_layers(self) -> list[Layer]:
+    def _wide_layers(self) -> list[Layer]:
         kernel = self.factor if self.downsampling == "averaging" else 1
         return [Window(kernel, self.factor), *self._own_layers, Repeat(self.factor)]
 
 
-class ResidualBlock(nn.Module):
+class BasicBlock(nn.Module):
     """Two convolutions of 3^3 and a shortcut around them, its border cropped."""
 
     def __init__(self, in_channels: int, features: int) -> None:

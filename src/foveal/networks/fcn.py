@@ -22,7 +22,7 @@ from foveal.networks.geometry import (
     Window,
     field,
 )
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     FULLY_CONNECTED_KERNEL,
@@ -149,8 +149,8 @@ class Fcn(Network):
             slice(self.image_crop, self.image_crop + length)
             for length in image.shape[2:]
         )
-        asked = tuple(activations[name] for name in taps)
-        return Output(logits[:, :, rows, columns], (), asked)
+        tapped = asked(activations, taps)
+        return Output(logits[:, :, rows, columns], (), tapped)
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

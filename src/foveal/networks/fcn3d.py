@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import Layer, TransposedWindow, Window, field
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 
 
 class FCN3d(Network):
@@ -144,7 +144,7 @@ class FCN3d(Network):
             else:
                 scores = score(torch.cat([upsample(scores), features], dim=1))
             activations[f"scores.{n}"] = scores
-        return Output(scores, (), tuple(activations[name] for name in taps))
+        return Output(scores, (), asked(activations, taps))
 
     @property
     def receptive_field(self) -> tuple[int, ...] | None:

@@ -55,6 +55,12 @@ class ForeignNetwork(Network):
         def keep_as(name: str, activation: Tensor) -> None:
             found[name] = activation
 
+        named = [name for name, _ in self.body.named_modules() if name]
+        unknown = [name for name in taps if name not in named]
+        if unknown:
+            raise ValueError(
+                f"no layer is called {', '.join(unknown)}; there are {', '.join(named)}"
+            )
         hooks = [
             self.body.get_submodule(name).register_forward_hook(
                 lambda _module, _inputs, activation, name=name: keep_as(

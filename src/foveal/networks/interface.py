@@ -1,7 +1,7 @@
 """What every network is: a plain function of an image, with its geometry stated."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
@@ -129,3 +129,25 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Tensor, taps: Sequence[str] = ()) -> Output:
         """Logits of a batch; ``taps`` names layers whose activations are wanted."""
+
+
+def asked(
+    activations: Mapping[str, Tensor],
+    taps: Sequence[str],
+    names: Iterable[str] | None = None,
+) -> tuple[Tensor, ...]:
+    """Activations in the order asked.
+
+    Args:
+        activations: By the names of layers.
+        taps: Names that are asked for.
+        names: Of all layers, where only those asked for were kept.
+
+    Raises:
+        ValueError: A tap is no layer's name; says which there are.
+    """
+    unknown = [name for name in taps if name not in activations]
+    if unknown:
+        there = ", ".join(activations if names is None else names)
+        raise ValueError(f"no layer is called {', '.join(unknown)}; there are {there}")
+    return tuple(activations[name] for name in taps)

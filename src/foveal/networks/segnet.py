@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import field
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     UnpoolingDecoder,
@@ -66,9 +66,7 @@ class SegNet(Network):
         decoded = self.decoder(pooled[-1].maps, pooled)
         activations = {f"pool{n}": each.maps for n, each in enumerate(pooled, start=1)}
         activations |= {f"decoder.{n}": maps for n, maps in enumerate(decoded)}
-        return Output(
-            self.classifier(decoded[-1]), (), tuple(activations[name] for name in taps)
-        )
+        return Output(self.classifier(decoded[-1]), (), asked(activations, taps))
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import Layer, Repeat, Window, field
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 
 HALVINGS = 4
 
@@ -112,8 +112,8 @@ class SpleenUNet(Network):
             skip = activations[f"encoder.{HALVINGS - 1 - n}"]
             features = stage(torch.cat([upsample(features), skip], dim=1))
             activations[f"decoder.{n}"] = features
-        asked = tuple(activations[name] for name in taps)
-        return Output(self.classifier(features), (), asked)
+        tapped = asked(activations, taps)
+        return Output(self.classifier(features), (), tapped)
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from foveal.networks.blocks import (
     norm_layer,
 )
 from foveal.networks.geometry import Layer, TransposedWindow, Window, field
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, asked
 
 
 class UNet(Network):
@@ -182,14 +182,14 @@ class UNet(Network):
             features = stage(self._with_skip(upsample(features), skip))
             activations[f"decoder.{n}"] = features
             decoded.append(features)
-        asked = tuple(activations[name] for name in taps)
+        tapped = asked(activations, taps)
         if self.deep_supervision and self.training and decoded:
             coarse_to_fine = [
                 classify(features)
                 for classify, features in zip(self.classifiers, decoded, strict=True)
             ]
-            return Output(coarse_to_fine[-1], tuple(coarse_to_fine[-2::-1]), asked)
-        return Output(self.classifiers[-1](features), (), asked)
+            return Output(coarse_to_fine[-1], tuple(coarse_to_fine[-2::-1]), tapped)
+        return Output(self.classifiers[-1](features), (), tapped)
 
     def _with_skip(self, upsampled: Tensor, skip: Tensor) -> Tensor:
         if self.skips == "summed":

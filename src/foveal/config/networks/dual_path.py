@@ -22,7 +22,7 @@ class DualPathConfig(NetworkConfig):
     published_batch_size: ClassVar[int | None] = 12
 
     factor: PositiveInt = 4
-    """Downsampling of the coarse pathway."""
+    """Downsampling of the wide pathway."""
 
     downsampling: Literal["probing", "averaging"] = "probing"
     """Every fourth voxel, or the mean of every block of four."""
@@ -41,9 +41,6 @@ class DualPathConfig(NetworkConfig):
 
     dropout_fraction: DropoutFraction = 0.5
     """Before each fully connected layer, in training."""
-
-    zero_gamma: bool = True
-    """Residual blocks start as their shortcut."""
 
     @model_validator(mode="after")
     def pathway_has_layers(self) -> Self:
