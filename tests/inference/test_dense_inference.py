@@ -183,3 +183,14 @@ def test_every_shift_is_made_once():
     offsets = list(itertools.product((0, 1), repeat=3))
     assert [offset for offset, is_there in zip(offsets, first, strict=True) if is_there]
     assert sum(first) == 1
+
+
+@pytest.mark.parametrize("way", FAST_WAYS)
+def test_a_first_layer_that_works_in_place_sees_every_voxel_once(way):
+    layers = chain(2, pools=[(2, 2), (2, 2)])
+    first = nn.LeakyReLU(0.5, inplace=True)
+    image = torch.randn(1, 2, 17, 17, dtype=torch.double)
+    kept = image.clone()
+    expected = way(layers, first(image.clone()))
+    torch.testing.assert_close(way([first, *layers], image), expected)
+    assert torch.equal(image, kept)

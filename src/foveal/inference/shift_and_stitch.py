@@ -39,5 +39,8 @@ def shift_and_stitch(
     chain = Chain(layers)
     dense_shape = chain.dense_shape(image.shape[2:])
     copies = shifted_copies(extended(image, chain), chain.stride)
-    predictions = interleaved(torch.cat([chain(copy) for copy in copies]), chain.stride)
+    # The copies share their voxels, which a first layer might change in place.
+    predictions = interleaved(
+        torch.cat([chain(copy.clone()) for copy in copies]), chain.stride
+    )
     return crop(predictions, (0,) * chain.axes, dense_shape)
