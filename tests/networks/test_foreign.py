@@ -52,8 +52,17 @@ def test_every_foreign_network_that_can_be_named_is_tested():
 @pytest.mark.parametrize("name", TINY)
 def test_without_monai_the_package_to_install_is_named(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "monai", None)
-    with pytest.raises(SettingsError, match=r'pip install "foveal\[monai\]"'):
+    with pytest.raises(SettingsError, match=r'need MONAI.*pip install "foveal\[monai'):
         made(name)
+
+
+def test_einops_is_asked_for_by_the_one_that_needs_it(monkeypatch):
+    pytest.importorskip("monai")
+    monkeypatch.setitem(sys.modules, "einops", None)
+    with pytest.raises(SettingsError, match=r"swinunetr\" also needs einops"):
+        made("monai:swinunetr", **TINY["monai:swinunetr"])
+    for name in TINY.keys() - {"monai:swinunetr"}:
+        made(name, **TINY[name])
 
 
 @pytest.mark.parametrize("name", ["monai:nets.UNet", "monai:vnet", "os:system"])

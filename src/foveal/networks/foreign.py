@@ -219,7 +219,9 @@ def monai_swinunetr(
     channel and three classes, has 15,703,029 parameters in 3D. Its instance norm needs
     patches longer than 32 voxels on at least one axis.
     """
-    body = _networks_of_monai().SwinUNETR(
+    networks = _networks_of_monai()
+    _require_einops()
+    body = networks.SwinUNETR(
         spatial_dims=dimensions,
         in_channels=in_channels,
         out_channels=num_classes,
@@ -235,11 +237,21 @@ def monai_swinunetr(
 
 def _networks_of_monai() -> ModuleType:
     try:
-        import einops  # noqa: F401 - of SwinUNETR, which says so later and less clearly
         from monai.networks import nets
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f'networks "monai:…" need MONAI, which is not complete here ({error}); '
+            f'networks "monai:…" need MONAI, which is not here ({error}); '
             'pip install "foveal[monai]"'
         ) from error
     return nets
+
+
+def _require_einops() -> None:
+    """MONAI says that it is missing later and less clearly."""
+    try:
+        import einops  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            'network "monai:swinunetr" also needs einops, which is not here; '
+            'pip install "foveal[monai]"'
+        ) from error
