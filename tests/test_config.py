@@ -206,3 +206,18 @@ def test_settings_name_every_part_that_is_built_in():
     assert set(Plan.networks) == set(NETWORKS)
     settings, _ = choose(sections=WITHOUT_PLUGINS.sections)
     assert settings.model_dump() == Settings().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ({"name": "deeplabv2", "dropout_fraction": 0.2}, "is for backbone vgg16"),
+        ({"name": "deepmedic", "initial_deviation": 0.1}, "initialisation normal"),
+    ],
+)
+def test_network_options_that_would_change_nothing_are_refused(options, unused):
+    with pytest.raises(ValueError, match=unused):
+        Plan.model_validate(PLAN | {"network": options})
+    used = {"backbone": "vgg16", "initialisation": "normal"}
+    name = "backbone" if options["name"] == "deeplabv2" else "initialisation"
+    Plan.model_validate(PLAN | {"network": options | {name: used[name]}})

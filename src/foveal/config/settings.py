@@ -364,8 +364,9 @@ class TrainingConfig(Section):
 
     initialisation: Literal["network", "he", "glorot", "normal"] = "network"
     """Weights of convolutions and linear layers to begin with. ``network``: as its
-    authors chose; ``he``: normal, variance 2 / inputs; ``glorot``: uniform, variance
-    2 / (inputs + outputs); ``normal``: deviation 0.01."""
+    authors chose, or its own options say; the others replace those. ``he``: normal,
+    variance 2 / inputs; ``glorot``: uniform, variance 2 / (inputs + outputs);
+    ``normal``: deviation 0.01."""
 
     zero_gamma: bool = False
     """Let residual blocks begin as the identity: the scale of their last norm is 0."""

@@ -1,8 +1,8 @@
 """Options of DeepLab."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from foveal.config.networks.section import NetworkConfig
 
@@ -31,6 +31,17 @@ class DeepLabV2Config(NetworkConfig):
     dropout_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     """For ``vgg16``: values dropped before the last two layers, in training."""
 
+    @model_validator(mode="after")
+    def dropout_is_used(self) -> Self:
+        """Refuse a dropout that the backbone has no layers for."""
+        unused = type(self).model_fields["dropout_fraction"].default
+        if self.backbone != "vgg16" and self.dropout_fraction != unused:
+            raise ValueError(
+                "network.dropout_fraction is for backbone vgg16; "
+                f"{self.backbone} has no layer that drops values"
+            )
+        return self
+
 
 class DeepLabV3Config(NetworkConfig):
     """DeepLabv3: atrous convolutions of several reaches beside the image's mean."""
@@ -53,7 +64,7 @@ class DeepLabV3Config(NetworkConfig):
 
     multi_grid: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 4)
     """Dilation of the last three blocks, in units of 2 at output stride 16 and 4 at
-    8."""
+    8. ``resnet18`` ends with two blocks, which take the first two numbers."""
 
     rates: tuple[PositiveInt, ...] = (6, 12, 18)
     """Dilation of the parallel 3x3 convolutions at output stride 16; twice that at

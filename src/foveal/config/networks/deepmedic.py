@@ -78,7 +78,8 @@ class DeepMedicConfig(NetworkConfig):
     """How the wide pathways come back to full resolution."""
 
     initialisation: Literal["he", "normal"] = "he"
-    """Normal, with variance 2 / inputs or with ``initial_deviation``."""
+    """Normal, with variance 2 / inputs or with ``initial_deviation``; unless
+    ``training.initialisation`` draws the weights of every network anew."""
 
     initial_deviation: PositiveFloat = 0.01
     """Of ``normal``."""
@@ -100,6 +101,17 @@ class DeepMedicConfig(NetworkConfig):
         ):
             raise ValueError(
                 f"network.factors {self.factors} must begin with the sharp pathway, 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def deviation_is_used(self) -> Self:
+        """Refuse a deviation that the initialisation does not look at."""
+        unused = type(self).model_fields["initial_deviation"].default
+        if self.initialisation != "normal" and self.initial_deviation != unused:
+            raise ValueError(
+                "network.initial_deviation is for network.initialisation normal; it "
+                f"is {self.initialisation}"
             )
         return self
 
