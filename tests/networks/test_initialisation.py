@@ -9,6 +9,7 @@ from torch import nn
 from foveal import build
 from foveal.networks.blocks import ResidualBlock
 from foveal.networks.initialisation import initialise, zero_last_scales
+from foveal.networks.layer_names import regularised_weights
 
 
 class Block(nn.Module):
@@ -108,3 +109,16 @@ def test_every_network_names_its_classifiers():
         assert network.classifier_names
         for layer in network.classifier_names:
             assert list(network.get_submodule(layer).parameters()), (name, layer)
+
+
+def test_learned_upsampling_is_drawn_and_regularised_as_any_layer():
+    small = {"features": (2,) * 5, "head_features": 2, "upsampling": "learned"}
+    network = build.network("fcn8s", in_channels=1, num_classes=2, **small)
+    upscores = [network.upscore2.weight, network.upscore_pool4.weight]
+    learned = regularised_weights(
+        nn.Sequential(network), list(network.parameters()), with_classifier=True
+    )
+    assert all(any(weight is each for each in learned) for weight in upscores)
+    before = upscores[0].clone()
+    initialise(network, "he")
+    assert not torch.equal(upscores[0], before)

@@ -142,6 +142,12 @@ def activation_layer(activation: Activation) -> nn.Module:
     return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
 
+def linear_profile(kernel: int, stride: int) -> Float[Tensor, " kernel"]:
+    """Weights along one axis of a deconvolution that interpolates linearly."""
+    distance = (torch.arange(kernel) - (kernel - 1) / 2).abs()
+    return (1 - distance / stride).clamp(min=0)
+
+
 def convolution_block(
     in_channels: int,
     out_channels: int,

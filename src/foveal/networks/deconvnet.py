@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import TransposedWindow, Window, field
+from foveal.networks.initialisation import initialise
 from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
@@ -25,12 +26,7 @@ from foveal.networks.vgg import (
     decoder_layers,
     encoder_layers,
     fully_connected_names,
-    initialise_he,
-    initialise_normal,
 )
-
-DEVIATION = 0.01
-"""Of the layers that VGG16 does not bring."""
 
 
 class DeconvNet(Network):
@@ -65,9 +61,9 @@ class DeconvNet(Network):
             features, transposed=True, finest_convolutions=CONVOLUTIONS[0]
         )
         self.classifier = nn.Conv2d(features[0], num_classes, 1)
-        initialise_normal(self, DEVIATION)
+        initialise(self, "normal")
         # VGG16 brings weights for these; without them they need more than 0.01.
-        initialise_he(self.encoder)
+        initialise(self.encoder, "he")
 
     def forward(
         self, image: Float[Tensor, "patch channel i j"], taps: Sequence[str] = ()

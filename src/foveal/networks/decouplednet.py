@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from foveal.networks.deconvnet import DEVIATION, FullyConnectedBridge
+from foveal.networks.deconvnet import FullyConnectedBridge
+from foveal.networks.initialisation import initialise
 from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
@@ -33,8 +34,6 @@ from foveal.networks.vgg import (
     batch_norm,
     convolution_names,
     fully_connected_names,
-    initialise_he,
-    initialise_normal,
 )
 
 ABSENT = -1e4
@@ -109,7 +108,7 @@ class DecoupledNet(Network):
         )
         self.figure_ground = nn.Conv2d(features[0], 2, 1)
         for part in (self.bridge, self.decoder, self.figure_ground):
-            initialise_normal(part, DEVIATION)
+            initialise(part, "normal")
 
     def image_logits(
         self, image: Float[Tensor, "patch channel i j"]
@@ -230,8 +229,8 @@ class ClassificationPart(nn.Module):
         self.fc7 = nn.Conv2d(head_features, head_features, 1)
         self.score = nn.Conv2d(head_features, num_classes, 1)
         self.dropout = nn.Dropout(dropout_fraction)
-        initialise_he(self)
-        initialise_normal(self.score, DEVIATION)
+        initialise(self, "he")
+        initialise(self.score, "normal")
 
     def forward(
         self, image: Float[Tensor, "patch channel i j"]

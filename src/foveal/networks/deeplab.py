@@ -20,13 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import InterpolateBetween, Layer, Window, field
+from foveal.networks.initialisation import initialise
 from foveal.networks.interface import Network, Output, asked
 from foveal.networks.resnet import ResNet
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     convolution_names,
     convolution_stage,
-    initialise_he,
 )
 
 CLASSIFIER_DEVIATION = 0.01
@@ -292,7 +292,7 @@ class AtrousVgg16(nn.Module):
             stage = convolution_stage(
                 channels, [features] * convolutions, norm=False, dilation=dilation
             )
-            initialise_he(stage)
+            initialise(stage, "he")
             self.stages.append(stage)
             self.pooling_strides.append(2 if 2 ** (n + 1) <= V2_STRIDE else 1)
             self.pathway += [Window(3, 1, dilation, dilation)] * convolutions
@@ -338,7 +338,7 @@ def _fully_connected(
         nn.ReLU(inplace=True),
         nn.Dropout(dropout_fraction),
     )
-    initialise_he(layers)
+    initialise(layers, "he")
     return layers
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foveal.networks.blocks import linear_profile
 from foveal.networks.geometry import (
     Layer,
     Shift,
@@ -22,6 +23,7 @@ from foveal.networks.geometry import (
     Window,
     field,
 )
+from foveal.networks.initialisation import initialise
 from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
@@ -30,7 +32,6 @@ from foveal.networks.vgg import (
     convolution_names,
     encoder_layers,
     fully_connected_names,
-    initialise_he,
 )
 
 COARSEST_STRIDE = 2 ** len(CONVOLUTIONS)
@@ -101,11 +102,13 @@ class Fcn(Network):
         for stage, _, upscore in self.skips:
             score = nn.Conv2d(features[stage - 1], num_classes, 1)
             self.add_module(f"score_pool{stage}", score)
-            self.add_module(upscore, Upsampling(num_classes, 2, upsampling))
+            self.add_module(upscore, bilinear_upsampling(num_classes, 2, upsampling))
         self.upscore_name = (
             "upscore" if stride == COARSEST_STRIDE else f"upscore{stride}"
         )
-        self.add_module(self.upscore_name, Upsampling(num_classes, stride, upsampling))
+        self.add_module(
+            self.upscore_name, bilinear_upsampling(num_classes, stride, upsampling)
+        )
         self.stride = stride
         self.skip_crops, self.image_crop = crops(
             [stage for stage, *_ in self.skips], input_padding, self.head_padding
@@ -116,9 +119,11 @@ class Fcn(Network):
         self.classifier_names = tuple(
             scores + upscores if upsampling == "learned" else scores
         )
-        initialise_he(self)
+        for layer in (self.encoder, self.fc6, self.fc7):
+            initialise(layer, "he")
         for name in scores:
             nn.init.zeros_(self.get_parameter(f"{name}.weight"))
+            nn.init.zeros_(self.get_parameter(f"{name}.bias"))
 
     def forward(
         self, image: Float[Tensor, "patch channel i j"], taps: Sequence[str] = ()
@@ -180,46 +185,47 @@ class Fcn(Network):
         return convolution_names("encoder") | fully_connected_names()
 
 
-class Upsampling(nn.Module):
-    """Transposed convolution with a bilinear kernel, over an area of two strides.
+def bilinear_upsampling(
+    channels: int, factor: int, kind: Literal["fixed", "learned"]
+) -> nn.Module:
+    """Transposed convolution over an area of two strides, bilinear at the start.
 
     Args:
         channels: Each is upsampled by itself, as long as nothing is learned.
         factor: Of the size.
         kind: ``"fixed"`` or ``"learned"``, with weights between all channels then.
     """
+    along = linear_profile(2 * factor, factor)
+    kernel = torch.outer(along, along)
+    if kind == "fixed":
+        return FixedUpsampling(channels, factor, kernel)
+    learned = nn.ConvTranspose2d(
+        channels, channels, 2 * factor, stride=factor, bias=False
+    )
+    nn.init.zeros_(learned.weight)
+    learned.weight.data[range(channels), range(channels)] = kernel
+    return learned
+
+
+class FixedUpsampling(nn.Module):
+    """Each channel by itself with one kernel, which is not saved with the weights."""
 
     def __init__(
-        self, channels: int, factor: int, kind: Literal["fixed", "learned"]
+        self, channels: int, factor: int, kernel: Float[Tensor, "i j"]
     ) -> None:
         super().__init__()
         self.factor = factor
-        kernel = bilinear_kernel(factor)
-        if kind == "learned":
-            weight = torch.zeros(channels, channels, *kernel.shape)
-            weight[range(channels), range(channels)] = kernel
-            self.weight = nn.Parameter(weight)
-            self.groups = 1
-        else:
-            self.register_buffer(
-                "weight", kernel.repeat(channels, 1, 1, 1), persistent=False
-            )
-            self.groups = channels
+        self.register_buffer(
+            "weight", kernel.repeat(channels, 1, 1, 1), persistent=False
+        )
 
     def forward(
         self, scores: Float[Tensor, "patch class i j"]
     ) -> Float[Tensor, "patch class fine_i fine_j"]:
         """Nothing is cropped: ``factor * (length + 1)`` per axis."""
         return F.conv_transpose2d(
-            scores, self.weight, stride=self.factor, groups=self.groups
+            scores, self.weight, stride=self.factor, groups=len(self.weight)
         )
-
-
-def bilinear_kernel(factor: int) -> Float[Tensor, "i j"]:
-    """Weights of linear interpolation between voxel centres ``factor`` apart."""
-    centre = factor - 0.5
-    along = 1 - (torch.arange(2 * factor) - centre).abs() / factor
-    return torch.outer(along, along)
 
 
 def sum_of_overlap(

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foveal.networks.blocks import linear_profile
 from foveal.networks.geometry import Layer, TransposedWindow, Window, field
 from foveal.networks.interface import Network, Output, asked
 
@@ -234,7 +235,10 @@ def _deconvolution(
         padding=tuple(padding for _, padding in windows),  # type: ignore[arg-type]
         bias=False,
     )
-    profiles = [_linear_profile(step, widening) for step in stride]
+    profiles = [
+        linear_profile(kernel, step)
+        for (kernel, _), step in zip(windows, stride, strict=True)
+    ]
     nn.init.zeros_(deconvolution.weight)
     for channel in range(channels):
         deconvolution.weight.data[channel, channel] = torch.einsum(
@@ -247,10 +251,3 @@ def _upsampling_window(stride: int, widening: int) -> tuple[int, int]:
     """Kernel and padding of a deconvolution that multiplies lengths by its stride."""
     kernel = 2 * stride - stride % 2 + widening
     return kernel, (kernel - stride) // 2
-
-
-def _linear_profile(stride: int, widening: int) -> Float[Tensor, " kernel"]:
-    """Weights of linear interpolation along one axis."""
-    kernel, _ = _upsampling_window(stride, widening)
-    distance = (torch.arange(kernel) - (kernel - 1) / 2).abs()
-    return (1 - distance / stride).clamp(min=0)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import field
+from foveal.networks.initialisation import initialise
 from foveal.networks.interface import Network, Output, asked
 from foveal.networks.vgg import (
     CONVOLUTIONS,
@@ -21,7 +22,6 @@ from foveal.networks.vgg import (
     convolution_names,
     decoder_layers,
     encoder_layers,
-    initialise_he,
 )
 
 
@@ -50,7 +50,7 @@ class SegNet(Network):
             features, transposed=False, finest_convolutions=1
         )
         self.classifier = nn.Conv2d(features[0], num_classes, 3, padding=1)
-        initialise_he(self)
+        initialise(self, "he")
 
     def forward(
         self, image: Float[Tensor, "patch channel i j"], taps: Sequence[str] = ()

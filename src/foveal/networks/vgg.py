@@ -197,24 +197,6 @@ def at_least(
     return padded, (slice(top, top + height), slice(left, left + width))
 
 
-def initialise_he(network: nn.Module) -> None:
-    """Draw all convolutions as He et al. 2015, https://arxiv.org/abs/1502.01852."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def initialise_normal(network: nn.Module, deviation: float) -> None:
-    """Draw all convolutions from a normal distribution, biases zero."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, std=deviation)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 def encoder_layers(stages: int, input_padding: int = 1) -> list[Layer]:
     """Geometry along one axis, through the pooling of the last of so many stages."""
     layers: list[Layer] = []
