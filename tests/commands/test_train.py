@@ -412,3 +412,15 @@ def test_two_processes_train_one_run(dataset, store, tmp_path):
     settings = tomllib.loads((tmp_path / "run" / "settings.toml").read_text())
     assert settings["training"]["steps"] == len(steps)
     assert (tmp_path / "run" / "validation" / "metrics.json").exists()
+
+
+def test_a_batch_norm_of_one_voxel_per_patch_is_timed_with_two_patches(
+    dataset, store, tmp_path
+):
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "run", "--steps 1",
+        f"--set store={store}", *SMALL, "--set training.precision=auto",
+        "--set network.norm=batch", "--set network.strides=[[16,16,16]]",
+    )  # fmt: skip
+    assert status == 0, text
+    assert "a small batch forward and backward takes" in text
