@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from matplotlib.image import imread
 from phantoms import write_ball_and_box_dataset
 from typer.testing import CliRunner
 
@@ -104,3 +105,17 @@ def test_wrong_entries_are_told(folder, cell, message):
     status, told = command("plan", table)
     assert status == 1
     assert message in told
+
+
+def test_patches_that_nobody_outlined_are_shown(run, folder):
+    """Every step whose one patch is of such a case has no lower part to draw."""
+    (folder / "previews").mkdir()
+    for step in range(6):
+        path = folder / "previews" / f"{step}.png"
+        status, text = command(
+            *("preview", run, "-o", path, "--step", step),
+            *("--set", "patches.batch_size=1"),
+        )
+        assert status == 0, text
+    heights = {len(imread(path)) for path in (folder / "previews").iterdir()}
+    assert len(heights) == 2

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from foveal import build
 from foveal.commands.plan import usable_threads
-from foveal.commands.transfer import begin_with_weights
+from foveal.commands.transfer import begin_with_weights, weights_of_fold
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.budget import (
@@ -101,7 +101,7 @@ def fit(
     if settings.transfer.weights is not None and not has_checkpoint(run.checkpoints):
         begin_with_weights(
             method.predictor,
-            settings.transfer.weights,
+            weights_of_fold(settings.transfer.weights, settings.splits.fold),
             plan,
             parts,
             run,

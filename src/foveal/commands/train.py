@@ -1,7 +1,7 @@
 """Train one fold with one seed, or every fold: from a data set to what predicts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,12 @@ from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
 from foveal.commands.presence import measure_presence
 from foveal.commands.rehearsal import fitting_patches, rehearse
-from foveal.commands.transfer import opened_weights, require_fitting_weights
+from foveal.commands.transfer import (
+    require_fitting_weights,
+    require_readable_weights,
+    require_unseen,
+    weights_of_fold,
+)
 from foveal.config import Section
 from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.plan import Plan
@@ -295,7 +300,7 @@ def resolved_settings(
         )
     if weights is not None:
         # Whether they fit is known with the plan; whether they can be read, now.
-        opened_weights(weights, parts)
+        require_readable_weights(weights, settings.splits.fold, parts)
     length = settings.training
     if length.steps is not None and length.budget_seconds is not None:
         raise SettingsError(
@@ -402,9 +407,9 @@ def _begin(
 ) -> None:
     """Plan, divide the patients, and write down what the run starts from."""
     splits = resolved_splits(dataset, settings)
+    _refuse_seen(splits, [settings.splits.fold], dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
-    if settings.transfer.weights is not None:
-        require_fitting_weights(settings.transfer.weights, planned, parts)
+    _refuse_other_weights(settings, planned, parts)
     _write_beginning(run, splits, planned, settings, parts)
 
 
@@ -425,10 +430,38 @@ def _begin_all(
             "--fold all needs two folds or more, but there is one, as splits.folds is "
             "1 or the data set names the patients to validate itself; leave out --fold"
         )
+    _refuse_seen(splits, range(len(splits.folds)), dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
-    if settings.transfer.weights is not None:
-        require_fitting_weights(settings.transfer.weights, planned, parts)
+    _refuse_other_weights(settings, planned, parts)
     _write_beginning(folder, splits, planned, settings, parts)
+
+
+def _refuse_seen(
+    splits: Splits,
+    folds: Iterable[int],
+    dataset: Dataset,
+    settings: Settings,
+    watcher: Watcher,
+) -> None:
+    """Refuse weights that were learned from patients who are to be measured."""
+    weights = settings.transfer.weights
+    if weights is None:
+        return
+    for number in folds:
+        require_unseen(
+            weights_of_fold(weights, number),
+            splits.folds[number],
+            dataset_path(settings),
+            dataset.name,
+            watcher.on_stage,
+        )
+
+
+def _refuse_other_weights(settings: Settings, plan: Plan, parts: Parts) -> None:
+    """Refuse weights that do not fit the planned network."""
+    if settings.transfer.weights is not None:
+        weights = weights_of_fold(settings.transfer.weights, settings.splits.fold)
+        require_fitting_weights(weights, plan, parts)
 
 
 def _begin_fold(folder: CrossValidationDirectory, number: int, parts: Parts) -> None:
