@@ -110,7 +110,7 @@ def test_wrong_entries_are_told(folder, cell, message):
 def test_patches_that_nobody_outlined_are_shown(run, folder):
     """Every step whose one patch is of such a case has no lower part to draw."""
     (folder / "previews").mkdir()
-    for step in range(6):
+    for step in range(4):
         path = folder / "previews" / f"{step}.png"
         status, text = command(
             *("preview", run, "-o", path, "--step", step),

@@ -142,7 +142,7 @@ def patches_picture(
             no outline of its own, and a grey bar.
     """
     columns = max(
-        len(patches[0].slices), *(len(case.projections) + 1 for case in cases)
+        [len(patches[0].slices), *(len(case.projections) + 1 for case in cases)]
     )
     heights = [len(patches) * PANEL_INCHES + 0.4]
     if cases:
