@@ -424,3 +424,36 @@ def test_a_batch_norm_of_one_voxel_per_patch_is_timed_with_two_patches(
     )  # fmt: skip
     assert status == 0, text
     assert "a small batch forward and backward takes" in text
+
+
+def test_a_plateau_without_validation_is_refused_before_the_run_exists(
+    dataset, tmp_path
+):
+    for more in ("--fold 0", "--fold all"):
+        status, text = foveal(
+            "train", dataset, "--out", tmp_path / "run", "--steps 1", *SMALL[:-1],
+            "--set schedule.name=plateau", f"--set splits.folds=1 {more}",
+        )  # fmt: skip
+        assert status == 1
+        files = [path.name for path in tmp_path.rglob("*.toml")]
+        assert files == []
+        if more == "--fold 0":
+            assert "schedule plateau follows the validation" in text
+
+
+def test_slices_that_count_as_patients_are_told_when_training_begins(tmp_path):
+    folder = tmp_path / "slices"
+    rows = ["case,channels,label_map"]
+    write_ball_and_box_dataset(folder, 4)
+    rows += [
+        f"p{n // 2}_{n},imagesTr/case_{n}.nii.gz,labelsTr/case_{n}.nii.gz"
+        for n in range(4)
+    ]
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    status, text = foveal(
+        "train", folder / "cases.csv", "--out", tmp_path / "run", "--steps 1",
+        f"--set store={tmp_path / 'store'}", *SMALL,
+    )  # fmt: skip
+    assert status == 0, text
+    assert "Warning: the names of 4 cases are of 2 kinds that differ by" in text
+    assert "each counts as a patient of its own" in text

@@ -255,15 +255,15 @@ def _described(value: object) -> str:
 def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Batch:
     """One patch of noise in which every class occurs."""
     classes = plan.labels.num_classes
+    flags = torch.ones(1, len(plan.labels.structures), dtype=torch.bool, device=device)
     voxels = torch.arange(math.prod(size), device=device)
     noise = torch.randn(1, len(plan.preprocessing.channels), *size, device=device)
     return Batch(
         image=noise,
         label_map=(voxels % classes).reshape(1, *size).to(torch.uint8),
-        annotated=torch.ones(
-            1, len(plan.labels.structures), dtype=torch.bool, device=device
-        ),
+        annotated=flags,
         structures=build.membership(plan).to(device),
         case_names=("made up",),
         corners=((0, 0, 0),),
+        present=flags,
     )

@@ -305,10 +305,11 @@ def _refuse_empty_structures(
 def _present(entries: Mapping[str, Any], where: str) -> tuple[str | int, ...] | None:
     """What an image shows; the word for nothing is for tables without empty lists."""
     present = _structure_list(entries, "present", where)
-    if present is not None and entries.get("label_map"):
+    outlined = [key for key in ("label_map", "structures") if entries.get(key)]
+    if present is not None and outlined:
         raise DatasetError(
-            f"{where} has a label_map, which tells what is present; leave out one of "
-            "both"
+            f"{where} has a {outlined[0]}, which tells what is present; leave out one "
+            "of both"
         )
     return () if present == (NOTHING,) else present
 
