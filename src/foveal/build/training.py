@@ -146,6 +146,7 @@ def patch_sources(
             intensity=intensity_augmentation(settings),
             seed=settings.training.seed,
             rank=rank,
+            tells_presence=stream.cases == "image_labelled",
         )
         for name, stream in trained.streams.items()
     }

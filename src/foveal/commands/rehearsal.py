@@ -266,4 +266,5 @@ def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Bat
         case_names=("made up",),
         corners=((0, 0, 0),),
         present=flags,
+        presence_known=flags,
     )

@@ -305,11 +305,12 @@ def _refuse_empty_structures(
 def _present(entries: Mapping[str, Any], where: str) -> tuple[str | int, ...] | None:
     """What an image shows; the word for nothing is for tables without empty lists."""
     present = _structure_list(entries, "present", where)
-    outlined = [key for key in ("label_map", "structures") if entries.get(key)]
-    if present is not None and outlined:
+    outlines = {"label_map": "a label_map", "structures": "a mask per structure"}
+    given = [words for key, words in outlines.items() if entries.get(key)]
+    if present is not None and given:
         raise DatasetError(
-            f"{where} has a {outlined[0]}, which tells what is present; leave out one "
-            "of both"
+            f"{where} has {given[0]}, which tells what is present; leave out one of "
+            "both"
         )
     return () if present == (NOTHING,) else present
 
