@@ -99,6 +99,12 @@ def test_losses_of_outlines_are_refused(folder):
     )
     assert status == 1
     assert "has a loss of its own" in text
+    status, text = command(
+        *("train", folder / "cases.csv", "--out", folder / "other", *OPTIONS),
+        *("--set", "prediction.overlap_fraction=0.25"),
+    )
+    assert status == 1
+    assert "leave out prediction.overlap_fraction, which it does" in text
 
 
 @pytest.mark.parametrize(

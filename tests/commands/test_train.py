@@ -457,3 +457,23 @@ def test_slices_that_count_as_patients_are_told_when_training_begins(tmp_path):
     assert status == 0, text
     assert "Warning: the names of 4 cases are of 2 kinds that differ by" in text
     assert "each counts as a patient of its own" in text
+
+
+def test_drops_after_the_end_of_a_run_are_refused(dataset, tmp_path):
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "run", "--steps 10", *SMALL,
+        "--set schedule.name=steps", "--set schedule.drop_at=[0.5,9,10,5000]",
+    )  # fmt: skip
+    assert status == 1
+    assert "at step 10, 5000 the run of 10 steps has ended" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_a_2d_network_are_refused_with_its_name(dataset, tmp_path):
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "run", "--steps 1",
+        "--set network.kernels=[[3,3],[3,3]]",
+    )  # fmt: skip
+    assert status == 1
+    assert "network.kernels.0.2" in text
+    assert "The planned network is unet3d; for options of another name it" in text

@@ -127,7 +127,9 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
             f"patches.size does not suit network {plan.network.name}: {error}"
         ) from error
     build.tiles(settings, plan, trained.predictor)
-    _require_enough_to_norm(plan, trained.task)
+    if not settings.transfer.freeze:
+        # Frozen batch norms keep the deviations that they have.
+        _require_enough_to_norm(plan, trained.task)
     if parts.plugins:
         device = torch.device(build.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):

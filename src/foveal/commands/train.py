@@ -333,9 +333,21 @@ def resolved_settings(
         raise SettingsError(
             "training.steps and training.budget_seconds are both set; give one"
         )
+    if length.steps is not None:
+        _refuse_drops_after_the_end(settings.schedule.drop_at or (), length.steps)
     if length.steps is None and length.budget_seconds is None:
         settings = changed_settings(settings, {"training": {"budget_seconds": 600.0}})
     return settings, plan_entries
+
+
+def _refuse_drops_after_the_end(drop_at: Sequence[float], steps: int) -> None:
+    late = [point for point in drop_at if point >= max(steps, 1.0)]
+    if late:
+        raise SettingsError(
+            f"schedule.drop_at: at step {', '.join(f'{point:g}' for point in late)} "
+            f"the run of {steps} steps has ended, so the learning rate never drops "
+            "there; give earlier steps, or shares of the run such as 0.5"
+        )
 
 
 def _refuse_arguments(*arguments: float | Path | str | None) -> None:
@@ -616,7 +628,15 @@ def resolved_plan(
         planned = made.plan
         for reason in made.reasons:
             watcher.on_stage(reason)
-    chosen = changed_plan(planned, dict(entries), parts.plan_model)
+    try:
+        chosen = changed_plan(planned, dict(entries), parts.plan_model)
+    except SettingsError as error:
+        if not entries.get("network") or "name" in entries["network"]:
+            raise
+        raise SettingsError(
+            f"{error}\nThe planned network is {planned.network.name}; for options of "
+            "another name it too, such as network.name=unet2d"
+        ) from error
     if entries:
         changes = ", ".join(sorted(_entry_names(entries)))
         watcher.on_stage(f"Changed: {changes}, as the settings say")

@@ -1,5 +1,6 @@
 """Begin a run with weights that were learned elsewhere."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -249,16 +250,15 @@ def opened_weights(path: Path, parts: Parts) -> OpenedWeights:
             "file that was exported from one"
         )
     (model,) = models
-    published_names = {}
-    # Plugins' networks and other libraries' ("monai:…") may need real memory to be
-    # built, and theirs are no names of torchvision's.
-    if not model.plugins and ":" not in model.plan.network.name:
-        with torch.device("meta"):
-            network = without_slices(build.planned_network(model.plan))
-        published_names = dict(network.pretrained_names())
+    # Plugins' networks and other libraries' ("monai:…") may need real memory.
+    is_built_in = not model.plugins and ":" not in model.plan.network.name
+    with torch.device("meta") if is_built_in else contextlib.nullcontext():
+        network = build.planned_network(
+            model.plan, Parts(build.BUILT_IN, model.plugins)
+        )
     source = Source(
-        without_slices_prefix(model.weights),
-        published_names,
+        without_slices_prefix(model.weights, network),
+        dict(without_slices(network).pretrained_names()),
         len(model.plan.preprocessing.channels),
     )
     file = finished_runs(path)[0].best_or_last if path.is_dir() else path

@@ -83,8 +83,8 @@ def _windows_of_case(
     tiles: Tiles,
     structures: Mapping[str, Sequence[int]],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    whole = tuple(slice(0, length) for length in case.shape)
     """Logits and truth per (window, structure); which windows have ignored voxels."""
+    whole = tuple(slice(0, length) for length in case.shape)
     tilings = tiles.along_axes(case.shape)
     image = F.pad(
         torch.from_numpy(case.read_image(whole)),
