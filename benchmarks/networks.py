@@ -61,7 +61,7 @@ def main() -> None:
                     **options,
                 },
             )
-            network = foveal.load_model(run).members[0].network
+            network = foveal.load_model(run).models[0].network
             parameters = sum(weights.numel() for weights in network.parameters())
             measured = tested(run, table)
             dice = fmean(measured.mean(one, "dice") for one in measured.structures)

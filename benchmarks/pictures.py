@@ -18,16 +18,27 @@ from typing import Any
 import tomli_w
 from trainings import data_folder, tested, trained
 
+NARROW_VGG = {
+    "network.features": [16, 32, 64, 128, 128],
+    "network.input_padding": 1,
+    "network.head_features": 256,
+}
+"""A quarter of VGG16's width; padding as small images need it."""
+
 HEARTS: dict[str, dict[str, Any]] = {
-    "deeplabv3": {
+    "deeplabv3 (ResNet-18, quarter width)": {
         "network.name": "deeplabv3",
-        "network.backbone": "resnet50",
+        "network.backbone": "resnet18",
         "network.first_features": 16,
         "network.head_features": 64,
+        "network.output_stride": 8,
     },
-    "segnet": {"network.name": "segnet", "network.first_features": 16},
-    "fcn8s": {"network.name": "fcn8s", "network.first_features": 16},
-    "unet2d": {},
+    "segnet (quarter width)": {
+        "network.name": "segnet",
+        "network.features": NARROW_VGG["network.features"],
+    },
+    "fcn8s (quarter width)": {"network.name": "fcn8s", **NARROW_VGG},
+    "unet2d (planned)": {},
 }
 
 MEMBRANES: dict[str, dict[str, Any]] = {
@@ -73,6 +84,8 @@ def main() -> None:
                     "store": (arguments.out / "store").as_posix(),
                     "training.seed": arguments.seed,
                     "training.threads": arguments.threads,
+                    "splits.folds": 1,
+                    "patches.batch_size": 4,
                     **options,
                 },
             )

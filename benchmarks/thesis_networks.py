@@ -38,7 +38,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """Name in the thesis to options."""
 
-SEGMENTS = {"P-uni": 17, "P-eq": 17, "S-19": 19, "S-21": 21, "S-25": 25, "S-29": 29}
+SEGMENTS = {"P-uni": 17, "P-eq": 17, "S-19": 19, "S-25": 25, "S-29": 29}
 """Name in the thesis to side length of what the network takes in, in voxels."""
 
 VOXELS_PER_BATCH = 10 * 25**3
@@ -74,7 +74,7 @@ def main() -> None:
                 **options,
             },
         )
-        network = foveal.load_model(run).members[0].network
+        network = foveal.load_model(run).models[0].network
         parameters = sum(weights.numel() for weights in network.parameters())
         measured = tested(run, table)
         scores = [

@@ -643,12 +643,13 @@ def resolved_plan(
     if path is None:
         own = entries.get("patches", {})
         fitting = fitting_patches(chosen, build.bare_network(chosen, parts))
-        chosen = changed_plan(chosen, {"patches": fitting.model_dump() | own})
-        if chosen.patches != planned.patches:
+        suited = changed_plan(chosen, {"patches": fitting.model_dump() | own})
+        if suited.patches != chosen.patches:
             watcher.on_stage(
-                f"Patches: {chosen.patches.batch_size} of {chosen.patches.size} "
-                f"voxels, as suits network {chosen.network.name}"
+                f"Patches: {suited.patches.batch_size} of {suited.patches.size} "
+                f"voxels, as suits network {suited.network.name}"
             )
+        chosen = suited
     rehearse(settings, chosen, parts)
     return chosen
 
