@@ -59,6 +59,7 @@ def main() -> None:
             *arguments.options,
         ],
     )
+    print_thesis_batch(table, arguments.out)
     plan = read_plan(run / "plan.toml")
     print(
         f"training: batches of {plan.patches.batch_size} patches of "
@@ -76,6 +77,27 @@ def main() -> None:
     evaluation = tested(run, table)
     for name in evaluation.structures:
         print(f"Dice {name}: {evaluation.mean(name, 'dice'):.4f}")
+
+
+def print_thesis_batch(table: Path, out: Path) -> None:
+    """Time and memory of the thesis's batches: 10 segments of 25^3."""
+    record = trained(
+        table,
+        out / "thesis_batch",
+        60,
+        {
+            "network.name": "deepmedic-thesis",
+            "patches.size": [55] * 3,
+            "patches.batch_size": 10,
+            "splits.folds": 1,
+            "store": (out / "store").as_posix(),
+        },
+    )
+    print(
+        f"batches of 10 segments of 25^3 (patches of 55^3): "
+        f"{record['seconds_per_step']:.2f} s/step, peak {record['peak_gb']:.2f} GB",
+        flush=True,
+    )
 
 
 def brats_table(path: Path) -> Path:

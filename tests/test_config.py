@@ -125,6 +125,27 @@ def test_entries_of_a_plan_to_come_are_not_refused_for_what_the_data_decide():
     }
 
 
+def test_kernels_of_pictures_wait_for_the_network_that_the_planner_chooses():
+    flat = "network.kernels=[[3,3],[3,3]]"
+    _, entries = choose(flat)
+    assert entries == {"network": {"kernels": [[3, 3], [3, 3]]}}
+    _, problems = problems_of(flat, "network.name=unet3d")
+    assert [problem.split(":")[0] for problem in problems] == [
+        "network.kernels.0.2",
+        "network.kernels.1.2",
+    ]
+    _, problems = problems_of('network.kernels=[["a",3]]')
+    assert len(problems) == 1
+
+
+def test_weights_of_borders_without_their_loss_are_refused():
+    _, problems = problems_of("border_weights.factor=5")
+    assert problems == [
+        "border_weights changes nothing while loss.border_cross_entropy is 0"
+    ]
+    choose("border_weights.factor=5", "loss.border_cross_entropy=1")
+
+
 def test_a_plan_file_is_checked_with_its_changes_before_anything_is_read(tmp_path):
     path = tmp_path / "plan.toml"
     path.write_text(to_toml(Plan.model_validate(PLAN)))

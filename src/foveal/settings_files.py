@@ -296,14 +296,26 @@ def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> lis
     try:
         model.model_validate(entries)
     except ValidationError as error:
+        network = entries.get("network", {})
+        is_chosen = isinstance(network, Mapping) and "name" in network
         return [
             _in_words(problem)
             for problem in _roots(error)
-            if problem["type"] not in {"missing", "value_error"}
-            or any(isinstance(part, int) for part in problem["loc"])
-            or problem["loc"] == ("network", "name")
+            if (
+                problem["type"] not in {"missing", "value_error"}
+                or any(isinstance(part, int) for part in problem["loc"])
+                or problem["loc"] == ("network", "name")
+            )
+            # For pictures the planner chooses a network of two axes.
+            and (is_chosen or not _is_number_of_axes(problem))
         ]
     return []
+
+
+def _is_number_of_axes(problem: Any) -> bool:  # noqa: ANN401 - pydantic's own
+    """Whether an option of the network is not as long as it has axes."""
+    counts = {"missing", "too_long", "too_short"}
+    return problem["loc"][0] == "network" and problem["type"] in counts
 
 
 def _roots(error: ValidationError) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -11,8 +12,11 @@ from phantoms import ball_and_box, write_ball_and_box_dataset
 from typer.testing import CliRunner
 
 from foveal.cli.main import app
+from foveal.commands.out_of_fold import division
 from foveal.engine.checkpoints import load_checkpoint
+from foveal.engine.run_directory import RunDirectory
 from foveal.networks.resnet import ResNet
+from foveal.planning.splits import Fold, Splits, splits_to_toml
 
 COMMON = (
     "--set patches.batch_size=2",
@@ -327,3 +331,106 @@ def test_frozen_layers_stay_as_they_were_loaded(
         kept, moved = f"layer1.1.{name}", f"layer2.1.{name}"
         assert torch.equal(after[f"network.backbone.{kept}"], source[kept])
         assert not torch.equal(after[f"network.backbone.{moved}"], source[moved])
+
+
+FOLDS = (*[word for word in UNET if "folds" not in word], "--set splits.folds=2")
+
+
+@pytest.fixture(scope="module")
+def four_patients(tmp_path_factory):
+    return write_ball_and_box_dataset(tmp_path_factory.mktemp("data") / "four", 4)
+
+
+@pytest.fixture(scope="module")
+def folds(four_patients, store, tmp_path_factory):
+    """A cross-validation."""
+    out = tmp_path_factory.mktemp("runs") / "folds"
+    status, text = foveal(
+        "train", four_patients, "--out", out, "--fold all", store, *FOLDS
+    )
+    assert status == 0, text
+    return out
+
+
+def test_patients_that_weights_have_seen_are_not_measured(
+    folds, four_patients, store, tmp_path
+):
+    trained_on = division(RunDirectory(folds / "fold_0")).train
+
+    def refused(*words):
+        out = tmp_path / "out"
+        status, text = foveal("train", four_patients, "--out", out, store, *words)
+        assert status == 1
+        assert not (out / "settings.toml").exists()
+        assert not (out / "cross_validation.toml").exists()
+        return text
+
+    first = f"--set transfer.weights={folds / 'fold_0'}"
+    for text in (
+        refused(*FOLDS, first, "--fold 1"),
+        refused(*FOLDS, first, "--fold all"),
+    ):
+        assert f"are validated or tested here ({', '.join(trained_on)})" in text
+        assert "begin with a run that left out the same patients" in text
+    status, text = foveal(
+        "train", four_patients, "--out", tmp_path / "same", store, *FOLDS, first
+    )
+    assert status == 0, text
+    # A run that saw none of them itself, but began with one that did.
+    splits = tmp_path / "same" / "splits.toml"
+    splits.write_text(splits_to_toml(Splits((Fold(("somebody",), (), ()),))))
+    second = f"--set transfer.weights={tmp_path / 'same'}"
+    assert "fold_0 was trained on 2 patient(s)" in refused(*FOLDS, second, "--fold 1")
+
+
+def test_each_fold_begins_with_its_own_of_a_cross_validation(
+    folds, four_patients, store, tmp_path
+):
+    out = tmp_path / "tuned"
+    status, text = foveal(
+        "train", four_patients, "--out", out, "--fold all", store, *FOLDS, *UNMOVED,
+        f"--set transfer.weights={folds}",
+    )  # fmt: skip
+    assert status == 0, text
+    for fold in ("fold_0", "fold_1"):
+        record = json.loads((out / fold / "transfer.json").read_text())
+        assert record["weights"] == str(folds / fold)
+        name = "encoder.1.0.0.weight"
+        torch.testing.assert_close(
+            weights_of(out / fold)[name], weights_of(folds / fold)[name]
+        )
+    status, text = foveal(
+        "train", four_patients, "--out", tmp_path / "other", "--fold 2", store, *FOLDS,
+        "--set splits.folds=4", f"--set transfer.weights={folds}",
+    )  # fmt: skip
+    assert status == 1
+    assert "is a cross-validation without a fold 2" in text
+
+
+def test_names_that_two_data_sets_share_are_told(folds, other_dataset, store, tmp_path):
+    status, text = foveal(
+        "train", other_dataset, "--out", tmp_path / "run", store, *FOLDS,
+        f"--set transfer.weights={folds / 'fold_0'}", "--fold 1",
+    )  # fmt: skip
+    assert status == 0, text
+    assert "was trained on another data set with patients of the same names" in text
+
+
+def test_folds_that_would_begin_with_different_weights_are_refused(
+    classification_weights, four_patients, store, tmp_path
+):
+    copy = tmp_path / "resnet.pth"
+    copy.write_bytes(classification_weights.read_bytes())
+    out = tmp_path / "run"
+    words = [word for word in DEEPLAB if "folds" not in word]
+    status, text = foveal(
+        "train", four_patients, "--out", out, "--fold all", store, *words,
+        "--set splits.folds=2", f"--set transfer.weights={copy}",
+    )  # fmt: skip
+    assert status == 0, text
+    shutil.rmtree(out / "fold_1")
+    content = torch.load(copy, weights_only=True)
+    torch.save(content | {"fc.weight": torch.zeros(10, 16)}, copy)
+    status, text = foveal("train", four_patients, "--out", out, "--resume")
+    assert status == 1
+    assert "resnet.pth changed since the run began" in text

@@ -205,7 +205,7 @@ def test_later_folds_take_the_precision_that_the_first_was_timed_with(train, tmp
     with pytest.raises(Stopped):
         train(tmp_path / "r", fold="all", more=more, watcher=watcher)
     timed = (tmp_path / "r" / "fold_0" / "settings.toml").read_text()
-    timings = [stage for stage in stages if "one patch forward" in stage]
+    timings = [stage for stage in stages if "forward and backward takes" in stage]
     assert len(timings) == 1
     for name in ("precision", "memory_layout"):
         (line,) = re.findall(f"^{name} = .*$", timed, re.MULTILINE)

@@ -288,6 +288,25 @@ def test_structure_that_was_not_annotated_is_left_out_of_the_case(tmp_path):
     assert evaluation.notes == ()
 
 
+def test_a_fold_without_a_case_of_all_structures_takes_nothing_from_the_others(
+    tmp_path,
+):
+    folds = {}
+    for case, drawn in (("a", ["x"]), ("b", ["x", "y"])):
+        folder = tmp_path / case
+        dataset = write_dataset(
+            folder / "d",
+            {"0": "background", "1": "x", "2": "y"},
+            annotated={case: drawn},
+            **{case: bars(v1=4, v2=4)},
+        )
+        predictions = write(folder / "p", **{case: bars(v1=4, v2=4)})
+        folds[case] = read_evaluation_of(evaluate(predictions, dataset))
+    assert folds["a"].class_scores == {}
+    assert joined(folds).classes == folds["b"].classes
+    assert joined(folds).class_scores == folds["b"].class_scores
+
+
 def test_region_that_was_drawn_whole_does_not_score_the_regions_inside_it(tmp_path):
     write(tmp_path, image=0 * bars(), only_whole=bars(v1=6), all=bars(v1=4, v2=2))
     (tmp_path / "table.toml").write_text(

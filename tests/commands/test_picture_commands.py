@@ -205,3 +205,12 @@ def test_a_2d_network_is_trained_on_slices_and_predicts_whole_volumes(tmp_path):
     assert 2 < plan.patches.batch_size <= 16
     (written,) = (tmp_path / "run" / "validation").glob("*.nii.gz")
     assert read_volume(written).array.shape == (12, 14, 5)
+
+
+def test_options_of_the_planned_network_need_no_name(folder, tmp_path):
+    path = foveal.preview(
+        folder / "cells.toml",
+        tmp_path / "p.png",
+        options=[*SMALL[1:], f"store={folder / 'store'}"],
+    )
+    assert path.exists()

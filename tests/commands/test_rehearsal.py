@@ -158,3 +158,26 @@ def test_settings_that_do_not_fit_the_labels_are_told_without_plugins_too():
     )
     with pytest.raises(SettingsError, match=r"structure_weights names \['bowl'\]"):
         rehearse(settings, PLAN, WITHOUT_PLUGINS)
+
+
+def test_a_norm_that_would_see_a_single_value_is_told_with_what_would_do():
+    one_voxel_deep = {
+        "features": [2, 2],
+        "kernels": [[3, 3, 3]] * 2,
+        "strides": [[8, 8, 8]],
+    }
+
+    def tried(norm, batch_size, side=8):
+        plan = planned(
+            network={**one_voxel_deep, "norm": norm},
+            patches={"size": [side] * 3, "batch_size": batch_size},
+        )
+        rehearse(Settings(), plan, WITHOUT_PLUGINS)
+
+    tried("batch", 2)
+    with pytest.raises(SettingsError, match=r"give patches\.batch_size 2 or more"):
+        tried("batch", 1)
+    # It divides by the deviation within every patch: more of them are of no use.
+    with pytest.raises(SettingsError, match=r"; give a larger patches\.size"):
+        tried("instance", 2)
+    tried("instance", 1, side=16)

@@ -412,3 +412,68 @@ def test_two_processes_train_one_run(dataset, store, tmp_path):
     settings = tomllib.loads((tmp_path / "run" / "settings.toml").read_text())
     assert settings["training"]["steps"] == len(steps)
     assert (tmp_path / "run" / "validation" / "metrics.json").exists()
+
+
+def test_a_batch_norm_of_one_voxel_per_patch_is_timed_with_two_patches(
+    dataset, store, tmp_path
+):
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "run", "--steps 1",
+        f"--set store={store}", *SMALL, "--set training.precision=auto",
+        "--set network.norm=batch", "--set network.strides=[[16,16,16]]",
+    )  # fmt: skip
+    assert status == 0, text
+    assert "a small batch forward and backward takes" in text
+
+
+def test_a_plateau_without_validation_is_refused_before_the_run_exists(
+    dataset, tmp_path
+):
+    for more in ("--fold 0", "--fold all"):
+        status, text = foveal(
+            "train", dataset, "--out", tmp_path / "run", "--steps 1", *SMALL[:-1],
+            "--set schedule.name=plateau", f"--set splits.folds=1 {more}",
+        )  # fmt: skip
+        assert status == 1
+        files = [path.name for path in tmp_path.rglob("*.toml")]
+        assert files == []
+        if more == "--fold 0":
+            assert "schedule plateau follows the validation" in text
+
+
+def test_slices_that_count_as_patients_are_told_when_training_begins(tmp_path):
+    folder = tmp_path / "slices"
+    rows = ["case,channels,label_map"]
+    write_ball_and_box_dataset(folder, 4)
+    rows += [
+        f"p{n // 2}_{n},imagesTr/case_{n}.nii.gz,labelsTr/case_{n}.nii.gz"
+        for n in range(4)
+    ]
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    status, text = foveal(
+        "train", folder / "cases.csv", "--out", tmp_path / "run", "--steps 1",
+        f"--set store={tmp_path / 'store'}", *SMALL,
+    )  # fmt: skip
+    assert status == 0, text
+    assert "Warning: the names of 4 cases are of 2 kinds that differ by" in text
+    assert "each counts as a patient of its own" in text
+
+
+def test_drops_after_the_end_of_a_run_are_refused(dataset, tmp_path):
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "run", "--steps 10", *SMALL,
+        "--set schedule.name=steps", "--set schedule.drop_at=[0.5,9,10,5000]",
+    )  # fmt: skip
+    assert status == 1
+    assert "at step 10, 5000 the run of 10 steps has ended" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_a_2d_network_are_refused_with_its_name(dataset, tmp_path):
+    status, text = foveal(
+        "train", dataset, "--out", tmp_path / "run", "--steps 1",
+        "--set network.kernels=[[3,3],[3,3]]",
+    )  # fmt: skip
+    assert status == 1
+    assert "network.kernels.0.2" in text
+    assert "The planned network is unet3d; for options of another name it" in text

@@ -7,6 +7,7 @@ import pytest
 import torch
 from made_up import SHAPE, MemoryCase, StudentAndCritic, intensity_augmentation, sources
 
+from foveal.errors import SamplingError
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
 
@@ -23,7 +24,7 @@ SWAPPED_CLASSES = (0, 4, 3, 2, 1)
 SWAPPED_STRUCTURES = (1, 0, 2)
 
 
-def mirrored_batch(annotated, label_map):
+def mirrored_batch(annotated, label_map, **changes):
     """Batch of one case whose left and right always change places."""
     case = MemoryCase("a", 0)
     case.label_map, case.annotated = label_map, annotated
@@ -40,7 +41,7 @@ def mirrored_batch(annotated, label_map):
         source,
         cases=[case],
         structures=STRUCTURES,
-        patch_size=SHAPE,
+        **{"patch_size": SHAPE, **changes},
         intensity=intensity_augmentation(),
         spatial=replace(
             source.spatial,
@@ -74,3 +75,28 @@ def test_with_everything_annotated_labels_change_places_as_they_are():
     labels, _, _ = mirrored_batch(None, label_map).labels()
     assert set(labels[:, 2].unique().tolist()) == {2}
     assert set(labels[:, 9].unique().tolist()) == {4}
+
+
+BEYOND = tuple(length + 4 for length in SHAPE)
+
+
+def test_ignored_voxels_may_hide_what_a_patch_does_not_show():
+    def told(label_map):
+        batch = mirrored_batch(None, label_map, patch_size=BEYOND, tells_presence=True)
+        present, known, _ = batch.presence()
+        return present[0].tolist(), known[0].tolist()
+
+    label_map = np.zeros(SHAPE, np.uint8)
+    label_map[2] = 3
+    # The right organ is the left one after mirroring. Nothing hides beyond the volume.
+    assert told(label_map) == ([True, False, False], [True, True, True])
+    label_map[5, 5, 5] = 255
+    assert told(label_map) == ([True, False, False], [True, False, False])
+
+
+def test_streams_of_outlined_cases_do_not_tell_presence():
+    batch = mirrored_batch(None, np.zeros(SHAPE, np.uint8))
+    assert batch.present is None
+    batch.labels()
+    with pytest.raises(SamplingError, match="of one it is not known what it shows"):
+        batch.presence()

@@ -118,9 +118,31 @@ def test_slices_of_volumes_change_nothing():
         source.weights["conv1.weight"].sum(dim=1, keepdim=True),
     )
     there = SliceBySlice(deeplab(), 0)
-    again = Source(without_slices_prefix(there.state_dict()), {}, 1)
+    again = Source(without_slices_prefix(there.state_dict(), there), {}, 1)
     matched(here, 1, again).apply(here)
     assert torch.equal(here.network.classifier.weight, there.network.classifier.weight)
+
+
+class Wrapped(Network):
+    """A network whose weights all lie under one name."""
+
+    padding = "same"
+    alignment = (1, 1, 1)
+    receptive_field = (1, 1, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.network = torch.nn.Conv3d(1, 2, 1)
+
+    def forward(self, image, taps=()):
+        return Output(self.network(image))
+
+
+def test_names_that_only_look_like_those_of_slices_are_kept():
+    there, here = Wrapped(), Wrapped()
+    source = Source(without_slices_prefix(there.state_dict(), there), {}, 1)
+    matched(here, 1, source).apply(here)
+    assert torch.equal(here.network.weight, there.network.weight)
 
 
 def test_old_files_without_batch_counters_are_whole():

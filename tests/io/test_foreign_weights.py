@@ -1,7 +1,9 @@
 """Weights of other programs, whole and broken."""
 
+import contextlib
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -88,3 +90,23 @@ def test_half_a_file_is_refused(tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RunError, match="is no file"):
         read_foreign_weights(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_file_is_told_wherever_the_damage_is(tmp_path, is_zip):
+    path = tmp_path / "a.pth"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=is_zip)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(whole[: random.integers(1, len(whole))])
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match="is damaged"):
+            read_foreign_weights(path)
+        changed = bytearray(whole)
+        changed[random.integers(len(whole))] = random.integers(256)
+        path.write_bytes(changed)
+        # A byte of a weight's value may change unnoticed.
+        with contextlib.suppress(RunError):
+            read_foreign_weights(path)

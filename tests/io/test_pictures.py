@@ -93,20 +93,38 @@ def test_one_bit_is_0_and_1(tmp_path):
     assert read_volume(path).array.dtype == np.uint8
 
 
-def test_16_bits_per_colour_are_refused_as_half_would_be_lost(tmp_path):
+def written_png(path, *, depth, colour, size, rows):
+    """A PNG byte by byte; each of the rows begins with its filter, 0."""
+
     def chunk(name, data):
         checksum = zlib.crc32(name + data)
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
 
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    (tmp_path / "a.png").write_bytes(
+    path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(7)))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "values"),
+    [(2, "00011011", [0, 1, 2, 3]), (4, "0000000111101111", [0, 1, 14, 15])],
+)
+def test_grey_of_few_bits_is_what_the_file_holds(tmp_path, depth, row, values):
+    rows = bytes([0, *int(row, 2).to_bytes(len(row) // 8, "big")])
+    path = tmp_path / "a.png"
+    written_png(path, depth=depth, colour=0, size=(4, 1), rows=rows)
+    assert read_volume(path).array[:, 0, 0].tolist() == values
+
+
+def test_16_bits_per_colour_are_refused_as_half_would_be_lost(tmp_path):
+    path = tmp_path / "a.png"
+    written_png(path, depth=16, colour=2, size=(1, 1), rows=bytes(7))
     with pytest.raises(CaseError, match=r"16 bits per colour.*save it as TIFF"):
-        read_volume(tmp_path / "a.png")
+        read_volume(path)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])

@@ -353,6 +353,10 @@ def test_toml_structures_are_a_table_and_take_the_values_of_labels(tmp_path):
             ["case,channels,label_map,structure_a", "x,x.nii,l.nii,a.nii"],
             "has a label_map and a mask per structure",
         ),
+        (
+            ["case,channels,structure_a,present", "x,x.nii,a.nii,a"],
+            "has a mask per structure, which tells what is present; leave out one",
+        ),
         (["case,channels,structure_a", "x,x.nii,"], "no row has a file in structure_a"),
         (
             ["case,channels,structure_a,annotated_labels", "x,x.nii,a.nii,b"],

@@ -55,6 +55,7 @@ def batch(**changes):
         "case_names": ("a", "b"),
         "corners": ((0, 0, 0),) * 2,
         "present": torch.tensor([[True, True], [False, False]]),
+        "presence_known": torch.ones(2, 2, dtype=torch.bool),
     }
     return Batch(**(values | changes))
 
@@ -95,6 +96,6 @@ def test_the_term_is_learned_from_without_outlines():
 
 def test_images_of_which_nothing_is_known_are_refused():
     method = Classification(made_network(), sampler="uniform", batch_size=2)
-    unknown = batch(present=None, annotated=None, structures=None)
+    unknown = batch(present=None, presence_known=None)
     with pytest.raises(SamplingError, match="cases a, b: of one it is not known"):
         method({"images": unknown}, CLOCK)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foveal.metrics.presence import presence_scores
+from foveal.metrics.presence import pooled_presence, presence_scores
 
 
 def test_scores_by_hand():
@@ -30,3 +30,20 @@ def test_no_images_at_all():
     scores = presence_scores(np.array([]), np.array([], bool))
     assert scores.images == 0
     assert scores.balanced_accuracy is None
+
+
+def test_scores_of_several_classifiers_are_those_of_all_their_images():
+    logits, present = (
+        np.array([2.0, -1.0, 3.0, -2.0, 1.0]),
+        np.array([1, 1, 0, 0, 0], bool),
+    )
+    whole = presence_scores(logits, present)
+    parts = [
+        {"ball": presence_scores(logits[part], present[part])}
+        for part in (slice(0, 3), slice(3, 5))
+    ]
+    pooled = pooled_presence(parts)["ball"]
+    assert pooled.area_under_roc is None
+    assert (pooled.images, pooled.showing) == (5, 2)
+    assert pooled.sensitivity == pytest.approx(whole.sensitivity)
+    assert pooled.specificity == pytest.approx(whole.specificity)

@@ -75,7 +75,9 @@ def register(parts):
     part = parts.added("sampler", "middle")
     made = parts.built(part, {"size": [3, 4]}, {"ball": (1,)})
     assert (made.structures, made.size) == ({"ball": (1,)}, (3, 4))
-    with pytest.raises(SettingsError, match=r"options are size\):\n  sampler middle.sise"):
+    with pytest.raises(
+        SettingsError, match=r"options are size\):\n  sampler middle.sise"
+    ):
         parts.built(part, {"sise": 3}, {})
 
 

@@ -290,7 +290,7 @@ def test_a_class_that_no_training_case_has_is_left_out_of_the_scores(dataset, tm
         for row in read_log(tmp_path / "run" / "log.jsonl")
         if row["kind"] == "validation"
     ]
-    assert rows[-1]["dice"]["comet"] is None or rows[-1]["dice"]["comet"] == 0
+    assert rows[-1]["scores"]["comet"] is None or rows[-1]["scores"]["comet"] == 0
     assert rows[-1]["mean"] is not None
     status, text = run_command("check", dataset)
     assert "comet" in text

@@ -13,7 +13,7 @@ from foveal.build.networks import initialised_network
 from foveal.build.prediction import membership, resolved_device
 from foveal.build.updates import frozen_layers
 from foveal.config.plan import Plan
-from foveal.config.settings import LossConfig, Settings
+from foveal.config.settings import LossConfig, PredictionConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.errors import PluginError, SettingsError
 from foveal.methods.classification import Classification
@@ -47,6 +47,15 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
             raise SettingsError(
                 "method classification has a loss of its own, the cross entropy of "
                 "what a patch shows; leave the table loss out"
+            )
+        if unused := [
+            f"prediction.{name}"
+            for name in ("overlap_fraction", "patch_size")
+            if getattr(settings.prediction, name) != getattr(PredictionConfig(), name)
+        ]:
+            raise SettingsError(
+                "method classification is validated on adjoining windows of the size "
+                f"of its patches; leave out {', '.join(unused)}, which it does not use"
             )
         return Classification(trained, sampler=drawn, batch_size=batch_size)
     context = trained, losses(settings, parts)
@@ -146,6 +155,7 @@ def patch_sources(
             intensity=intensity_augmentation(settings),
             seed=settings.training.seed,
             rank=rank,
+            tells_presence=stream.cases == "image_labelled",
         )
         for name, stream in trained.streams.items()
     }

@@ -44,8 +44,12 @@ def train(
 ) -> None:
     """Train one fold, or all of them, validate, and keep everything in one folder."""
     with errors_for_people():
+        from foveal.commands.train import (
+            presence_scores,
+            trained_classifier,
+            validation_scores,
+        )
         from foveal.commands.train import train as command
-        from foveal.commands.train import validation_scores
 
         with training_progress() as watcher:
             run = command(
@@ -67,9 +71,23 @@ def train(
             )
         for structure, dice in scores.items():
             console.print(f"  {escape(structure)}: {dice:.4f}", highlight=False)
+        presence = presence_scores(run)
+        if presence:
+            console.print(
+                "Validation balanced accuracy (the best checkpoints were chosen by it):"
+            )
+        for structure, told in presence.items():
+            accuracy = told.balanced_accuracy
+            words = "not defined" if accuracy is None else f"{accuracy:.4f}"
+            console.print(f"  {escape(structure)}: {words}", highlight=False)
+        following = f"foveal predict {run} INPUT OUTPUT"
+        if trained_classifier(run):
+            following = (
+                "start a segmentation network from it with foveal train DATASET "
+                f"--out OUT --set transfer.weights={run}"
+            )
         console.print(
-            f"Kept in {run}. Next: foveal report {run}, "
-            f"or foveal predict {run} INPUT OUTPUT",
+            f"Kept in {run}. Next: foveal report {run}, or {following}",
             markup=False,
             highlight=False,
             soft_wrap=True,

@@ -25,6 +25,7 @@ from foveal.io.segmentations import (
 from foveal.io.volumes import only_volumes
 from foveal.metrics.classes import ClassCounts
 from foveal.metrics.evaluation import (
+    NO_VOXELS,
     Evaluation,
     Row,
     measure,
@@ -158,7 +159,10 @@ def evaluate(
         rows,
         summarise(rows, structures),
         notes,
-        summed_classes(case.classes for case in measured if case.classes is not None),
+        # Without such a case there is nothing to add, which other folds may have.
+        summed_classes(case.classes for case in measured if case.classes is not None)
+        if any(case.classes is not None for case in measured)
+        else dict.fromkeys(["background", *structures], NO_VOXELS),
     )
     if output is not None:
         is_csv = output.suffix.lower() == ".csv"

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from foveal import build
 from foveal.commands.plan import usable_threads
-from foveal.commands.transfer import begin_with_weights
+from foveal.commands.transfer import begin_with_weights, weights_of_fold
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.budget import (
@@ -101,7 +101,7 @@ def fit(
     if settings.transfer.weights is not None and not has_checkpoint(run.checkpoints):
         begin_with_weights(
             method.predictor,
-            settings.transfer.weights,
+            weights_of_fold(settings.transfer.weights, settings.splits.fold),
             plan,
             parts,
             run,
@@ -192,9 +192,10 @@ def _with_numerics(
     choices = candidates(
         device.type, settings.training.precision, settings.training.memory_layout
     )
-    # One patch tells which is faster as well as a whole batch, and sooner.
+    # Two patches tell which is faster as well as a whole batch, and sooner. One would
+    # not do where batch norm sees one voxel of each patch.
     batches = {
-        name: source.batch(0, source.read(0)[:1], device)
+        name: source.batch(0, source.read(0)[:2], device)
         for name, source in sources.items()
     }
 
@@ -216,7 +217,7 @@ def _with_numerics(
             f"{choice.precision} {choice.memory_layout} {duration:.3f} s"
             for choice, duration in seconds.items()
         )
-        watcher.on_stage(f"one patch forward and backward takes: {timings}")
+        watcher.on_stage(f"a small batch forward and backward takes: {timings}")
     return changed_settings(settings, {"training": chosen._asdict()})
 
 

@@ -44,6 +44,9 @@ class StoredModel:
     plugins: tuple[Plugin, ...] = ()
     """Of the network, if it is not built in."""
 
+    is_classifier: bool = False
+    """Whether it tells what an image shows and outlines nothing."""
+
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """The settings that decide a prediction."""
@@ -73,8 +76,7 @@ class StoredModel:
         Raises:
             RunError: It is a classifier, which outlines nothing.
         """
-        name = self.settings.method.name
-        if name in build.METHODS and build.METHODS[name].task == "classification":
+        if self.is_classifier:
             raise RunError(
                 "the run is of a classifier, which tells what an image shows but "
                 "outlines nothing; start a segmentation network from it with "
@@ -138,14 +140,23 @@ def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> Stored
     needed = plugins_for_network(run, plan.network.name, plugins)
     path = run.best_or_last
     try:
-        tensors, _ = load_checkpoint(path)
+        tensors, state = load_checkpoint(path)
     except RunError as error:
         # Never other weights unasked: the scores of the run are of the best ones.
         raise RunError(
             f"{error}; copy the run again from where it was trained, or delete this "
             "file to predict with the next of best, last and previous"
         ) from error
-    return StoredModel(plan, settings, under("predictor.", tensors), needed)
+    # Before the task was kept there were no plugins' classifiers.
+    known = build.METHODS.get(settings.method.name)
+    task = state.get("task", known.task if known else "segmentation")
+    return StoredModel(
+        plan,
+        settings,
+        under("predictor.", tensors),
+        needed,
+        is_classifier=task == "classification",
+    )
 
 
 def _models_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:

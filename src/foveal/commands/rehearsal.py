@@ -127,6 +127,9 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
             f"patches.size does not suit network {plan.network.name}: {error}"
         ) from error
     build.tiles(settings, plan, trained.predictor)
+    if not settings.transfer.freeze:
+        # Frozen batch norms keep the deviations that they have.
+        _require_enough_to_norm(plan, trained.task)
     if parts.plugins:
         device = torch.device(build.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):
@@ -155,6 +158,36 @@ def _require_volumes(predictor: Network, plan: Plan) -> None:
                 f"{', '.join(_networks_2d(plan))}, or options with which it takes in "
                 f"one voxel along axis {axis}, and not {least[axis]} or more"
             )
+
+
+def _require_enough_to_norm(plan: Plan, task: str) -> None:
+    """Refuse patches of which a norm would see a single value per channel.
+
+    Raises:
+        SettingsError: Names the network and what would do.
+    """
+    # Networks of plugins and of other libraries may need real memory to be built.
+    if plan.network.name not in build.NETWORKS or ":" in plan.network.name:
+        return
+    patches = plan.patches
+    with torch.device("meta"):
+        network = build.planned_network(plan).train()
+        image = torch.empty(
+            patches.batch_size, len(plan.preprocessing.channels), *patches.size
+        )
+    try:
+        (network.image_logits if task == "classification" else network)(image)
+    except ValueError as error:
+        if "Expected more than 1" not in str(error):
+            raise
+        more = "a larger patches.size"
+        if "spatial" not in str(error):
+            more = f"patches.batch_size 2 or more, or {more}"
+        raise SettingsError(
+            f"a norm of network {plan.network.name} would see a single value per "
+            f"channel in {patches.batch_size} patch(es) of {patches.size}, and have "
+            f"no deviation to divide by; give {more}"
+        ) from error
 
 
 def _try_network(predictor: Network, plan: Plan, device: torch.device) -> None:
@@ -224,15 +257,16 @@ def _described(value: object) -> str:
 def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Batch:
     """One patch of noise in which every class occurs."""
     classes = plan.labels.num_classes
+    flags = torch.ones(1, len(plan.labels.structures), dtype=torch.bool, device=device)
     voxels = torch.arange(math.prod(size), device=device)
     noise = torch.randn(1, len(plan.preprocessing.channels), *size, device=device)
     return Batch(
         image=noise,
         label_map=(voxels % classes).reshape(1, *size).to(torch.uint8),
-        annotated=torch.ones(
-            1, len(plan.labels.structures), dtype=torch.bool, device=device
-        ),
+        annotated=flags,
         structures=build.membership(plan).to(device),
         case_names=("made up",),
         corners=((0, 0, 0),),
+        present=flags,
+        presence_known=flags,
     )

@@ -23,6 +23,7 @@ from foveal.commands.out_of_fold import (
     measured_out_of_fold,
     validation_predictions,
 )
+from foveal.commands.presence import read_presence
 from foveal.commands.run_words import (
     Facts,
     dataset_facts,
@@ -31,6 +32,7 @@ from foveal.commands.run_words import (
     patients_of_folds,
     plan_facts,
     training_facts,
+    transfer_facts,
 )
 from foveal.config.plan import LabelsConfig, Plan
 from foveal.config.settings import Settings
@@ -43,6 +45,7 @@ from foveal.io.files import atomic_write_text
 from foveal.io.label_maps import read_reference, require_same_grid
 from foveal.io.volumes import case_stem, only_volumes, read_volume
 from foveal.metrics.evaluation import Evaluation
+from foveal.metrics.presence import PresenceScores, pooled_presence
 from foveal.planning.splits import Fold, read_splits
 from foveal.plugins.kept import kept_plugins
 from foveal.reports import figures
@@ -76,6 +79,11 @@ class _Run:
     @property
     def name(self) -> str:
         return self.directory.path.resolve().name
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is known how good the run is in its validation cases."""
+        return self.measured is not None or self.directory.presence.exists()
 
     @property
     def steps_done(self) -> int:
@@ -142,6 +150,7 @@ def _page_of_run(run: _Run) -> Page:
         headlines=[*_score_headlines(scores), _steps_headline(run)],
         scores=scores,
         scores_absent=_why_no_scores(fold),
+        presence=_presence([run]),
         folds=[],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
@@ -150,6 +159,7 @@ def _page_of_run(run: _Run) -> Page:
             *dataset_facts(dataset, plan, patients_of_fold(fold)),
             *plan_facts(plan),
             *training_facts(run.settings, _seconds(run.log)),
+            *transfer_facts(run.settings),
             *_plugin_facts(run.directory),
             *_environment_facts(run.directory),
         ],
@@ -171,7 +181,7 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
         predictions = find_out_of_fold(folder).predictions
         overlays, more_notes = _overlays(scores, dataset, plan, predictions)
         notes += more_notes
-    unfinished = [run.name for run in runs if run.measured is None]
+    unfinished = [run.name for run in runs if not run.is_measured]
     lacking = (
         f"Not measured yet: {', '.join(unfinished)}. If training was stopped, continue "
         "it with foveal train --resume."
@@ -182,6 +192,7 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
         headlines=[*_score_headlines(scores), _folds_headline(runs)],
         scores=scores,
         scores_absent="No fold has measured its validation cases yet.",
+        presence=_presence(runs),
         folds=[
             FoldScores(
                 run.name,
@@ -200,6 +211,7 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
             ),
             *plan_facts(plan),
             *training_facts(first.settings, sum(_seconds(run.log) for run in runs)),
+            *transfer_facts(first.settings),
             *_plugin_facts(first.directory),
             *_environment_facts(first.directory),
         ],
@@ -245,13 +257,23 @@ def _steps_headline(run: _Run) -> tuple[str, str, str]:
 
 
 def _folds_headline(runs: Sequence[_Run]) -> tuple[str, str, str]:
-    measured = sum(run.measured is not None for run in runs)
+    measured = sum(run.is_measured for run in runs)
     seconds = sum(_seconds(run.log) for run in runs)
     return "folds measured", f"{measured}", f"of {len(runs)}; {duration(seconds)}"
 
 
 def _memory_warnings(run: _Run) -> list[str]:
     return [row["note"] for row in run.log if row["kind"] == "memory"]
+
+
+def _presence(runs: Sequence[_Run]) -> dict[str, PresenceScores]:
+    """What classifiers told of the cases that they had left out; else empty."""
+    told = [
+        read_presence(run.directory.presence)
+        for run in runs
+        if run.directory.presence.exists()
+    ]
+    return pooled_presence(told) if told else {}
 
 
 def _why_no_scores(fold: Fold) -> str:
@@ -509,6 +531,8 @@ def _files(
     for what, name in (
         ("All scores", "metrics.json"),
         ("All scores", "validation/metrics.json"),
+        ("All scores", "presence.json"),
+        ("All scores", "validation/presence.json"),
         ("Settings", "settings.toml"),
         ("Settings", "cross_validation.toml"),
         ("Plan", "plan.toml"),

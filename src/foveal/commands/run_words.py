@@ -131,6 +131,8 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
         else f"{weight:g} x {words.get(name, name)}"
         for name, weight in settings.loss.weights.items()
     )
+    if settings.method.name == "classification":
+        loss = "the cross entropy of which structures a patch shows"
     share = settings.sampling.foreground_fraction
     sampling = {
         "uniform": "Patches are drawn anywhere.",
@@ -162,6 +164,26 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
             ),
         ),
     ]
+
+
+def transfer_facts(settings: Settings) -> Facts:
+    """What a run began with; empty where all weights were drawn and all learn alike."""
+    transfer = settings.transfer
+    words = []
+    if transfer.weights is not None:
+        words.append(
+            f"Training began with weights learned elsewhere, {transfer.weights}; "
+            "transfer.json in the run says what became of every layer."
+        )
+    if transfer.freeze:
+        words.append(f"{', '.join(transfer.freeze)} did not learn.")
+    if transfer.learning_rate_factors:
+        factors = ", ".join(
+            f"{name} {factor:g} times"
+            for name, factor in transfer.learning_rate_factors.items()
+        )
+        words.append(f"The learning rate was multiplied: {factors}.")
+    return [("Transfer", " ".join(words))] if words else []
 
 
 def duration(seconds: float) -> str:

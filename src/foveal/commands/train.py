@@ -1,7 +1,7 @@
 """Train one fold with one seed, or every fold: from a data set to what predicts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,19 @@ from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
 from foveal.commands.predict import predict
 from foveal.commands.preprocess import preprocess
-from foveal.commands.presence import measure_presence
+from foveal.commands.presence import (
+    is_classifier,
+    measure_presence,
+    read_presence,
+    write_presence,
+)
 from foveal.commands.rehearsal import fitting_patches, rehearse
-from foveal.commands.transfer import opened_weights, require_fitting_weights
+from foveal.commands.transfer import (
+    require_fitting_weights,
+    require_readable_weights,
+    require_unseen,
+    weights_of_fold,
+)
 from foveal.config import Section
 from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.plan import Plan
@@ -42,6 +52,8 @@ from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.methods.interface import Method
 from foveal.metrics.evaluation import read_evaluation
+from foveal.metrics.presence import PresenceScores, pooled_presence
+from foveal.planning.audit import unsaid_patients
 from foveal.planning.splits import (
     Fold,
     Splits,
@@ -128,6 +140,8 @@ def train(
         watcher.on_stage(dataset.left_out)
     fabric = _launched_fabric(settings)
     begins = fabric.is_global_zero and not resume
+    for finding in unsaid_patients(dataset) if begins else ():
+        watcher.on_stage(f"Warning: {finding.what}; {finding.why}. {finding.remedy}")
     if all_folds:
         folder = CrossValidationDirectory(out)
         if begins:
@@ -160,15 +174,11 @@ def _train_run(
         f"{len(division.train)} patients to train on, {len(division.validation)} to "
         f"validate, {len(division.test)} kept for the test"
     )
-    if settings.schedule.name == "plateau" and not division.validation:
-        raise SettingsError(
-            "schedule plateau follows the validation, but no patient is left to "
-            "validate on; choose another schedule.name, or splits.folds above 1"
-        )
     torch.manual_seed(settings.training.seed)
     method = build.method(settings, planned, parts)
     training_files = files_of_streams(method, dataset, division)
-    validation_files = cases_of(dataset, division.validation)
+    validation_files = held_out_files(method.task, dataset, division)
+    _require_validation(settings, validation_files)
     needed = {
         files.name: files
         for group in (*training_files.values(), validation_files)
@@ -222,6 +232,9 @@ def _train_all(
     measured = measured_out_of_fold(runs)
     if fabric.is_global_zero and measured is not None:
         atomic_write_text(folder.metrics, measured.to_json())
+    presence = [read_presence(run.presence) for run in runs if run.presence.exists()]
+    if fabric.is_global_zero and presence:
+        write_presence(folder.presence, pooled_presence(presence))
     fabric.barrier()
 
 
@@ -250,6 +263,25 @@ def validation_scores(out: Path) -> dict[str, float]:
     measured = read_evaluation(path)
     dice = {name: measured.mean(name, "dice") for name in measured.structures}
     return {name: value for name, value in dice.items() if not math.isnan(value)}
+
+
+def presence_scores(out: Path) -> dict[str, PresenceScores]:
+    """How well a classifier, or those of a cross-validation together, told presence.
+
+    Of the validation cases, by which the best checkpoint was chosen. Empty for what
+    outlines, and for a run without validation cases.
+    """
+    path = RunDirectory(out).presence
+    if is_cross_validation(out):
+        path = CrossValidationDirectory(out).presence
+    return read_presence(path) if path.exists() else {}
+
+
+def trained_classifier(out: Path) -> bool:
+    """Whether a run, or a cross-validation, tells what images show and no more."""
+    if is_cross_validation(out):
+        return is_classifier(CrossValidationDirectory(out).fold(0))
+    return is_classifier(RunDirectory(out))
 
 
 def resolved_settings(
@@ -295,15 +327,27 @@ def resolved_settings(
         )
     if weights is not None:
         # Whether they fit is known with the plan; whether they can be read, now.
-        opened_weights(weights, parts)
+        require_readable_weights(weights, settings.splits.fold, parts)
     length = settings.training
     if length.steps is not None and length.budget_seconds is not None:
         raise SettingsError(
             "training.steps and training.budget_seconds are both set; give one"
         )
+    if length.steps is not None:
+        _refuse_drops_after_the_end(settings.schedule.drop_at or (), length.steps)
     if length.steps is None and length.budget_seconds is None:
         settings = changed_settings(settings, {"training": {"budget_seconds": 600.0}})
     return settings, plan_entries
+
+
+def _refuse_drops_after_the_end(drop_at: Sequence[float], steps: int) -> None:
+    late = [point for point in drop_at if point >= max(steps, 1.0)]
+    if late:
+        raise SettingsError(
+            f"schedule.drop_at: at step {', '.join(f'{point:g}' for point in late)} "
+            f"the run of {steps} steps has ended, so the learning rate never drops "
+            "there; give earlier steps, or shares of the run such as 0.5"
+        )
 
 
 def _refuse_arguments(*arguments: float | Path | str | None) -> None:
@@ -402,9 +446,12 @@ def _begin(
 ) -> None:
     """Plan, divide the patients, and write down what the run starts from."""
     splits = resolved_splits(dataset, settings)
+    _refuse_plateau_without_validation(
+        splits, [settings.splits.fold], dataset, settings
+    )
+    _refuse_seen(splits, [settings.splits.fold], dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
-    if settings.transfer.weights is not None:
-        require_fitting_weights(settings.transfer.weights, planned, parts)
+    _refuse_other_weights(settings, planned, parts)
     _write_beginning(run, splits, planned, settings, parts)
 
 
@@ -425,10 +472,62 @@ def _begin_all(
             "--fold all needs two folds or more, but there is one, as splits.folds is "
             "1 or the data set names the patients to validate itself; leave out --fold"
         )
+    folds = range(len(splits.folds))
+    _refuse_plateau_without_validation(splits, folds, dataset, settings)
+    _refuse_seen(splits, folds, dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
-    if settings.transfer.weights is not None:
-        require_fitting_weights(settings.transfer.weights, planned, parts)
+    _refuse_other_weights(settings, planned, parts)
     _write_beginning(folder, splits, planned, settings, parts)
+
+
+def _refuse_plateau_without_validation(
+    splits: Splits, folds: Iterable[int], dataset: Dataset, settings: Settings
+) -> None:
+    for number in folds:
+        # A classifier validates on what others do, and more.
+        widest = held_out_files("classification", dataset, splits.folds[number])
+        _require_validation(settings, widest)
+
+
+def _require_validation(settings: Settings, held_out: Sequence[CaseFiles]) -> None:
+    """Refuse a schedule that follows a validation that there is not.
+
+    Raises:
+        SettingsError: Says what would do.
+    """
+    if settings.schedule.name == "plateau" and not held_out:
+        raise SettingsError(
+            "schedule plateau follows the validation, but no patient is left to "
+            "validate on; choose another schedule.name, or splits.folds above 1"
+        )
+
+
+def _refuse_seen(
+    splits: Splits,
+    folds: Iterable[int],
+    dataset: Dataset,
+    settings: Settings,
+    watcher: Watcher,
+) -> None:
+    """Refuse weights that were learned from patients who are to be measured."""
+    weights = settings.transfer.weights
+    if weights is None:
+        return
+    for number in folds:
+        require_unseen(
+            weights_of_fold(weights, number),
+            splits.folds[number],
+            dataset_path(settings),
+            dataset.name,
+            watcher.on_stage,
+        )
+
+
+def _refuse_other_weights(settings: Settings, plan: Plan, parts: Parts) -> None:
+    """Refuse weights that do not fit the planned network."""
+    if settings.transfer.weights is not None:
+        weights = weights_of_fold(settings.transfer.weights, settings.splits.fold)
+        require_fitting_weights(weights, plan, parts)
 
 
 def _begin_fold(folder: CrossValidationDirectory, number: int, parts: Parts) -> None:
@@ -529,19 +628,28 @@ def resolved_plan(
         planned = made.plan
         for reason in made.reasons:
             watcher.on_stage(reason)
-    chosen = changed_plan(planned, dict(entries), parts.plan_model)
+    try:
+        chosen = changed_plan(planned, dict(entries), parts.plan_model)
+    except SettingsError as error:
+        if not entries.get("network") or "name" in entries["network"]:
+            raise
+        raise SettingsError(
+            f"{error}\nThe planned network is {planned.network.name}; for options of "
+            "another name it too, such as network.name=unet2d"
+        ) from error
     if entries:
         changes = ", ".join(sorted(_entry_names(entries)))
         watcher.on_stage(f"Changed: {changes}, as the settings say")
     if path is None:
         own = entries.get("patches", {})
         fitting = fitting_patches(chosen, build.bare_network(chosen, parts))
-        chosen = changed_plan(chosen, {"patches": fitting.model_dump() | own})
-        if chosen.patches != planned.patches:
+        suited = changed_plan(chosen, {"patches": fitting.model_dump() | own})
+        if suited.patches != chosen.patches:
             watcher.on_stage(
-                f"Patches: {chosen.patches.batch_size} of {chosen.patches.size} "
-                f"voxels, as suits network {chosen.network.name}"
+                f"Patches: {suited.patches.batch_size} of {suited.patches.size} "
+                f"voxels, as suits network {suited.network.name}"
             )
+        chosen = suited
     rehearse(settings, chosen, parts)
     return chosen
 
@@ -582,6 +690,27 @@ def files_of_streams(
     ]
     known = {"labelled": labelled, "image_labelled": (*labelled, *image_labelled)}
     return {stream.cases: known[stream.cases] for stream in method.streams.values()}
+
+
+def held_out_files(
+    task: str, dataset: Dataset, division: Fold
+) -> tuple[CaseFiles, ...]:
+    """Cases to validate on.
+
+    A classifier is validated on images that nobody outlined too, if their patient is
+    validated or the data set says so.
+    """
+    labelled = cases_of(dataset, division.validation)
+    if task != "classification":
+        return labelled
+    known_otherwise = {*division.train, *division.test}
+    shown = [
+        case
+        for case in dataset.image_labelled
+        if (case.patient in division.validation and case.split != "test")
+        or (case.split == "validation" and case.patient not in known_otherwise)
+    ]
+    return (*labelled, *shown)
 
 
 def cases_of(dataset: Dataset, patients: Sequence[str]) -> tuple[CaseFiles, ...]:

@@ -1,8 +1,9 @@
 """Begin a run with weights that were learned elsewhere."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,15 @@ import torch
 from foveal import build
 from foveal.commands.folds import finished_runs
 from foveal.commands.models import read_models
+from foveal.commands.out_of_fold import division
 from foveal.config.networks.section import NetworkConfig
 from foveal.config.plan import Plan
-from foveal.engine.run_directory import RunDirectory
+from foveal.engine.run_directory import (
+    CrossValidationDirectory,
+    RunDirectory,
+    is_cross_validation,
+    is_run,
+)
 from foveal.engine.transfer import (
     Source,
     Transfer,
@@ -22,11 +29,13 @@ from foveal.engine.transfer import (
     without_slices_prefix,
 )
 from foveal.ensembles.model_file import FORMAT
-from foveal.errors import RunError
+from foveal.errors import RunError, listed
 from foveal.io.files import atomic_write_text
 from foveal.io.foreign_weights import read_foreign_weights, texts_of_safetensors
 from foveal.networks.interface import Network
+from foveal.planning.splits import Fold
 from foveal.plugins.parts import Parts
+from foveal.settings_files import read_plan, read_settings
 
 FORMAT_VERSION = 1
 """Of ``transfer.json``."""
@@ -74,13 +83,7 @@ def begin_with_weights(
     transfer = fitting_weights(network, weights, plan, opened)
     with opened.file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if run.transfer.exists():
-        before = json.loads(run.transfer.read_text(encoding="utf-8"))["sha256"]
-        if before != digest:
-            raise RunError(
-                f"{opened.file} changed since the run began (its sha256 was {before} "
-                f"and is {digest}); bring it back, or start a new run"
-            )
+    _refuse_changed(opened.file, digest, run)
     transfer.apply(network)
     on_stage(f"transfer: weights from {opened.file}")
     for sentence in transfer.report.sentences:
@@ -94,6 +97,119 @@ def begin_with_weights(
             **transfer.report.as_plain_values(),
         }
         atomic_write_text(run.transfer, json.dumps(record, indent=2))
+
+
+def _refuse_changed(file: Path, digest: str, run: RunDirectory) -> None:
+    """Refuse a file that a run, or another fold with it, began with as it was then."""
+    records = [run.transfer]
+    if is_cross_validation(run.path.parent):
+        records += sorted(run.path.parent.glob(f"fold_*/{run.transfer.name}"))
+    for record in records:
+        if not record.exists():
+            continue
+        before = json.loads(record.read_text(encoding="utf-8"))
+        if before["file"] == str(file) and before["sha256"] != digest:
+            raise RunError(
+                f"{file} changed since the run began (its sha256 was "
+                f"{before['sha256']} and is {digest}); bring it back, or start a new "
+                "run"
+            )
+
+
+def weights_of_fold(weights: Path, fold: int) -> Path:
+    """What a fold begins with: of a cross-validation, the same fold of it.
+
+    Raises:
+        RunError: The cross-validation has no such fold.
+    """
+    if not is_cross_validation(weights):
+        return weights
+    run = CrossValidationDirectory(weights).fold(fold)
+    if not is_run(run.path):
+        raise RunError(
+            f"transfer.weights {weights} is a cross-validation without a fold {fold}; "
+            "give one with the same folds, or a single run"
+        )
+    return run.path
+
+
+def require_readable_weights(weights: Path, fold: int, parts: Parts) -> None:
+    """Refuse weights that cannot be read, before anything else is.
+
+    Raises:
+        RunError: They cannot be, or are of a cross-validation that is not finished.
+        PluginError: Their network is a plugin's, which was not given.
+    """
+    if is_cross_validation(weights):
+        finished_runs(weights)
+    opened_weights(weights_of_fold(weights, fold), parts)
+
+
+def require_unseen(
+    weights: Path,
+    fold: Fold,
+    dataset: Path,
+    dataset_name: str,
+    on_stage: Callable[[str], None],
+) -> None:
+    """Refuse to validate or test patients that weights were learned from.
+
+    Of exported files and of other programs it is not known whom they were learned from.
+
+    Args:
+        weights: As of `weights_of_fold`.
+        fold: Of the run that begins with them.
+        dataset: That it is trained on.
+        dataset_name: As in its plan.
+        on_stage: Told of names that are in another data set too, where they may be
+            other people's.
+
+    Raises:
+        RunError: Names some of the patients, and what to do.
+    """
+    for run in _lineage(weights):
+        trained_on = set(division(run).train)
+        seen = sorted(trained_on.intersection((*fold.validation, *fold.test)))
+        if not seen:
+            continue
+        there, _ = read_settings(run.settings)
+        is_same_path = there.dataset is not None and (
+            there.dataset.resolve() == dataset.resolve()
+        )
+        if not is_same_path and read_plan(run.plan).dataset_name != dataset_name:
+            on_stage(
+                f"transfer: {run.path} was trained on another data set with patients "
+                f"of the same names as those validated or tested here ({listed(seen)})"
+                "; if they are the same people, the scores flatter"
+            )
+            continue
+        raise RunError(
+            f"transfer.weights: {run.path} was trained on {len(seen)} patient(s) that "
+            f"are validated or tested here ({listed(seen)}), so the scores would "
+            "flatter; begin with a run that left out the same patients, such as the "
+            "same fold of the same division. Of the folder of a cross-validation "
+            "every fold begins with its own. If they are other people of the same "
+            "names, give a file from foveal export"
+        )
+
+
+def _lineage(weights: Path) -> Iterator[RunDirectory]:
+    """The run of the weights, the one that it began with, and so on if still there."""
+    known: set[Path] = set()
+    while weights.is_dir():
+        runs = [path for path in (weights, *weights.iterdir()) if is_run(path)]
+        if len(runs) != 1 or runs[0] in known:
+            return
+        known.add(runs[0])
+        run = RunDirectory(runs[0])
+        yield run
+        settings, _ = read_settings(run.settings)
+        if settings.transfer.weights is None:
+            return
+        weights = settings.transfer.weights
+        if is_cross_validation(weights):
+            number = settings.splits.fold
+            weights = CrossValidationDirectory(weights).fold(number).path
 
 
 def require_fitting_weights(weights: Path, plan: Plan, parts: Parts) -> None:
@@ -134,16 +250,15 @@ def opened_weights(path: Path, parts: Parts) -> OpenedWeights:
             "file that was exported from one"
         )
     (model,) = models
-    published_names = {}
-    # Plugins' networks and other libraries' ("monai:…") may need real memory to be
-    # built, and theirs are no names of torchvision's.
-    if not model.plugins and ":" not in model.plan.network.name:
-        with torch.device("meta"):
-            network = without_slices(build.planned_network(model.plan))
-        published_names = dict(network.pretrained_names())
+    # Plugins' networks and other libraries' ("monai:…") may need real memory.
+    is_built_in = not model.plugins and ":" not in model.plan.network.name
+    with torch.device("meta") if is_built_in else contextlib.nullcontext():
+        network = build.planned_network(
+            model.plan, Parts(build.BUILT_IN, model.plugins)
+        )
     source = Source(
-        without_slices_prefix(model.weights),
-        published_names,
+        without_slices_prefix(model.weights, network),
+        dict(without_slices(network).pretrained_names()),
         len(model.plan.preprocessing.channels),
     )
     file = finished_runs(path)[0].best_or_last if path.is_dir() else path

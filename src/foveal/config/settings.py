@@ -141,7 +141,9 @@ class BorderWeightsConfig(Section):
     """Weight that the narrowest gap adds to the 1 that every voxel has."""
 
     sigma_voxels: PositiveFloat = 5.0
-    """The weight falls by 40 % where the distances to two objects sum to this."""
+    """The weight falls by 40 % where the distances to two objects sum to this. With
+    deep supervision it counts the voxels of every scale, so gaps reach farther at the
+    coarse ones."""
 
 
 class NamedSection(Section):
@@ -442,3 +444,17 @@ class Settings(Section):
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()
+
+    @model_validator(mode="after")
+    def border_weights_are_used(self) -> Self:
+        """Refuse weights of borders that no loss has."""
+        # By their values: those of a saved run are all set.
+        usual = BorderWeightsConfig().model_dump()
+        if (
+            self.border_weights.model_dump() != usual
+            and self.loss.border_cross_entropy == 0
+        ):
+            raise ValueError(
+                "border_weights changes nothing while loss.border_cross_entropy is 0"
+            )
+        return self

@@ -8,7 +8,8 @@ class WeightAverage:
     """Follows a network's weights with exponentially fading memory.
 
     The first updates fade faster, (1 + n) / (10 + n), so that a short run is not
-    dominated by its random start; buffers (batch norm statistics) are copied.
+    dominated by its random start. The statistics of batch norm are averaged as the
+    weights are; counters are copied.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

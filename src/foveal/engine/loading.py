@@ -69,6 +69,9 @@ class PatchSource:
     seed: int
     rank: int
 
+    tells_presence: bool = False
+    """Whether batches tell which structures each patch shows."""
+
     @property
     def predicted_size(self) -> tuple[int, int, int]:
         """Voxels of a patch that the network predicts."""
@@ -119,7 +122,7 @@ class PatchSource:
         self, step: int, patches: Sequence["ReadPatch"], device: torch.device
     ) -> Batch:
         """Augment the patches of a step on a device."""
-        images, label_maps, annotations, present = [], [], [], []
+        images, label_maps, annotations, presence = [], [], [], []
         for patch in patches:
             image, label_map = patch.box
             annotated = annotated_structures(patch.case, len(self.structures))
@@ -138,12 +141,13 @@ class PatchSource:
             annotations.append(annotated)
             if label_map is not None:
                 label_maps.append(label_map)
-            flags = self._shown(patch, label_map, device)
-            if flags is not None:
-                present.append(flags)
+            if self.tells_presence:
+                presence.append(self._presence(patch, label_map, annotated, device))
         draws = generator(self.seed, step, self.rank, self.name, "intensity")
         is_outlined = len(label_maps) == len(images)
-        is_known = len(present) == len(images)
+        told = [one for one in presence if one is not None]
+        is_told = self.tells_presence and len(told) == len(images)
+        is_known = is_outlined or is_told
         return Batch(
             image=self.intensity.apply(torch.stack(images), draws),
             label_map=torch.stack(label_maps) if is_outlined else None,
@@ -151,22 +155,35 @@ class PatchSource:
             structures=self.structures.to(device) if is_known else None,
             case_names=tuple(patch.case.name for patch in patches),
             corners=tuple(patch.corner for patch in patches),
-            present=torch.stack(present) if is_known else None,
+            present=torch.stack([one[0] for one in told]) if is_told else None,
+            presence_known=torch.stack([one[1] for one in told]) if is_told else None,
         )
 
-    def _shown(
-        self, patch: "ReadPatch", label_map: Tensor | None, device: torch.device
-    ) -> Tensor | None:
-        """Structures among what is predicted; of a case nobody outlined, its image."""
+    def _presence(
+        self,
+        patch: "ReadPatch",
+        label_map: Tensor | None,
+        annotated: Tensor,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Structures among what is predicted, and of which of them that is known.
+
+        Of a case that nobody outlined, those of its image; ``None`` if they are not
+        known.
+        """
+        annotated = annotated.to(device)
         if label_map is not None:
-            structures = self.structures.to(device)
-            return shown_structures(label_map[self.predicted_window], structures)
+            predicted = label_map[self.predicted_window]
+            shown = shown_structures(predicted, self.structures.to(device))
+            # Beyond the volume, where labels are ignored too, nothing is hidden.
+            is_hiding = (predicted == IGNORED).any() & patch.has_ignored_voxels
+            return shown, annotated & (shown | ~is_hiding)
         if patch.case.present is None:
             return None
         present = torch.tensor(patch.case.present)
         if patch.transform.new_structures is not None:
             present = renamed_flags(present, patch.transform.new_structures)
-        return present.to(device)
+        return present.to(device), annotated
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,19 +196,22 @@ class ReadPatch:
     box: tuple[Tensor, Tensor | None]
     """Image and label map of the transform's source window."""
 
+    @property
+    def has_ignored_voxels(self) -> bool:
+        """Whether voxels of the window that lie in the volume are ignored."""
+        label_map = self.box[1]
+        if label_map is None:
+            return False
+        window = self.transform.source_window(self.corner, self.transform.patch_size)
+        _, inside = _within(window, self.case.shape)
+        return bool((label_map[inside] == IGNORED).any())
+
 
 def read_beyond_borders(
     case: StoredCase, window: Sequence[slice]
 ) -> tuple[Tensor, Tensor | None]:
     """Read a window that may reach beyond the volume: image 0, labels ignored there."""
-    inside = tuple(
-        slice(max(axis.start, 0), max(min(axis.stop, length), max(axis.start, 0)))
-        for axis, length in zip(window, case.shape, strict=True)
-    )
-    target = tuple(
-        slice(part.start - axis.start, part.stop - axis.start)
-        for part, axis in zip(inside, window, strict=True)
-    )
+    inside, target = _within(window, case.shape)
     shape = tuple(axis.stop - axis.start for axis in window)
     is_within = all(part == axis for part, axis in zip(inside, window, strict=True))
     is_empty = any(part.stop <= part.start for part in inside)
@@ -211,6 +231,20 @@ def read_beyond_borders(
     return (
         torch.from_numpy(image),
         None if label_map is None else torch.from_numpy(label_map),
+    )
+
+
+def _within(
+    window: Sequence[slice], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """What a window shares with a volume: where in the volume, where in the window."""
+    inside = tuple(
+        slice(max(axis.start, 0), max(min(axis.stop, length), max(axis.start, 0)))
+        for axis, length in zip(window, shape, strict=True)
+    )
+    return inside, tuple(
+        slice(part.start - axis.start, part.stop - axis.start)
+        for part, axis in zip(inside, window, strict=True)
     )
 
 

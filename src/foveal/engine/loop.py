@@ -224,6 +224,7 @@ class _Keeper:
             }
             state = {
                 "step": training.step,
+                "task": training.method.task,
                 "measure": self._rules.measure,
                 "mean": mean,
                 "scores": scores,

@@ -120,6 +120,11 @@ class CrossValidationDirectory:
         """What was measured out of fold, in every case that was validated."""
         return self.path / "metrics.json"
 
+    @property
+    def presence(self) -> Path:
+        """How well classifiers told, out of fold, what the cases show."""
+        return self.path / "presence.json"
+
     def fold(self, number: int) -> RunDirectory:
         """The run that validates on part ``number``, begun or not."""
         return RunDirectory(self.path / f"fold_{number}")

@@ -228,6 +228,7 @@ class Training:
             }
         state = {
             "step": self.step,
+            "task": self.method.task,
             "batch_halvings": self.batch_halvings,
             "best_score": self.best_score,
             "average_updates": self._average.updates if self._average else 0,

@@ -130,12 +130,14 @@ def without_slices(network: Network) -> Network:
     return network.network if isinstance(network, SliceBySlice) else network
 
 
-def without_slices_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names they have without `SliceBySlice`."""
-    wrapped = all(name.startswith(SLICES_PREFIX) for name in weights)
+def without_slices_prefix(
+    weights: Mapping[str, Tensor], network: Network
+) -> dict[str, Tensor]:
+    """Weights of a network under the names they have without `SliceBySlice`."""
+    if not isinstance(network, SliceBySlice):
+        return dict(weights)
     return {
-        name.removeprefix(SLICES_PREFIX) if wrapped else name: tensor
-        for name, tensor in weights.items()
+        name.removeprefix(SLICES_PREFIX): tensor for name, tensor in weights.items()
     }
 
 

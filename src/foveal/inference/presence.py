@@ -50,9 +50,10 @@ def presence_in_cases(
 ) -> dict[str, PresenceScores]:
     """Scores per structure over windows that cover the cases.
 
-    A window shows a structure if one of its voxels belongs to it. A case that nobody
-    outlined counts as one image, with the highest logit of its windows. What was not
-    annotated in a case does not count.
+    A window shows a structure if one of its voxels belongs to it. Where it has ignored
+    voxels and shows it nowhere else, it does not count, as the structure may be there.
+    A case that nobody outlined counts as one image, with the highest logit of its
+    windows. What was not annotated in a case does not count.
 
     Args:
         classifier: See `presence_function`.
@@ -64,11 +65,12 @@ def presence_in_cases(
     logits: dict[str, list[float]] = {name: [] for name in structures}
     present: dict[str, list[bool]] = {name: [] for name in structures}
     for case in cases:
-        told, shown = _windows_of_case(classifier, case, tiles, structures)
+        told, shown, is_hiding = _windows_of_case(classifier, case, tiles, structures)
         for place, name in enumerate(structures):
             if case.annotated is None or case.annotated[place]:
-                logits[name] += told[:, place].tolist()
-                present[name] += shown[:, place].tolist()
+                known = shown[:, place] | ~is_hiding
+                logits[name] += told[known, place].tolist()
+                present[name] += shown[known, place].tolist()
     return {
         name: presence_scores(np.array(logits[name]), np.array(present[name], bool))
         for name in structures
@@ -80,8 +82,8 @@ def _windows_of_case(
     case: StoredCase,
     tiles: Tiles,
     structures: Mapping[str, Sequence[int]],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Logits and truth per (window, structure)."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Logits and truth per (window, structure); which windows have ignored voxels."""
     whole = tuple(slice(0, length) for length in case.shape)
     tilings = tiles.along_axes(case.shape)
     image = F.pad(
@@ -99,21 +101,23 @@ def _windows_of_case(
         ]
     ).numpy()
     if not case.class_counts:
-        return told.max(axis=0, keepdims=True), np.array([case.present], bool)
+        shown_by_image = np.array([case.present], bool)
+        return told.max(axis=0, keepdims=True), shown_by_image, np.zeros(1, bool)
+    # Nothing lies beyond the volume, and nothing is hidden there.
     label_map = np.pad(
         case.read_label_map(whole),
         [
             (axis.skipped, axis.output_length - axis.skipped - length)
             for axis, length in zip(tilings, case.shape, strict=True)
         ],
-        constant_values=IGNORED,
     )
     spoken_of = _windows(tilings, [axis.output_size for axis in tilings])
     shown = [
         [bool(np.isin(label_map[window], classes).any()) for window in spoken_of]
         for classes in structures.values()
     ]
-    return told, np.array(shown, bool).T
+    is_hiding = [bool((label_map[window] == IGNORED).any()) for window in spoken_of]
+    return told, np.array(shown, bool).T, np.array(is_hiding)
 
 
 def _windows(

@@ -22,6 +22,13 @@ PICKLED = (".pth", ".pt")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Names under which training scripts keep the weights beside other things."""
 
+DAMAGES = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError),
+    *(AttributeError, AssertionError, struct.error),
+)
+"""What PyTorch raises for files that were cut short or had bytes changed; of its old
+format, from before 2020, the most of them."""
+
 DATA_PARALLEL_PREFIX = "module."
 """That PyTorch's data-parallel wrapper puts before every name."""
 
@@ -91,7 +98,7 @@ def _pickled(path: Path) -> object:
             "can run any program. If you trust it, save the weights alone where it was "
             f"made: torch.save(model.state_dict(), file). ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except DAMAGES as error:
         raise RunError(
             f"{path} is damaged or not a file of PyTorch ({_first_line(error)}); "
             "download or copy it again"

@@ -49,7 +49,13 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _PNG_DEPTH_AND_COLOUR = slice(24, 26)
 """Bytes of a PNG's header; Pillow does not tell 16 bits per colour from 8."""
 
-_PNG_RGB = 2
+_GREY = 0
+"""Kind of colour in a PNG's header."""
+
+_SCALED_BY = {2: 85, 4: 17}
+"""Bits of a PNG's grey values to what Pillow multiplies them by, so that the largest is
+255."""
+
 _PIXEL_AXES = "YX"
 _CHANNEL_AXES = "SC"
 
@@ -181,7 +187,7 @@ def _grid(shape: tuple[int, ...]) -> Grid:
 def _png_pixels(path: Path) -> tuple[NDArray[Any], bool]:
     with path.open("rb") as file:
         depth, colour = file.read(_PNG_DEPTH_AND_COLOUR.stop)[_PNG_DEPTH_AND_COLOUR]
-    if depth == 16 and colour != 0:
+    if depth == 16 and colour != _GREY:
         raise CaseError(
             f"{path} has 16 bits per colour, of which the PNG reader gives 8; "
             "save it as TIFF"
@@ -192,6 +198,9 @@ def _png_pixels(path: Path) -> tuple[NDArray[Any], bool]:
         raise CaseError(f"{path} has pixels of the kind {mode}; save it as grey or RGB")
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
+    if colour == _GREY and depth in _SCALED_BY:
+        # Labels are what is written in the file.
+        pixels = pixels // _SCALED_BY[depth]
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if mode.endswith("A"):

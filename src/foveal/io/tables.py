@@ -305,9 +305,11 @@ def _refuse_empty_structures(
 def _present(entries: Mapping[str, Any], where: str) -> tuple[str | int, ...] | None:
     """What an image shows; the word for nothing is for tables without empty lists."""
     present = _structure_list(entries, "present", where)
-    if present is not None and entries.get("label_map"):
+    outlines = {"label_map": "a label_map", "structures": "a mask per structure"}
+    given = [words for key, words in outlines.items() if entries.get(key)]
+    if present is not None and given:
         raise DatasetError(
-            f"{where} has a label_map, which tells what is present; leave out one of "
+            f"{where} has {given[0]}, which tells what is present; leave out one of "
             "both"
         )
     return () if present == (NOTHING,) else present

@@ -46,8 +46,8 @@ class Classification(Method):
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """One term: the mean over patches and the structures known in them."""
         batch = batches["images"]
-        present, annotated, structures = batch.presence()
+        present, known, structures = batch.presence()
         loss = presence_cross_entropy(
-            self.network.image_logits(batch.image), present, annotated, structures
+            self.network.image_logits(batch.image), present, known, structures
         )
         return {"presence": loss}

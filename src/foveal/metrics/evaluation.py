@@ -85,7 +85,7 @@ class Evaluation:
 
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)
     """Voxels of background and every structure over the cases in which all structures
-    were annotated; empty where structures overlap."""
+    were annotated, 0 if there is no such case; empty where structures overlap."""
 
     definitions: Mapping[str, str] = field(default_factory=lambda: DEFINITIONS)
     """Metric to what it means; those of another version where a file says so."""

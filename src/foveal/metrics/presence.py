@@ -1,6 +1,8 @@
 """How well it is told which images show a structure."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -10,7 +12,11 @@ from scipy.stats import rankdata
 
 @dataclass(frozen=True)
 class PresenceScores:
-    """Of one structure over images; ``None`` where one kind of image is missing."""
+    """Of one structure over images; ``None`` where one kind of image is missing.
+
+    Of several classifiers together there is no ``area_under_roc``: logits of one say
+    nothing about those of another.
+    """
 
     images: int
     """With and without the structure."""
@@ -38,6 +44,16 @@ class PresenceScores:
         """All of them by name."""
         return asdict(self) | {"balanced_accuracy": self.balanced_accuracy}
 
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> "PresenceScores":
+        """What `to_json` gave.
+
+        Raises:
+            TypeError: Entries are missing, or there are others.
+        """
+        known = {key: entries[key] for key in entries if key != "balanced_accuracy"}
+        return cls(**known)
+
 
 def presence_scores(
     logits: Float[NDArray[np.floating], " image"],
@@ -63,4 +79,28 @@ def presence_scores(
         sensitivity=float(told[present].mean()) if showing else None,
         specificity=float(1 - told[~present].mean()) if others else None,
         area_under_roc=area,
+    )
+
+
+def pooled_presence(
+    each: Sequence[Mapping[str, PresenceScores]],
+) -> dict[str, PresenceScores]:
+    """Scores of all images together, every image told by one of several classifiers.
+
+    Args:
+        each: At least one, all of the same structures.
+    """
+    return {name: _pooled([scores[name] for scores in each]) for name in each[0]}
+
+
+def _pooled(each: Sequence[PresenceScores]) -> PresenceScores:
+    images, showing = sum(one.images for one in each), sum(one.showing for one in each)
+    found = sum(one.showing * (one.sensitivity or 0.0) for one in each)
+    passed = sum((one.images - one.showing) * (one.specificity or 0.0) for one in each)
+    return PresenceScores(
+        images=images,
+        showing=showing,
+        sensitivity=found / showing if showing else None,
+        specificity=passed / (images - showing) if images > showing else None,
+        area_under_roc=each[0].area_under_roc if len(each) == 1 else None,
     )

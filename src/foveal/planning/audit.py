@@ -114,7 +114,7 @@ def audit(
     compare_orientations(in_all)
     of_dataset = [
         *_patient_findings(dataset),
-        *_unsaid_patients(dataset),
+        *unsaid_patients(dataset),
         *_fold_findings(dataset),
         *_unlabelled_findings(dataset),
         *find_copies(in_all, dataset.channel_names),
@@ -213,7 +213,7 @@ def _patient_findings(dataset: Dataset) -> list[Finding]:
     return findings
 
 
-def _unsaid_patients(dataset: Dataset) -> list[Finding]:
+def unsaid_patients(dataset: Dataset) -> list[Finding]:
     """Cases that share all of their name but the last number with others.
 
     That is how slices or visits of a patient are called; "scan_7" and "scan_8", where

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from foveal.metrics.presence import PresenceScores
 from foveal.reports import figures
 from foveal.reports.scores import FoldScores, RunScores
 
@@ -45,6 +46,10 @@ class Page:
 
     scores_absent: str
     """Why there are no scores; shown if there are none."""
+
+    presence: Mapping[str, PresenceScores]
+    """Structure to how well a classifier told which images show it; empty: the network
+    outlines, or nothing was measured yet."""
 
     folds: Sequence[FoldScores]
     """Of a cross-validation; empty for a single run."""

@@ -131,25 +131,33 @@ def patches_picture(
 ) -> bytes:
     """PNG with a row per patch, and below a row per case in which patches are drawn.
 
+    Only of cases that are outlined it can be said what their patches hold.
+
     Args:
         title: What the picture shows.
         patches: At least one.
-        cases: At least one.
+        cases: None: the lower part is left out.
         labels: Inside label to name; the outlines.
         structures: Structure to its inside labels; the bars. One of several labels has
             no outline of its own, and a grey bar.
     """
-    columns = max(len(patches[0].slices), len(cases[0].projections) + 1)
-    heights = [len(patches) * PANEL_INCHES + 0.4, len(cases) * PANEL_INCHES + 0.6]
+    columns = max(
+        [len(patches[0].slices), *(len(case.projections) + 1 for case in cases)]
+    )
+    heights = [len(patches) * PANEL_INCHES + 0.4]
+    if cases:
+        heights.append(len(cases) * PANEL_INCHES + 0.6)
     with rc_context({"font.family": "sans-serif", "font.size": 9, "text.color": INK}):
         figure = Figure(
             figsize=(columns * (PANEL_INCHES + 0.3), sum(heights) + 0.4),
             layout="constrained",
         )
-        parts = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)
-        upper, lower = parts.flat
+        upper, *lower = figure.subfigures(
+            len(heights), 1, height_ratios=heights, squeeze=False
+        ).flat
         _draw_patches(upper, title, patches, columns)
-        _draw_cases(lower, cases, structures, columns)
+        for part in lower:
+            _draw_cases(part, cases, structures, columns)
         figure.legend(
             handles=structure_legend(labels),
             loc="outside lower center",

@@ -35,7 +35,12 @@ class Batch:
 
     present: Bool[Tensor, "patch structure"] | None = None
     """Whether the patch shows the structure; of a case that nobody outlined, whether
-    its whole image does. ``None`` where that is not known of every patch."""
+    its whole image does. ``None`` where that is not known of every patch, and on
+    streams of outlined cases only, where nobody asks for it."""
+
+    presence_known: Bool[Tensor, "patch structure"] | None = None
+    """Whether it is known that the patch shows the structure, or that it does not:
+    ignored voxels could be of a structure that is not seen elsewhere in the patch."""
 
     def with_image(self, image: Float[Tensor, "patch channel i j k"]) -> "Batch":
         """The same batch with other intensities or another memory layout."""
@@ -48,17 +53,18 @@ class Batch:
         Bool[Tensor, "patch structure"],
         Bool[Tensor, "structure class"],
     ]:
-        """Whether each patch shows each structure, annotated structures, structures.
+        """Whether each patch shows each structure, where that is known, structures.
 
         Raises:
             SamplingError: Of a case it is not known what it shows.
         """
-        if self.present is None or self.annotated is None or self.structures is None:
+        known = self.presence_known
+        if self.present is None or known is None or self.structures is None:
             raise SamplingError(
                 f"cases {', '.join(self.case_names)}: of one it is not known what it "
                 "shows; give it a label map, or list its structures under present"
             )
-        return self.present, self.annotated, self.structures
+        return self.present, known, self.structures
 
     def labels(
         self,
