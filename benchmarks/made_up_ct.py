@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.checkpoints import save_checkpoint
@@ -81,7 +81,7 @@ def write_run(
     (run / "plan.toml").write_text(to_toml(plan))
     (run / "settings.toml").write_text(to_toml(settings))
     torch.manual_seed(0)
-    weights = build.planned_network(plan).state_dict()
+    weights = building.planned_network(plan).state_dict()
     save_checkpoint(
         run / "checkpoints",
         "best",

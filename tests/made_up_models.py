@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.checkpoints import save_checkpoint
@@ -76,7 +76,7 @@ def write_run(folder, *, seed=0, channels=1, values=(1, 2), plan=None, dataset=N
     splits = Splits((Fold(("patient_a", "patient_b"), ("patient_c",), ()),))
     (folder / "splits.toml").write_text(splits_to_toml(splits))
     torch.manual_seed(seed)
-    weights = build.planned_network(made).state_dict()
+    weights = building.planned_network(made).state_dict()
     save_checkpoint(
         folder / "checkpoints",
         "best",

@@ -26,7 +26,7 @@ FLOORS = (
     {"engine", "ensembles"},
     {"reports"},
     {"plugins"},
-    {"build"},
+    {"building"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -36,7 +36,7 @@ FLOORS = (
 NEIGHBOURS_ALLOWED = {("geometry", "errors"), ("case", "geometry")}
 """The ground floor's own order."""
 
-SETTINGS_READERS = {"build", "cli", "commands", "planning", "plugins"}
+SETTINGS_READERS = {"building", "cli", "commands", "planning", "plugins"}
 """Rooms that may see settings; all others take plain values."""
 
 UNNAMED_ROOMS = {"common", "core", "helpers", "misc", "utils"}

@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from foveal.build import LOSSES, NETWORKS, WITHOUT_PLUGINS
+from foveal.building import LOSSES, NETWORKS, WITHOUT_PLUGINS
 from foveal.config import Section
 from foveal.config.networks.unet import UNet3dConfig
 from foveal.config.parts import PartSections, network_section, plan_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal import build
+from foveal import building
 from foveal.commands.rehearsal import rehearse
 from foveal.config.plan import Plan
 from foveal.config.settings import OptimiserConfig, ScheduleConfig, Settings
@@ -41,17 +41,17 @@ def settings_of(**tables):
 
 def made(**tables):
     settings = settings_of(**tables)
-    return settings, build.method(settings, PLAN)
+    return settings, building.method(settings, PLAN)
 
 
 def optimiser(**options):
     settings, method = made(optimiser=options)
-    return build.optimisers(settings, method)["network"]
+    return building.optimisers(settings, method)["network"]
 
 
 def refused(match, **tables):
     with pytest.raises(SettingsError, match=match):
-        rehearse(settings_of(**tables), PLAN, build.WITHOUT_PLUGINS)
+        rehearse(settings_of(**tables), PLAN, building.WITHOUT_PLUGINS)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_options_of_another_schedule_are_refused(table, match):
 
 
 def test_wrong_options_are_told_with_their_table():
-    parts = build.WITHOUT_PLUGINS
+    parts = building.WITHOUT_PLUGINS
     with pytest.raises(SettingsError) as caught:
         choose_settings(
             None,
@@ -200,7 +200,7 @@ def test_defaults_of_a_name_do_not_count_as_set():
 )
 def test_schedules_of_settings(table, expected):
     settings, method = made(schedule={"warmup_steps": 0} | table)
-    factor = build.update_rules(settings, method).learning_rate_factor
+    factor = building.update_rules(settings, method).learning_rate_factor
     assert [factor(step, 10) for step in (0, 5, 9)] == pytest.approx(expected, abs=1e-6)
 
 
@@ -208,7 +208,7 @@ def test_plateau_of_settings():
     settings, method = made(
         schedule={"name": "plateau", "drop_factor": 0.1, "patience_validations": 3}
     )
-    rule = build.update_rules(settings, method).plateau
+    rule = building.update_rules(settings, method).plateau
     assert (rule.patience, rule.drop_factor) == (3, 0.1)
 
 
@@ -217,7 +217,7 @@ def test_weights_of_convolutions_are_regularised_and_nothing_else(with_classifie
     settings, method = made(
         optimiser={"l1": 1e-6, "l2": 1e-4, "regularise_classifier": with_classifier}
     )
-    penalty = build.update_rules(settings, method).penalty
+    penalty = building.update_rules(settings, method).penalty
     names = {parameter: name for name, parameter in method.named_parameters()}
     expected = {
         f"{name}.weight"
@@ -238,7 +238,7 @@ def test_frozen_layers_and_rates_of_groups():
         },
         optimiser={"name": "sgd", "learning_rate": 0.5, "l2": 1.0},
     )
-    groups = build.optimisers(settings, method)["network"].param_groups
+    groups = building.optimisers(settings, method)["network"].param_groups
     names = {parameter: name for name, parameter in method.named_parameters()}
     found = {
         names[parameter].split(".")[1]: group["lr"]
@@ -251,7 +251,7 @@ def test_frozen_layers_and_rates_of_groups():
     learned = {names[each] for group in groups for each in group["params"]}
     frozen = {name for name in names.values() if "encoder.0." in name}
     assert learned == set(names.values()) - frozen
-    rules = build.update_rules(settings, method)
+    rules = building.update_rules(settings, method)
     assert list(rules.frozen) == [method.network.encoder[0]]
     assert not {names[each] for each in rules.penalty.weights} & frozen
     assert not any(
@@ -263,7 +263,7 @@ def test_the_longest_name_counts_whatever_the_order():
     settings, method = made(
         transfer={"learning_rate_factors": {"encoder.1.0": 3.0, "encoder": 0.0}}
     )
-    groups = build.optimisers(settings, method)["network"].param_groups
+    groups = building.optimisers(settings, method)["network"].param_groups
     names = {parameter: name for name, parameter in method.named_parameters()}
     rates = {names[each]: group["lr"] for group in groups for each in group["params"]}
     assert rates["network.encoder.1.0.0.weight"] == pytest.approx(9e-3)
@@ -332,4 +332,4 @@ def test_initialisation_of_settings():
 
 def test_batches_of_batch_norm_reach_the_engine():
     settings, method = made(training={"batch_norm_batches": 60})
-    assert build.update_rules(settings, method).batch_norm_batches == 60
+    assert building.update_rules(settings, method).batch_norm_batches == 60

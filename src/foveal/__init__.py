@@ -25,7 +25,7 @@ _PUBLIC = {
     "evaluate": ("foveal.commands.evaluate", "evaluate"),
     "compare": ("foveal.commands.compare", "compare"),
     "report": ("foveal.commands.report", "report"),
-    "network": ("foveal.build", "network"),
+    "network": ("foveal.building", "network"),
 }
 
 __all__ = ["__version__", *_PUBLIC]

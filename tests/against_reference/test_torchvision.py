@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foveal.build import network
+from foveal.building import network
 from foveal.engine.transfer import Source, matched
 from foveal.networks.resnet import ResNet
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from foveal.build import bare_network
+from foveal.building import bare_network
 from foveal.commands.rehearsal import fitting_patches
 from foveal.config.plan import Plan
 

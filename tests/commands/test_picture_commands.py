@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import foveal
-from foveal import build
+from foveal import building
 from foveal.commands.rehearsal import fitting_patches
 from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.engine.run_directory import RunDirectory
@@ -176,7 +176,7 @@ def test_slices_of_volumes_are_whole_and_many(
     run, planned, median_shape, spacing_mm, size, batch_size
 ):
     plan = volume_plan(run, planned, median_shape, spacing_mm)
-    with_network = build.bare_network(plan)
+    with_network = building.bare_network(plan)
     found = fitting_patches(plan, with_network)
     assert found.size == size
     assert found.batch_size == batch_size

@@ -8,7 +8,7 @@ from phantoms import write_ball_and_box_dataset
 from typer.testing import CliRunner
 
 import foveal
-from foveal import build
+from foveal import building
 from foveal.cli.main import app
 from foveal.commands import preview as command
 from foveal.commands.fit import Watcher
@@ -71,8 +71,8 @@ def test_the_patches_are_those_of_training_at_that_step(run, tmp_path, seen):
     stored = preprocess(dataset, plan, store=settings.store)
     trained_on = {case.name for case in cases_of(dataset, fold.train)}
     labelled = [case for case in stored if case.name in trained_on]
-    method = build.method(settings, plan)
-    (source,) = build.patch_sources(
+    method = building.method(settings, plan)
+    (source,) = building.patch_sources(
         settings, plan, method, {"labelled": labelled}, rank=0
     ).values()
     batch = source.batch(7, source.read(7), torch.device("cpu"))

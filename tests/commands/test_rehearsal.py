@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from foveal.build import WITHOUT_PLUGINS, parts_with
+from foveal.building import WITHOUT_PLUGINS, parts_with
 from foveal.commands.rehearsal import rehearse
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings

@@ -14,7 +14,7 @@ from two_pathways import TwoPathways
 from typer.testing import CliRunner
 
 import foveal
-from foveal import build
+from foveal import building
 from foveal.cli.main import app
 from foveal.commands import preview as preview_command
 from foveal.commands.distribution import captured_counts
@@ -101,14 +101,14 @@ def source_of(run):
     """What makes the training patches of a run."""
     directory = RunDirectory(run)
     settings, plan = read_settings(directory.settings)[0], read_plan(directory.plan)
-    parts = build.parts_with([PLUGIN])
+    parts = building.parts_with([PLUGIN])
     stored = foveal.preprocess(
         read_dataset(settings.dataset), plan, store=settings.store
     )
-    (source,) = build.patch_sources(
+    (source,) = building.patch_sources(
         settings,
         plan,
-        build.method(settings, plan, parts),
+        building.method(settings, plan, parts),
         {"labelled": stored},
         rank=0,
         parts=parts,
@@ -276,7 +276,7 @@ def test_pictures_for_a_network_of_volumes_are_told(run):
     plan = read_plan(RunDirectory(run).plan)
     tables = plan.model_dump()
     tables["fingerprint"]["median_shape"] = [300.0, 200.0, 1.0]
-    parts = build.parts_with([PLUGIN])
+    parts = building.parts_with([PLUGIN])
     with pytest.raises(
         SettingsError,
         match=r"two_pathways is 3D, but the cases have one slice; use .*unet2d.*, or "

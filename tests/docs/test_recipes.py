@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.commands.rehearsal import fitting_patches
 from foveal.config.plan import Plan
 from foveal.settings_files import changed_plan, choose_settings
@@ -28,19 +28,19 @@ PLAN = Plan.model_validate(
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_what_a_run_takes(path):
-    parts = build.WITHOUT_PLUGINS
+    parts = building.WITHOUT_PLUGINS
     settings, entries = choose_settings(path, (), {}, sections=parts.sections)
     assert settings.dataset is not None
     plan = changed_plan(PLAN, entries, parts.plan_model)
     with torch.device("meta"):
-        fitting = fitting_patches(plan, build.bare_network(plan)).model_dump()
+        fitting = fitting_patches(plan, building.bare_network(plan)).model_dump()
         patches = fitting | entries.get("patches", {})
         plan = changed_plan(plan, {"patches": patches})
-        method = build.method(settings, plan)
-        build.optimisers(settings, method)
+        method = building.method(settings, plan)
+        building.optimisers(settings, method)
     method.predictor.output_shape(plan.patches.size)
-    build.tiles(settings, plan, method.predictor)
-    build.update_rules(settings, method)
+    building.tiles(settings, plan, method.predictor)
+    building.update_rules(settings, method)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ from torch import nn
 
 from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
-from foveal.build import network
+from foveal.building import network
 from foveal.engine.loading import PatchSource
 from foveal.engine.training import Training, UpdateRules
 from foveal.inference.numerics import Numerics

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.build import network
+from foveal.building import network
 from foveal.engine.transfer import (
     Source,
     for_other_channels,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from foveal.build import losses
+from foveal.building import losses
 from foveal.config.settings import BorderWeightsConfig, LossConfig, Settings
 from foveal.losses.border_cross_entropy import (
     border_cross_entropy,

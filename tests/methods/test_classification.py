@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from foveal.build import network
+from foveal.building import network
 from foveal.errors import SamplingError
 from foveal.losses.presence import presence_cross_entropy, presence_logits
 from foveal.methods.classification import Classification

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from vgg_geometry import leaning, seen_from, with_generic_weights
 
-from foveal import build
+from foveal import building
 from foveal.networks.deconvnet import DeconvNet
 
 
 def small(num_classes=2, features=(2, 2, 3, 3, 3), head_features=4):
-    return build.network(
+    return building.network(
         "deconvnet",
         in_channels=1,
         num_classes=num_classes,
@@ -21,7 +21,7 @@ def small(num_classes=2, features=(2, 2, 3, 3, 3), head_features=4):
 
 def test_published_size():
     with torch.device("meta"):
-        network = build.network("deconvnet", in_channels=3, num_classes=21)
+        network = building.network("deconvnet", in_channels=3, num_classes=21)
     convolutions = sum(
         each.numel()
         for module in network.modules()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.networks.decouplednet import ABSENT, DecoupledNet
 
 
@@ -14,14 +14,14 @@ def small(num_classes=3, **options):
         "bridge_features": 7,
         **options,
     }
-    return build.network(
+    return building.network(
         "decouplednet", in_channels=1, num_classes=num_classes, **options
     )
 
 
 def test_published_size():
     with torch.device("meta"):
-        network = build.network("decouplednet", in_channels=3, num_classes=21)
+        network = building.network("decouplednet", in_channels=3, num_classes=21)
     total = sum(each.numel() for each in network.parameters())
     classification = sum(each.numel() for each in network.classification.parameters())
     assert (classification, total) == (134_346_581, 307_454_487)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from foveal import build
+from foveal import building
 from foveal.config.networks.deepmedic import DeepMedicConfig
 from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.errors import GeometryError
@@ -30,7 +30,7 @@ DEEP = (30, 30, 40, 40, 40, 40, 50, 50)
 
 def network(name="deepmedic", in_channels=1, num_classes=2, **options):
     torch.manual_seed(0)
-    return build.network(
+    return building.network(
         name, in_channels=in_channels, num_classes=num_classes, **options
     )
 

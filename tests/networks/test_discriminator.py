@@ -2,7 +2,7 @@
 
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.networks.discriminator import DomainDiscriminator
 
 TAPS = ("sharp.4", "sharp.6", "sharp.8", "wide.4", "wide.6", "wide.8", "hidden.2")
@@ -35,7 +35,7 @@ def test_receptive_field_is_the_support_of_the_gradient():
 
 def test_it_judges_what_deepmedic_found_of_a_training_patch():
     torch.manual_seed(0)
-    segmenter = build.network("deepmedic-thesis", in_channels=1, num_classes=2)
+    segmenter = building.network("deepmedic-thesis", in_channels=1, num_classes=2)
     segmenter.train()
     image = torch.randn(2, 1, *segmenter.fitting_shape((55, 55, 55)))
     output = segmenter(image, taps=TAPS)

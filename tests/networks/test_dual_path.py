@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foveal import build
+from foveal import building
 from foveal.networks.dual_path import BasicBlock, BottleneckBlock, DualPath
 
 SMALL = {
@@ -18,7 +18,7 @@ SMALL = {
 
 def network(in_channels=1, num_classes=2, **options):
     torch.manual_seed(0)
-    return build.network(
+    return building.network(
         "dual-path", in_channels=in_channels, num_classes=num_classes, **options
     )
 

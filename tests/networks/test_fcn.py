@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from vgg_geometry import with_generic_weights
 
-from foveal import build
+from foveal import building
 from foveal.networks.fcn import Fcn, crops, head_padding
 
 SMALL = {"features": (2, 2, 3, 3, 3), "head_features": 4}
@@ -13,7 +13,7 @@ SMALL = {"features": (2, 2, 3, 3, 3), "head_features": 4}
 
 def small(name, num_classes=2, **options):
     options = {**SMALL, "input_padding": 1, **options}
-    return build.network(name, in_channels=1, num_classes=num_classes, **options)
+    return building.network(name, in_channels=1, num_classes=num_classes, **options)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def small(name, num_classes=2, **options):
 def test_published_sizes(name, number, learned):
     for upsampling, expected in (("fixed", number), ("learned", number + learned)):
         with torch.device("meta"):
-            network = build.network(
+            network = building.network(
                 name, in_channels=3, num_classes=21, upsampling=upsampling
             )
         assert sum(each.numel() for each in network.parameters()) == expected

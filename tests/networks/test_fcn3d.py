@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foveal import build
+from foveal import building
 from foveal.errors import SettingsError
 from foveal.networks.fcn3d import FCN3d
 
@@ -14,7 +14,7 @@ TINY = {"features": (2, 3, 4), "strides": ((2, 2, 2), (2, 2, 2)), "convolutions"
 
 def made(name="fcn3d", in_channels=1, num_classes=3, **options):
     torch.manual_seed(0)
-    return build.network(
+    return building.network(
         name, in_channels=in_channels, num_classes=num_classes, **options
     ).eval()
 

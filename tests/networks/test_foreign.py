@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from foveal import build
+from foveal import building
 from foveal.errors import SettingsError
 from foveal.networks import foreign
 from foveal.networks.foreign import ForeignNetwork
@@ -42,11 +42,11 @@ COUNTS = {
 
 def made(name, **options):
     torch.manual_seed(0)
-    return build.network(name, in_channels=2, num_classes=3, **options)
+    return building.network(name, in_channels=2, num_classes=3, **options)
 
 
 def test_every_foreign_network_that_can_be_named_is_tested():
-    assert {name for name in build.NETWORKS if ":" in name} == TINY.keys()
+    assert {name for name in building.NETWORKS if ":" in name} == TINY.keys()
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -148,7 +148,7 @@ def test_weights_are_kept_without_doubles_and_survive_a_copy(name):
 @pytest.mark.usefixtures("monai")
 @pytest.mark.parametrize("name", TINY)
 def test_defaults_have_the_stated_number_of_parameters(name):
-    network = build.network(name, in_channels=1, num_classes=3)
+    network = building.network(name, in_channels=1, num_classes=3)
     assert sum(parameter.numel() for parameter in network.parameters()) == COUNTS[name]
     stated = getattr(foreign, name.replace(":", "_")).__doc__
     assert f"{COUNTS[name]:,}" in stated

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal import build
+from foveal import building
 from foveal.networks.blocks import ResidualBlock
 from foveal.networks.initialisation import initialise, zero_last_scales
 from foveal.networks.layer_names import regularised_weights
@@ -92,7 +92,7 @@ def test_residual_blocks_begin_as_the_identity():
 )
 def test_residual_networks_mark_their_blocks(name, blocks):
     with torch.device("meta"):
-        network = build.network(name, in_channels=1, num_classes=2)
+        network = building.network(name, in_channels=1, num_classes=2)
     found = [each for each in network.modules() if isinstance(each, ResidualBlock)]
     assert len(found) == blocks
     for block in found:
@@ -101,11 +101,11 @@ def test_residual_networks_mark_their_blocks(name, blocks):
 
 def test_every_network_names_its_classifiers():
     """So that they can be exempt from regularisation, and replaced."""
-    for name in build.NETWORKS:
+    for name in building.NETWORKS:
         if name.startswith("monai:"):  # is perhaps not installed
             continue
         with torch.device("meta"):
-            network = build.network(name, in_channels=1, num_classes=2)
+            network = building.network(name, in_channels=1, num_classes=2)
         assert network.classifier_names
         for layer in network.classifier_names:
             assert list(network.get_submodule(layer).parameters()), (name, layer)
@@ -113,7 +113,7 @@ def test_every_network_names_its_classifiers():
 
 def test_learned_upsampling_is_drawn_and_regularised_as_any_layer():
     small = {"features": (2,) * 5, "head_features": 2, "upsampling": "learned"}
-    network = build.network("fcn8s", in_channels=1, num_classes=2, **small)
+    network = building.network("fcn8s", in_channels=1, num_classes=2, **small)
     upscores = [network.upscore2.weight, network.upscore_pool4.weight]
     learned = regularised_weights(
         nn.Sequential(network), list(network.parameters()), with_classifier=True

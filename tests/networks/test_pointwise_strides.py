@@ -12,10 +12,10 @@ from foveal.networks.pointwise_strides import subsample_before_pointwise
 
 STEPS = """
 import torch
-from foveal import build
+from foveal import building
 
 torch.set_num_threads(2)
-network = build.network(
+network = building.network(
     "unet2d",
     in_channels=1,
     num_classes=2,

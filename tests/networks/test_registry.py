@@ -1,6 +1,6 @@
 """What holds for every network that can be named."""
 
-from foveal.build import NETWORKS
+from foveal.building import NETWORKS
 from foveal.config.networks.registry import NETWORK_SECTIONS
 
 

@@ -5,19 +5,19 @@ import torch
 import torch.nn.functional as F
 from vgg_geometry import leaning, seen_from, with_generic_weights
 
-from foveal import build
+from foveal import building
 from foveal.networks.segnet import SegNet
 
 
 def small(num_classes=2, features=(2, 2, 3, 3, 3)):
-    return build.network(
+    return building.network(
         "segnet", in_channels=1, num_classes=num_classes, features=features
     )
 
 
 def test_published_size():
     with torch.device("meta"):
-        network = build.network("segnet", in_channels=3, num_classes=11)
+        network = building.network("segnet", in_channels=3, num_classes=11)
     assert sum(each.numel() for each in network.parameters()) == 29_449_355
     assert "29,449,355" in SegNet.__doc__
 

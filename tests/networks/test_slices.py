@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.networks.slices import SliceBySlice
 
 VALID = {"features": (2, 2), "factors": (1, 3), "hidden_features": (3,)}
@@ -15,7 +15,7 @@ def network_2d(name, options):
     options = {"deepmedic2d": VALID, "unet2d": PADDED}[name] | options
     if name == "deepmedic2d":
         options |= {"residual_layers": (), "hidden_dropout_fractions": (0.0,)}
-    return build.network(name, in_channels=2, num_classes=3, **options)
+    return building.network(name, in_channels=2, num_classes=3, **options)
 
 
 def volumes(network, axis, slices=3):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.build import network as built
+from foveal.building import network as built
 from foveal.networks.spleen_unet import SpleenUNet
 
 COUNTS = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.networks.foreign import ForeignNetwork
 
 VGG = {"features": (2,) * 5}
@@ -22,14 +22,14 @@ VGG = {"features": (2,) * 5}
 def test_an_unknown_one_is_answered_with_those_there_are(name, options, there):
     if "strides" in options:
         options = {**options, "kernels": ((3, 3),) * 2}
-    network = build.network(name, in_channels=1, num_classes=2, **options).eval()
+    network = building.network(name, in_channels=1, num_classes=2, **options).eval()
     image = torch.zeros(1, 1, *network.fitting_shape((48, 48)))
     with torch.no_grad(), pytest.raises(ValueError, match=f"called fc9; .*{there}"):
         network(image, taps=("fc9",))
 
 
 def test_of_dual_path_and_of_foreign_networks_too():
-    network = build.network("dual-path", in_channels=1, num_classes=2).eval()
+    network = building.network("dual-path", in_channels=1, num_classes=2).eval()
     image = torch.zeros(1, 1, *network.fitting_shape((1, 1, 1)))
     with torch.no_grad(), pytest.raises(ValueError, match=r"wide\.10, hidden\.0"):
         network(image, taps=("coarse.0",))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foveal.build import network as built
+from foveal.building import network as built
 from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.errors import GeometryError, SettingsError
 from foveal.inference.numerics import apply_layout

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foveal import build
+from foveal import building
 from foveal.networks.vgg import VggEncoder, at_least, convolution_names, unpooled
 
 PUBLISHED = (64, 128, 256, 512, 512)
@@ -58,7 +58,7 @@ def test_fully_connected_layers_as_convolutions_give_the_same_numbers(name, pref
     torch.manual_seed(0)
     features, head = (2, 3, 4, 4, 5), 6
     vgg16 = common_vgg16(features, head)
-    network = build.network(
+    network = building.network(
         name, in_channels=1, num_classes=3, features=features, head_features=head
     )
     with_weights_of(network, vgg16).eval()
@@ -79,7 +79,7 @@ def test_fully_connected_layers_as_convolutions_give_the_same_numbers(name, pref
 @pytest.mark.parametrize("name", ["fcn8s", "segnet", "deconvnet", "decouplednet"])
 def test_pretrained_names_are_parameters_of_the_published_shapes(name):
     with torch.device("meta"):
-        network = build.network(name, in_channels=3, num_classes=21)
+        network = building.network(name, in_channels=3, num_classes=21)
         vgg16 = common_vgg16(PUBLISHED, 4096, in_channels=3).state_dict()
     ours = dict(network.named_parameters())
     names = network.pretrained_names()
@@ -116,7 +116,7 @@ def test_maps_smaller_than_a_kernel_lie_in_the_middle_of_zeros():
 )
 def test_each_learns_where_the_bright_squares_are(name, options):
     torch.manual_seed(0)
-    network = build.network(
+    network = building.network(
         name, in_channels=1, num_classes=2, features=(8,) * 5, **options
     )
     image = torch.zeros(4, 1, 32, 32)

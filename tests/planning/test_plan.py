@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from foveal import build
+from foveal import building
 from foveal.config.plan import LabelsConfig
 from foveal.errors import DatasetError
 from foveal.planning.fingerprint import CaseFingerprint
@@ -339,7 +339,7 @@ def test_cases_of_one_slice_get_a_2d_network_and_patches_of_one_slice():
     assert plan.network.strides == ((2, 2),) * 4
     assert plan.patches.size == (256, 192, 1)
     assert plan.patches.batch_size == 8
-    assert build.planned_network(plan).output_shape((256, 192, 1)) == (256, 192, 1)
+    assert building.planned_network(plan).output_shape((256, 192, 1)) == (256, 192, 1)
     assert any("unet2d, as every case is one slice" in reason for reason in reasons)
 
 

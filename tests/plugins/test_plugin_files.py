@@ -1,6 +1,6 @@
 import pytest
 
-from foveal.build import BUILT_IN, parts_with
+from foveal.building import BUILT_IN, parts_with
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import PluginError, RunError, SettingsError
 from foveal.plugins.files import read_plugin, read_plugins

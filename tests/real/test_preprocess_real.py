@@ -5,7 +5,7 @@ import pytest
 from conftest import data_folder
 from phantoms import placed
 
-from foveal.build import preprocessing_recipe
+from foveal.building import preprocessing_recipe
 from foveal.case import CaseFiles, ChannelFile
 from foveal.commands.plan import plan
 from foveal.commands.preprocess import preprocess

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal import build
+from foveal import building
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.preview import resolved
@@ -80,7 +80,7 @@ def distribution(
         FovealError: Something the user can mend; see `foveal.errors`.
     """
     watcher = watcher or Watcher()
-    parts = build.parts_with(plugins)
+    parts = building.parts_with(plugins)
     settings, planned, dataset, fold = resolved(
         Path(source), plan, options, parts, watcher
     )
@@ -91,10 +91,10 @@ def distribution(
         threads=settings.training.threads,
         on_progress=watcher.on_cases,
     )
-    method = build.method(settings, planned, parts)
+    method = building.method(settings, planned, parts)
     # Only of outlined cases is it known which class a voxel is of.
     groups = {stream.cases: cases for stream in method.streams.values()}
-    sources = build.patch_sources(
+    sources = building.patch_sources(
         settings, planned, method, groups, rank=0, parts=parts
     )
     stream = next(iter(sources.values()))

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from lightning_fabric import Fabric
 
-from foveal import build
+from foveal import building
 from foveal.commands.plan import usable_threads
 from foveal.commands.transfer import begin_with_weights, weights_of_fold
 from foveal.config.plan import Plan
@@ -76,7 +76,7 @@ def fit(
     cases: Mapping[str, Sequence[StoredCase]],
     held_out: Sequence[StoredCase],
     watcher: Watcher,
-    parts: Parts = build.WITHOUT_PLUGINS,
+    parts: Parts = building.WITHOUT_PLUGINS,
 ) -> None:
     """Train to the end from wherever the run stands.
 
@@ -88,14 +88,14 @@ def fit(
         run: Its splits, plan and settings are written.
         settings: Of the run.
         plan: Of the run.
-        method: As `build.method` makes it, right after the seed of the run was set.
+        method: As `building.method` makes it, right after the seed of the run was set.
         cases: To train on, by the names that streams use, such as ``"labelled"``.
         held_out: Cases to validate on; may be empty.
         watcher: Told of progress.
         parts: Those that settings and plan choose from.
     """
     start = time.perf_counter()
-    sources = build.patch_sources(
+    sources = building.patch_sources(
         settings, plan, method, cases, fabric.global_rank, parts
     )
     if settings.transfer.weights is not None and not has_checkpoint(run.checkpoints):
@@ -111,10 +111,10 @@ def fit(
     settings = _with_numerics(fabric, settings, method, sources, watcher)
     training = Training(
         method,
-        build.optimisers(settings, method),
+        building.optimisers(settings, method),
         fabric,
-        numerics=build.numerics(settings),
-        rules=build.update_rules(settings, method),
+        numerics=building.numerics(settings),
+        rules=building.update_rules(settings, method),
         seed=settings.training.seed,
     )
     loader_threads = min(8, settings.training.threads or usable_threads())
@@ -231,24 +231,24 @@ def _validator(
     """Scores per structure of a network on whole cases."""
 
     def validate(network: Network) -> dict[str, float | None]:
-        apply_layout(network, build.numerics(settings).memory_layout)
+        apply_layout(network, building.numerics(settings).memory_layout)
         if task == "classification":
             scores = presence_in_cases(
                 presence_function(
                     network,
-                    build.membership(plan),
-                    build.numerics(settings),
+                    building.membership(plan),
+                    building.numerics(settings),
                     fabric.device,
                 ),
                 cases,
-                build.windows(settings, plan, network),
+                building.windows(settings, plan, network),
                 plan.labels.structures,
             )
             return {name: one.balanced_accuracy for name, one in scores.items()}
         return validation_dice(
-            patch_function(network, build.numerics(settings), fabric.device),
+            patch_function(network, building.numerics(settings), fabric.device),
             cases,
-            build.tiles(settings, plan, network),
+            building.tiles(settings, plan, network),
             plan.labels.num_classes,
             plan.labels.structures,
         )

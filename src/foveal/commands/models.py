@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foveal import build
+from foveal import building
 from foveal.commands.folds import finished_runs
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
@@ -50,7 +50,7 @@ class StoredModel:
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """The settings that decide a prediction."""
-        numerics = build.numerics(self.settings)
+        numerics = building.numerics(self.settings)
         return {
             # What is unset is left out, so that a further setting changes no digest.
             "prediction": self.settings.prediction.model_dump(
@@ -82,8 +82,8 @@ class StoredModel:
                 "outlines nothing; start a segmentation network from it with "
                 "--set transfer.weights=RUN"
             )
-        parts = Parts(build.BUILT_IN, self.plugins)
-        return build.model(self.plan, self.settings, self.weights, device, parts)
+        parts = Parts(building.BUILT_IN, self.plugins)
+        return building.model(self.plan, self.settings, self.weights, device, parts)
 
 
 def load_model(
@@ -148,7 +148,7 @@ def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> Stored
             "file to predict with the next of best, last and previous"
         ) from error
     # Before the task was kept there were no plugins' classifiers.
-    known = build.METHODS.get(settings.method.name)
+    known = building.METHODS.get(settings.method.name)
     task = state.get("task", known.task if known else "segmentation")
     return StoredModel(
         plan,

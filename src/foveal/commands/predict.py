@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.case import CaseFiles
 from foveal.commands.models import Paths, read_models
 from foveal.commands.plan import usable_threads
@@ -88,7 +88,7 @@ def predict(
     asked = Asked(
         models=tuple(one.digest for one in stored),
         options={"probabilities": probabilities},
-        device=build.resolved_device(device),
+        device=building.resolved_device(device),
     )
     drawn = Drawn(
         masks=ensemble.structure_values if ensemble.separate_masks else {},

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from foveal.build import preprocessing_recipe
+from foveal.building import preprocessing_recipe
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.plan import cases_at_once
 from foveal.commands.plan import plan as make_plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.commands.models import stored_model_of
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import EvaluationError
@@ -35,15 +35,15 @@ def measure_presence(
     """
     stored = stored_model_of(run, parts.plugins)
     plan = stored.plan
-    numerics = build.numerics(stored.settings)
-    network = build.planned_network(plan, parts)
+    numerics = building.numerics(stored.settings)
+    network = building.planned_network(plan, parts)
     network.load_state_dict(stored.weights)
-    target = torch.device(build.resolved_device(device))
+    target = torch.device(building.resolved_device(device))
     apply_layout(network.to(target).eval(), numerics.memory_layout)
     scores = presence_in_cases(
-        presence_function(network, build.membership(plan), numerics, target),
+        presence_function(network, building.membership(plan), numerics, target),
         cases,
-        build.windows(stored.settings, plan, network),
+        building.windows(stored.settings, plan, network),
         plan.labels.structures,
     )
     run.validation.mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def is_classifier(run: RunDirectory) -> bool:
     Of a plugin's method it is known once it was validated.
     """
     settings, _ = read_settings(run.settings)
-    known = build.METHODS.get(settings.method.name)
+    known = building.METHODS.get(settings.method.name)
     return run.presence.exists() or (
         known is not None and known.task == "classification"
     )

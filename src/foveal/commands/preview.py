@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveal import build
+from foveal import building
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
@@ -92,16 +92,18 @@ def preview(
     path = Path(output)
     require_ending(path, ".png")
     watcher = watcher or Watcher()
-    parts = build.parts_with(plugins)
+    parts = building.parts_with(plugins)
     settings, planned, dataset, fold = resolved(
         Path(source), plan, options, parts, watcher
     )
-    method = build.method(settings, planned, parts)
+    method = building.method(settings, planned, parts)
     cases = {
         name: CasesOnUse(files, dataset, planned, settings, watcher)
         for name, files in files_of_streams(method, dataset, fold).items()
     }
-    sources = build.patch_sources(settings, planned, method, cases, rank=0, parts=parts)
+    sources = building.patch_sources(
+        settings, planned, method, cases, rank=0, parts=parts
+    )
     title = f"{dataset.name}: patches of step {step}, augmented"
     if any(predicts_less(stream) for stream in sources.values()):
         title += "; the network predicts what is framed"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.config.plan import PatchesConfig, Plan
 from foveal.config.settings import Settings
@@ -90,7 +90,7 @@ def _networks_2d(plan: Plan) -> list[str]:
         # Without memory for weights, of which some networks have many; and without
         # those whose library is not there.
         with contextlib.suppress(FovealError), torch.device("meta"):
-            network = build.bare_network(tried)
+            network = building.bare_network(tried)
             if len(network.alignment) < len(plan.patches.size):
                 found.append(name)
     return found
@@ -111,9 +111,9 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
         SettingsError: Settings and plan do not agree.
         PluginError: A plugin's part fails on a made-up patch.
     """
-    trained = build.method(settings, plan, parts)
+    trained = building.method(settings, plan, parts)
     for name, stream in trained.streams.items():
-        build.sampler(stream.sampler, settings, plan, parts)
+        building.sampler(stream.sampler, settings, plan, parts)
         if stream.cases not in STREAM_CASES:
             raise SettingsError(
                 f'method {settings.method.name}: stream "{name}" asks for '
@@ -126,20 +126,20 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
         raise SettingsError(
             f"patches.size does not suit network {plan.network.name}: {error}"
         ) from error
-    build.tiles(settings, plan, trained.predictor)
+    building.tiles(settings, plan, trained.predictor)
     if not settings.transfer.freeze:
         # Frozen batch norms keep the deviations that they have.
         _require_enough_to_norm(plan, trained.task)
     if parts.plugins:
-        device = torch.device(build.resolved_device(settings.training.device))
+        device = torch.device(building.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):
-            for name, (loss, _) in build.losses(settings, parts).items():
+            for name, (loss, _) in building.losses(settings, parts).items():
                 _try_loss(name, loss, plan, predicted, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
     # Names of layers may be wrong.
-    build.optimisers(settings, trained)
-    build.update_rules(settings, trained)
+    building.optimisers(settings, trained)
+    building.update_rules(settings, trained)
 
 
 def _require_volumes(predictor: Network, plan: Plan) -> None:
@@ -167,11 +167,11 @@ def _require_enough_to_norm(plan: Plan, task: str) -> None:
         SettingsError: Names the network and what would do.
     """
     # Networks of plugins and of other libraries may need real memory to be built.
-    if plan.network.name not in build.NETWORKS or ":" in plan.network.name:
+    if plan.network.name not in building.NETWORKS or ":" in plan.network.name:
         return
     patches = plan.patches
     with torch.device("meta"):
-        network = build.planned_network(plan).train()
+        network = building.planned_network(plan).train()
         image = torch.empty(
             patches.batch_size, len(plan.preprocessing.channels), *patches.size
         )
@@ -264,7 +264,7 @@ def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Bat
         image=noise,
         label_map=(voxels % classes).reshape(1, *size).to(torch.uint8),
         annotated=flags,
-        structures=build.membership(plan).to(device),
+        structures=building.membership(plan).to(device),
         case_names=("made up",),
         corners=((0, 0, 0),),
         present=flags,

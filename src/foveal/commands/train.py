@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 
-from foveal import build
+from foveal import building
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher, fit
@@ -120,7 +120,7 @@ def train(
     out = Path(out)
     plan_entries: dict[str, Any] = {}
     all_folds = fold == "all" or (resume and is_cross_validation(out))
-    parts = build.parts_with(plugins)
+    parts = building.parts_with(plugins)
     for plugin in parts.plugins:
         watcher.on_stage(
             f"Plugin: {plugin.path} adds {plugin.words}; a copy is kept in the run"
@@ -175,7 +175,7 @@ def _train_run(
         f"validate, {len(division.test)} kept for the test"
     )
     torch.manual_seed(settings.training.seed)
-    method = build.method(settings, planned, parts)
+    method = building.method(settings, planned, parts)
     training_files = files_of_streams(method, dataset, division)
     validation_files = held_out_files(method.task, dataset, division)
     _require_validation(settings, validation_files)
@@ -317,7 +317,7 @@ def resolved_settings(
         settings = settings.model_copy(update={"store": settings.store.absolute()})
     before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
-    build.require_used(settings, network_name, parts)
+    building.require_used(settings, network_name, parts)
     weights = settings.transfer.weights
     if weights is not None and not weights.exists():
         raise SettingsError(
@@ -642,7 +642,7 @@ def resolved_plan(
         watcher.on_stage(f"Changed: {changes}, as the settings say")
     if path is None:
         own = entries.get("patches", {})
-        fitting = fitting_patches(chosen, build.bare_network(chosen, parts))
+        fitting = fitting_patches(chosen, building.bare_network(chosen, parts))
         suited = changed_plan(chosen, {"patches": fitting.model_dump() | own})
         if suited.patches != chosen.patches:
             watcher.on_stage(
@@ -669,7 +669,7 @@ def _entry_names(table: Mapping[str, Any], before: str = "") -> list[str]:
 
 def _launched_fabric(settings: Settings) -> Fabric:
     """Processes and device of the run; data-parallel ones start here."""
-    fabric = build.fabric(settings)
+    fabric = building.fabric(settings)
     fabric.launch()
     return fabric
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from foveal import build
+from foveal import building
 from foveal.commands.folds import finished_runs
 from foveal.commands.models import read_models
 from foveal.commands.out_of_fold import division
@@ -220,7 +220,7 @@ def require_fitting_weights(weights: Path, plan: Plan, parts: Parts) -> None:
         PluginError: Their network is a plugin's, which was not given.
     """
     fitting_weights(
-        build.planned_network(plan, parts),
+        building.planned_network(plan, parts),
         weights,
         plan,
         opened_weights(weights, parts),
@@ -253,8 +253,8 @@ def opened_weights(path: Path, parts: Parts) -> OpenedWeights:
     # Plugins' networks and other libraries' ("monai:…") may need real memory.
     is_built_in = not model.plugins and ":" not in model.plan.network.name
     with torch.device("meta") if is_built_in else contextlib.nullcontext():
-        network = build.planned_network(
-            model.plan, Parts(build.BUILT_IN, model.plugins)
+        network = building.planned_network(
+            model.plan, Parts(building.BUILT_IN, model.plugins)
         )
     source = Source(
         without_slices_prefix(model.weights, network),

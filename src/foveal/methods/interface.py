@@ -37,7 +37,7 @@ class Stream(NamedTuple):
     ``"target"``."""
 
     sampler: str
-    """Name of a sampler, see `foveal.build.SAMPLERS`."""
+    """Name of a sampler, see `foveal.building.SAMPLERS`."""
 
     batch_size: int
 

@@ -169,7 +169,7 @@ class DualPath(Network):
         names = [
             f"{name}.{number}"
             for name in ("sharp", "wide", "hidden")
-            for number in range(len(self.get_submodule(name)))
+            for number, _ in enumerate(self.get_submodule(name).children())
         ]
         return Output(logits, (), asked(activations, taps, names))
 

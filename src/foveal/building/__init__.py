@@ -1,6 +1,6 @@
 """From settings to objects: the one place that knows which name means which class."""
 
-from foveal.build.names import (
+from foveal.building.names import (
     BUILT_IN,
     LOSSES,
     METHODS,
@@ -10,13 +10,13 @@ from foveal.build.names import (
     parts_with,
     require_used,
 )
-from foveal.build.networks import (
+from foveal.building.networks import (
     bare_network,
     initialised_network,
     network,
     planned_network,
 )
-from foveal.build.prediction import (
+from foveal.building.prediction import (
     membership,
     model,
     numerics,
@@ -25,7 +25,7 @@ from foveal.build.prediction import (
     tiles,
     windows,
 )
-from foveal.build.training import (
+from foveal.building.training import (
     fabric,
     intensity_augmentation,
     losses,
@@ -34,7 +34,7 @@ from foveal.build.training import (
     sampler,
     spatial_augmentation,
 )
-from foveal.build.updates import frozen_layers, optimisers, update_rules
+from foveal.building.updates import frozen_layers, optimisers, update_rules
 
 __all__ = [
     "BUILT_IN",

@@ -8,10 +8,10 @@ from lightning_fabric import Fabric
 
 from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
-from foveal.build.names import LOSSES, WITHOUT_PLUGINS, of_another_kind, own_options
-from foveal.build.networks import initialised_network
-from foveal.build.prediction import membership, resolved_device
-from foveal.build.updates import frozen_layers
+from foveal.building.names import LOSSES, WITHOUT_PLUGINS, of_another_kind, own_options
+from foveal.building.networks import initialised_network
+from foveal.building.prediction import membership, resolved_device
+from foveal.building.updates import frozen_layers
 from foveal.config.plan import Plan
 from foveal.config.settings import LossConfig, PredictionConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler

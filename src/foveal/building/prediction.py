@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from foveal.build.names import WITHOUT_PLUGINS
-from foveal.build.networks import planned_network
+from foveal.building.names import WITHOUT_PLUGINS
+from foveal.building.networks import planned_network
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.errors import GeometryError, RunError, SettingsError

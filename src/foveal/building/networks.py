@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from foveal.build.names import NETWORKS, WITHOUT_PLUGINS, of_another_kind
+from foveal.building.names import NETWORKS, WITHOUT_PLUGINS, of_another_kind
 from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
