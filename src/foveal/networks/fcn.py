@@ -210,6 +210,8 @@ def bilinear_upsampling(
 class FixedUpsampling(nn.Module):
     """Each channel by itself with one kernel, which is not saved with the weights."""
 
+    weight: Tensor
+
     def __init__(
         self, channels: int, factor: int, kernel: Float[Tensor, "i j"]
     ) -> None:

@@ -36,7 +36,7 @@ def _is_pointwise(layer: nn.Conv2d) -> bool:
 
 
 def _every(
-    _: nn.Module, inputs: tuple[Tensor, ...], *, strides: tuple[int, int]
+    _: nn.Module, inputs: tuple[Tensor, ...], *, strides: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
     image, *others = inputs
     return (image[..., :: strides[0], :: strides[1]], *others)
