@@ -168,8 +168,12 @@ class DualPath(Network):
         logits = self.classifier(through("hidden", self.hidden, features))
         names = [
             f"{name}.{number}"
-            for name in ("sharp", "wide", "hidden")
-            for number, _ in enumerate(self.get_submodule(name).children())
+            for name, modules in [
+                ("sharp", self.sharp),
+                ("wide", self.wide),
+                ("hidden", self.hidden),
+            ]
+            for number in range(len(modules))
         ]
         return Output(logits, (), asked(activations, taps, names))
 
