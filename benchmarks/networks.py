@@ -74,7 +74,10 @@ def main() -> None:
             )
             axes.bar(name, dice)
             axes.annotate(
-                f"{dice:.3f}\n{record['steps']:.0f} steps", (name, dice), ha="center"
+                f"{dice:.3f}\n{record['steps']:.0f} steps",
+                (name, dice + 0.02),
+                ha="center",
+                va="bottom",
             )
         axes.set_title(data)
         axes.set_ylim(0, 1.1)
