@@ -7,22 +7,24 @@ from foveal.in_threads import for_each
 
 
 def test_results_are_in_the_order_of_the_items_whoever_ends_first():
-    second_is_done = threading.Event()
+    second_is_told = threading.Event()
     told = []
 
     def work(item):
         if item == 1:
-            assert second_is_done.wait(10)
-        else:
-            second_is_done.set()
+            assert second_is_told.wait(10)
         return 10 * item
+
+    def tell(*progress):
+        told.append(progress)
+        second_is_told.set()
 
     results = for_each(
         work,
         [1, 2],
         threads=2,
         name=str,
-        on_progress=lambda *progress: told.append(progress),
+        on_progress=tell,
     )
     assert results == [10, 20]
     assert told == [(1, 2, "2"), (2, 2, "1")]
