@@ -12,17 +12,14 @@ Every training that is finished is kept in ``--out``; the same command goes on.
 """
 
 import argparse
-import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from statistics import fmean
 
-import tomli_w
+from trainings import held_out_table
 
 import foveal
-from foveal.case import Dataset
 from foveal.engine.log import read_log
 
 NUM_TEST = 40
@@ -39,7 +36,7 @@ def main() -> None:
     parser.add_argument("--set", dest="options", action="append", default=[])
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    table = write_table(data_folder(), arguments.out)
+    table = held_out_table("hippocampus", NUM_TEST, arguments.out)
     for budget in arguments.budgets:
         scores = []
         for seed in arguments.seeds:
@@ -52,45 +49,6 @@ def main() -> None:
             )
         target = f", target {TARGETS[budget]}" if budget in TARGETS else ""
         print(f"{budget} s: mean Dice {fmean(scores):.4f}{target}", flush=True)
-
-
-def data_folder() -> Path:
-    """The data set, from ``FOVEAL_DATA`` or beside the project."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("FOVEAL_DATA", beside)) / "hippocampus"
-    if not folder.is_dir():
-        raise SystemExit(f"no folder {folder}; set FOVEAL_DATA")
-    return folder
-
-
-def write_table(folder: Path, out: Path) -> Path:
-    """A table of the data set in which 40 cases are the test."""
-    dataset: Dataset = foveal.read_dataset(folder)
-    by_hash = sorted(
-        dataset.cases, key=lambda case: hashlib.sha256(case.name.encode()).hexdigest()
-    )
-    test = {case.name for case in by_hash[:NUM_TEST]}
-    cases = [
-        {
-            "case": case.name,
-            "channels": [str(case.channels[0].path.resolve())],
-            "label_map": str(case.label_map.resolve()),
-            "split": "test" if case.name in test else "train",
-        }
-        for case in dataset.cases
-    ]
-    path = out / "hippocampus.toml"
-    path.write_text(
-        tomli_w.dumps(
-            {
-                "name": "Hippocampus",
-                "channel_names": list(dataset.channel_names),
-                "labels": dataset.label_values,
-                "cases": cases,
-            }
-        )
-    )
-    return path
 
 
 def result(

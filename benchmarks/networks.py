@@ -8,17 +8,19 @@ and mean Dice of the test cases; and a picture of the last. Finished trainings a
 kept; the same command goes on.
 """
 
-import argparse
-import hashlib
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
-from trainings import data_folder, tested, trained, write_table
-
-import foveal
+from trainings import (
+    held_out_table,
+    num_parameters,
+    tested,
+    trained_alike,
+    training_parser,
+)
 
 mpl.use("Agg")
 
@@ -36,40 +38,24 @@ trained on: validation would cost every network another share of its time."""
 
 def main() -> None:
     """Train every network on every data set, test, print a table, draw the scores."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budget", type=float, default=300, help="seconds each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = training_parser(__doc__, budget=300)
     parser.add_argument("--picture", type=Path, default=Path("networks.png"))
     arguments = parser.parse_args()
     print("| data | network | parameters | steps | s/step | peak GB | Dice |")
     print("|---|---|---|---|---|---|---|")
     figure, every_axes = plt.subplots(1, len(DATA), figsize=(9, 3.5), squeeze=False)
     for data, axes in zip(DATA, every_axes[0], strict=True):
-        table = held_out_table(data, arguments.out)
+        table = held_out_table(data, DATA[data], arguments.out)
         for name, options in NETWORKS.items():
-            run = arguments.out / f"{data}_{name.split()[0]}_{arguments.seed}"
-            record = trained(
-                table,
-                run,
-                arguments.budget,
-                {
-                    "store": (arguments.out / "store").as_posix(),
-                    "training.seed": arguments.seed,
-                    "training.threads": arguments.threads,
-                    "splits.folds": 1,
-                    **options,
-                },
+            run, record = trained_alike(
+                arguments, table, f"{data}_{name.split()[0]}", options
             )
-            network = foveal.load_model(run).models[0].network
-            parameters = sum(weights.numel() for weights in network.parameters())
             measured = tested(run, table)
             dice = fmean(measured.mean(one, "dice") for one in measured.structures)
             print(
-                f"| {data} | {name} | {parameters:,} | {record['steps']:.0f} | "
-                f"{record['seconds_per_step']:.2f} | {record['peak_gb']:.2f} | "
-                f"{dice:.4f} |",
+                f"| {data} | {name} | {num_parameters(run):,} | "
+                f"{record['steps']:.0f} | {record['seconds_per_step']:.2f} | "
+                f"{record['peak_gb']:.2f} | {dice:.4f} |",
                 flush=True,
             )
             axes.bar(name, dice)
@@ -84,14 +70,6 @@ def main() -> None:
         axes.set_ylabel(f"test Dice after {arguments.budget:.0f} s")
     figure.tight_layout()
     figure.savefig(arguments.picture, dpi=120)
-
-
-def held_out_table(data: str, out: Path) -> Path:
-    """A table of a data set in which some cases, fixed by their names, are the test."""
-    folder = data_folder(data)
-    names = [case.name for case in foveal.read_dataset(folder).labelled]
-    names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return write_table(out / f"{data}.toml", folder, names[: DATA[data]])
 
 
 if __name__ == "__main__":

@@ -9,14 +9,18 @@ scores are those of `foveal evaluate` over all voxels of the test together, back
 included. Finished trainings are kept; the same command goes on.
 """
 
-import argparse
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from trainings import data_folder, tested, trained
+from trainings import (
+    data_folder,
+    in_hashed_order,
+    tested,
+    trained_alike,
+    training_parser,
+)
 
 NARROW_VGG = {
     "network.features": [16, 32, 64, 128, 128],
@@ -60,11 +64,7 @@ SCORES = (
 
 def main() -> None:
     """Train every network on both data sets, test, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budget", type=float, default=360, help="seconds each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = training_parser(__doc__, budget=360)
     arguments = parser.parse_args()
     print("| data | network | steps | s/step | MIoU | Dice | PA | MPA | FWIoU |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -75,19 +75,11 @@ def main() -> None:
     for data, table, networks in parts:
         for name, options in networks.items():
             short = re.sub(r"\W+", "_", name)
-            run = arguments.out / f"{data}_{short}_{arguments.seed}"
-            record = trained(
+            run, record = trained_alike(
+                arguments,
                 table,
-                run,
-                arguments.budget,
-                {
-                    "store": (arguments.out / "store").as_posix(),
-                    "training.seed": arguments.seed,
-                    "training.threads": arguments.threads,
-                    "splits.folds": 1,
-                    "patches.batch_size": 4,
-                    **options,
-                },
+                f"{data}_{short}",
+                {"patches.batch_size": 4, **options},
             )
             scores = tested(run, table).class_scores
             print(
@@ -103,7 +95,7 @@ def heart_table(out: Path) -> Path:
     """Slices with their patients, a fifth of whom are the test."""
     folder = data_folder("cardiac_2d")
     images = sorted((folder / "Images").rglob("*.png"))
-    patients = sorted({patient_of(image) for image in images}, key=digest)
+    patients = in_hashed_order({patient_of(image) for image in images})
     test = set(patients[: round(len(patients) / 5)])
     rows = [
         {
@@ -146,11 +138,6 @@ def write(path: Path, labels: dict[str, int], rows: list[dict[str, Any]]) -> Pat
 def patient_of(image: Path) -> str:
     """What comes before the series and the slice, as in ``SC-N-03-IM-0001-0280``."""
     return image.stem.split("-IM-")[0]
-
-
-def digest(text: str) -> str:
-    """An order that has nothing to do with names."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ the command runs in a process of its own; its largest resident size is printed.
 
 import argparse
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import psutil
 from made_up_ct import write_run, write_scan
+from trainings import measured
 
 SHAPE = (512, 512, 200)
 FILE_SPACING_MM = (0.8, 0.8, 2.0)
@@ -45,23 +42,11 @@ def main() -> None:
         memory_layout="channels_last",
     )
     shutil.rmtree(arguments.out / "predictions", ignore_errors=True)
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "foveal", "predict", str(run), str(scan)]
-    process = psutil.Popen([*command, str(arguments.out / "predictions")])
-    peak = 0
-    while process.poll() is None:
-        try:
-            memory = process.memory_info()
-        except psutil.Error:
-            break
-        peak = max(peak, getattr(memory, "peak_wset", memory.rss))
-        time.sleep(0.02)
-    if process.wait() != 0:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    seconds, peak_gb = measured(["predict", run, scan, arguments.out / "predictions"])
     print(
         f"{SHAPE} voxels, {len(STRUCTURES) + 1} classes, plan at "
-        f"{tuple(arguments.spacing_mm)} mm: {time.perf_counter() - start:.0f} s, "
-        f"peak {peak / 1e9:.2f} GB"
+        f"{tuple(arguments.spacing_mm)} mm: {seconds:.0f} s, "
+        f"peak {peak_gb:.2f} GB"
     )
 
 

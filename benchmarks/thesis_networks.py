@@ -11,14 +11,10 @@ about as many input voxels. Three patients train, the fourth is tested; the numb
 of its whole tumour. Finished trainings are kept; the same command goes on.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 from deepmedic import brats_table
-from trainings import tested, trained
-
-import foveal
+from trainings import num_parameters, tested, trained_alike, training_parser
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "Shallow": {"network.name": "deepmedic-shallow"},
@@ -46,12 +42,8 @@ VOXELS_PER_BATCH = 10 * 25**3
 
 def main() -> None:
     """Train every configuration of a part, test, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser = training_parser(__doc__, budget=300)
     parser.add_argument("--part", choices=["networks", "segments"], required=True)
-    parser.add_argument("--budget", type=float, default=300, help="seconds each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     table = brats_table(arguments.out / "brats.toml")
     chosen = NETWORKS if arguments.part == "networks" else segment_options()
@@ -60,29 +52,19 @@ def main() -> None:
         "precision |\n|---|---|---|---|---|---|---|---|"
     )
     for name, options in chosen.items():
-        run = arguments.out / f"{arguments.part}_{name}_{arguments.seed}"
-        record = trained(
+        run, record = trained_alike(
+            arguments,
             table,
-            run,
-            arguments.budget,
-            {
-                "splits.folds": 1,
-                "store": (arguments.out / "store").as_posix(),
-                "training.seed": arguments.seed,
-                "training.threads": arguments.threads,
-                **recipe_options(),
-                **options,
-            },
+            f"{arguments.part}_{name}",
+            {**recipe_options(), **options},
         )
-        network = foveal.load_model(run).models[0].network
-        parameters = sum(weights.numel() for weights in network.parameters())
         measured = tested(run, table)
         scores = [
             f"{measured.mean('whole', metric):.3f}"
             for metric in ("dice", "sensitivity", "precision")
         ]
         print(
-            f"| {name} | {parameters:,} | {record['steps']:.0f} | "
+            f"| {name} | {num_parameters(run):,} | {record['steps']:.0f} | "
             f"{record['seconds_per_step']:.2f} | {record['peak_gb']:.2f} | "
             f"{' | '.join(scores)} |",
             flush=True,

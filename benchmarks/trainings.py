@@ -3,6 +3,8 @@
 Not a benchmark by itself.
 """
 
+import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -27,6 +29,33 @@ def data_folder(name: str) -> Path:
     if not folder.is_dir():
         raise SystemExit(f"no folder {folder}; set FOVEAL_DATA")
     return folder
+
+
+def training_parser(doc: str, budget: float) -> argparse.ArgumentParser:
+    """Arguments of a benchmark that trains several things alike.
+
+    Args:
+        doc: The script's; its first line is shown.
+        budget: Seconds of each training, if none is given.
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=budget, help="seconds each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def in_hashed_order(names: Iterable[str]) -> list[str]:
+    """An order that has nothing to do with what names say."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+
+
+def held_out_table(data: str, num_test: int, out: Path) -> Path:
+    """A table of a data set in which some cases, fixed by their names, are the test."""
+    folder = data_folder(data)
+    names = in_hashed_order(case.name for case in foveal.read_dataset(folder).labelled)
+    return write_table(out / f"{data}.toml", folder, names[:num_test])
 
 
 def write_table(path: Path, source: Path, test: Iterable[str]) -> Path:
@@ -116,6 +145,32 @@ def trained(
     }
     record.write_text(json.dumps(found))
     return found
+
+
+def trained_alike(
+    arguments: argparse.Namespace, table: Path, name: str, options: Mapping[str, Any]
+) -> tuple[Path, dict[str, float]]:
+    """Train on all cases but the test as the arguments say; the run and its record."""
+    run = arguments.out / f"{name}_{arguments.seed}"
+    record = trained(
+        table,
+        run,
+        arguments.budget,
+        {
+            "store": (arguments.out / "store").as_posix(),
+            "training.seed": arguments.seed,
+            "training.threads": arguments.threads,
+            "splits.folds": 1,
+            **options,
+        },
+    )
+    return run, record
+
+
+def num_parameters(run: Path) -> int:
+    """Weights of a run's network."""
+    network = foveal.load_model(run).models[0].network
+    return sum(weights.numel() for weights in network.parameters())
 
 
 def toml_value(value: object) -> str:
