@@ -269,4 +269,5 @@ def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Bat
         corners=((0, 0, 0),),
         present=flags,
         presence_known=flags,
+        voxel_weights=torch.ones(1, *size, device=device),
     )
