@@ -98,11 +98,16 @@ def rows(section: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
         return ""
     lines = ["\n| name | default | meaning |\n|---|---|---|\n"]
     for field in fields(section):
-        lines.append(f"| `{field.name}` | {default(field)} | {described(field)} |\n")
         inner = next((name for name in classes if name in field.annotation), None)
+        meaning = described(field)
+        if inner and not meaning:
+            summary = ast.get_docstring(classes[inner]) or ""
+            meaning = summary.split("\n\n")[0].replace("``", "`")
+        lines.append(f"| `{field.name}` | {default(field)} | {meaning} |\n")
         if inner:
+            entry = "[…]" if "tuple" in field.annotation else ""
             lines.extend(
-                f"| `{field.name}[…].{part.name}` | {default(part)} "
+                f"| `{field.name}{entry}.{part.name}` | {default(part)} "
                 f"| {described(part)} |\n"
                 for part in fields(classes[inner])
             )
@@ -114,6 +119,8 @@ def default(field: Field) -> str:
     if field.default == "None":
         return "unset"
     text = field.default
+    if text == f"{field.annotation}()":
+        return ""
     if text.startswith("Field("):
         text = text.removeprefix("Field(").removesuffix(")").split(", min_length")[0]
     return f"`{text}`" if text and "min_length" not in text else ""

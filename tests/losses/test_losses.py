@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from foveal.case import IGNORED, seen_classes
 from foveal.losses.cross_entropy import cross_entropy
-from foveal.losses.dice import dice_loss, with_own_parts
+from foveal.losses.dice import dice_loss
 from foveal.losses.partial_annotation import merge_unannotated
+from foveal.losses.soft_counts import with_own_parts
 
 LOSSES = [cross_entropy, dice_loss]
 

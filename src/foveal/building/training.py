@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from typing import Any
 
 from lightning_fabric import Fabric
 
@@ -48,6 +49,11 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
                 "method classification has a loss of its own, the cross entropy of "
                 "what a patch shows; leave the table loss out"
             )
+        if settings.loss_options.changed:
+            raise SettingsError(
+                "method classification has a loss of its own; leave out "
+                f"loss_options.{', loss_options.'.join(settings.loss_options.changed)}"
+            )
         if unused := [
             f"prediction.{name}"
             for name in ("overlap_fraction", "patch_size")
@@ -58,7 +64,7 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
                 f"of its patches; leave out {', '.join(unused)}, which it does not use"
             )
         return Classification(trained, sampler=drawn, batch_size=batch_size)
-    context = trained, losses(settings, parts)
+    context = trained, losses(settings, plan, parts)
     own = parts.added("method", name)
     if own is None:
         return Supervised(*context, sampler=drawn, batch_size=batch_size)
@@ -70,10 +76,17 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
 
 
 def losses(
-    settings: Settings, parts: Parts = WITHOUT_PLUGINS
+    settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS
 ) -> dict[str, tuple[Loss, float]]:
-    """Losses that count and their weights."""
-    options_of_built_in = {"border_cross_entropy": settings.border_weights.model_dump()}
+    """Losses that count and their weights.
+
+    Raises:
+        SettingsError: Weights of classes do not suit the plan.
+    """
+    options_of_built_in: dict[str, dict[str, Any]] = settings.loss_options.model_dump()
+    options_of_built_in["cross_entropy"] = {
+        "class_weights": class_weights(settings, plan)
+    }
     found: dict[str, tuple[Loss, float]] = {}
     for name, weight in settings.loss.weights.items():
         own = parts.added("loss", name)
@@ -87,6 +100,33 @@ def losses(
             )
         found[name] = partial(loss, **options), weight
     return found
+
+
+def class_weights(settings: Settings, plan: Plan) -> tuple[float, ...] | None:
+    """Weight of every inside class in cross entropy; ``None``: all alike.
+
+    Raises:
+        SettingsError: A name is no structure, or no class is left that counts.
+    """
+    named = settings.loss_options.cross_entropy.class_weights
+    if not named:
+        return None
+    structures = plan.labels.structures
+    if unknown := sorted(named.keys() - structures.keys() - {"background"}):
+        raise SettingsError(
+            f"loss_options.cross_entropy.class_weights names {unknown}; there are "
+            f"{list(structures)} and background"
+        )
+    weights = [1.0] * plan.labels.num_classes
+    for name, classes in {**structures, "background": (0,)}.items():
+        for number in classes:
+            weights[number] *= named.get(name, 1.0)
+    if not any(weights):
+        raise SettingsError(
+            "loss_options.cross_entropy.class_weights leaves nothing: every class "
+            "weighs 0"
+        )
+    return tuple(weights)
 
 
 def sampler(

@@ -133,7 +133,7 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
     if parts.plugins:
         device = torch.device(building.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):
-            for name, (loss, _) in building.losses(settings, parts).items():
+            for name, (loss, _) in building.losses(settings, plan, parts).items():
                 _try_loss(name, loss, plan, predicted, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
