@@ -33,6 +33,7 @@ from foveal.building.training import (
     patch_sources,
     sampler,
     spatial_augmentation,
+    weighs_voxels,
 )
 from foveal.building.updates import frozen_layers, optimisers, update_rules
 
@@ -65,5 +66,6 @@ __all__ = [
     "spatial_augmentation",
     "tiles",
     "update_rules",
+    "weighs_voxels",
     "windows",
 ]

@@ -66,13 +66,26 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
         return Classification(trained, sampler=drawn, batch_size=batch_size)
     context = trained, losses(settings, plan, parts)
     own = parts.added("method", name)
+    weighted = ("cross_entropy",) if weighs_voxels(settings) else ()
     if own is None:
-        return Supervised(*context, sampler=drawn, batch_size=batch_size)
+        return Supervised(
+            *context, sampler=drawn, batch_size=batch_size, voxel_weighted=weighted
+        )
+    if weighted:
+        raise SettingsError(
+            "loss_options.cross_entropy.voxel_weights is for method supervised; leave "
+            f"it out with method {name}, which gives its losses no weights"
+        )
     options = own_options(settings, name)
     made = parts.built(own, options, *context, sampler=drawn, batch_size=batch_size)
     if not isinstance(made, Method):
         raise of_another_kind(own, made, "foveal.methods.interface.Method")
     return made
+
+
+def weighs_voxels(settings: Settings) -> bool:
+    """Whether voxels count by the users' weight maps in a loss."""
+    return settings.loss_options.cross_entropy.voxel_weights
 
 
 def losses(
@@ -196,6 +209,7 @@ def patch_sources(
             seed=settings.training.seed,
             rank=rank,
             tells_presence=stream.cases == "image_labelled",
+            reads_weight_maps=weighs_voxels(settings),
         )
         for name, stream in trained.streams.items()
     }

@@ -14,8 +14,10 @@ from foveal.case import CaseFiles, Dataset
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.train import (
+    cases_of,
     dataset_path,
     files_of_streams,
+    require_weight_maps,
     resolved_plan,
     resolved_settings,
     resolved_splits,
@@ -97,6 +99,7 @@ def preview(
         Path(source), plan, options, parts, watcher
     )
     method = building.method(settings, planned, parts)
+    require_weight_maps(settings, cases_of(dataset, fold.train))
     cases = {
         name: CasesOnUse(files, dataset, planned, settings, watcher)
         for name, files in files_of_streams(method, dataset, fold).items()

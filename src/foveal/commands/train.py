@@ -449,6 +449,7 @@ def _begin(
     _refuse_plateau_without_validation(
         splits, [settings.splits.fold], dataset, settings
     )
+    _refuse_missing_weight_maps(splits, [settings.splits.fold], dataset, settings)
     _refuse_seen(splits, [settings.splits.fold], dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _refuse_other_weights(settings, planned, parts)
@@ -474,6 +475,7 @@ def _begin_all(
         )
     folds = range(len(splits.folds))
     _refuse_plateau_without_validation(splits, folds, dataset, settings)
+    _refuse_missing_weight_maps(splits, folds, dataset, settings)
     _refuse_seen(splits, folds, dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _refuse_other_weights(settings, planned, parts)
@@ -487,6 +489,29 @@ def _refuse_plateau_without_validation(
         # A classifier validates on what others do, and more.
         widest = held_out_files("classification", dataset, splits.folds[number])
         _require_validation(settings, widest)
+
+
+def _refuse_missing_weight_maps(
+    splits: Splits, folds: Iterable[int], dataset: Dataset, settings: Settings
+) -> None:
+    for number in folds:
+        require_weight_maps(settings, cases_of(dataset, splits.folds[number].train))
+
+
+def require_weight_maps(settings: Settings, training: Sequence[CaseFiles]) -> None:
+    """Refuse to weigh voxels if all would weigh the same.
+
+    Raises:
+        SettingsError: No case to train on has a weight map.
+    """
+    if not building.weighs_voxels(settings):
+        return
+    if all(case.weight_map is None for case in training):
+        raise SettingsError(
+            "loss_options.cross_entropy.voxel_weights is true, but no case to train on "
+            "has a weight map; list them in the column weight_map of a table "
+            "(docs/datasets.md), or leave the setting out"
+        )
 
 
 def _require_validation(settings: Settings, held_out: Sequence[CaseFiles]) -> None:
