@@ -26,6 +26,19 @@ def test_voxel_weights_without_any_weight_map_are_refused_before_work_starts(
     assert not (tmp_path / "run" / "settings.toml").exists()
 
 
+def test_drawing_by_weight_maps_is_refused_if_a_case_has_none(dataset, tmp_path):
+    with pytest.raises(
+        SettingsError,
+        match=r"weight_map, but 4 of 4 cases to train on have none, such as case_\d; l",
+    ):
+        train(
+            dataset,
+            tmp_path / "run",
+            steps=1,
+            options=["sampling.sampler=weight_map", "splits.folds=3"],
+        )
+
+
 def test_preview_refuses_them_too(dataset, tmp_path):
     with pytest.raises(SettingsError, match="no case to train on has a weight map"):
         preview(dataset, tmp_path / "preview.png", options=[WEIGHTED])

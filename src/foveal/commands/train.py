@@ -499,18 +499,26 @@ def _refuse_missing_weight_maps(
 
 
 def require_weight_maps(settings: Settings, training: Sequence[CaseFiles]) -> None:
-    """Refuse to weigh voxels if all would weigh the same.
+    """Refuse settings that need weight maps which there are not.
 
     Raises:
-        SettingsError: No case to train on has a weight map.
+        SettingsError: Voxels are to be weighed, but no case to train on has a weight
+            map; or to be drawn by it, but some case has none.
     """
-    if not building.weighs_voxels(settings):
-        return
-    if all(case.weight_map is None for case in training):
+    without = [case.name for case in training if case.weight_map is None]
+    remedy = (
+        "list them in the column weight_map of a table (docs/datasets.md), or leave "
+        "the setting out"
+    )
+    if building.weighs_voxels(settings) and len(without) == len(training):
         raise SettingsError(
             "loss_options.cross_entropy.voxel_weights is true, but no case to train on "
-            "has a weight map; list them in the column weight_map of a table "
-            "(docs/datasets.md), or leave the setting out"
+            f"has a weight map; {remedy}"
+        )
+    if settings.sampling.sampler == "weight_map" and without:
+        raise SettingsError(
+            f"sampling.sampler is weight_map, but {len(without)} of {len(training)} "
+            f"cases to train on have none, such as {without[0]}; {remedy}"
         )
 
 
