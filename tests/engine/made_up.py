@@ -21,14 +21,13 @@ PATCH = (8, 8, 8)
 class MemoryCase:
     """What the engine asks of a stored case, made from a seed."""
 
-    def __init__(self, name, seed, *, labelled=True, weight_map=None):
+    def __init__(self, name, seed, *, labelled=True):
         generator = np.random.default_rng(seed)
         self.name = name
         self.shape = SHAPE
         self.num_channels = 1
         self.annotated = None
         self.present = None
-        self.weight_map = weight_map
         self.image = generator.normal(size=(1, *SHAPE)).astype(np.float32)
         self.label_map = (self.image[0] > 0.5).astype(np.uint8)
         counts = (int((self.label_map == 0).sum()), int(self.label_map.sum()))
@@ -39,9 +38,6 @@ class MemoryCase:
 
     def read_label_map(self, window):
         return self.label_map[window].copy()
-
-    def read_weight_map(self, window):
-        return self.weight_map[window].copy()
 
     def class_voxel(self, class_index, n):
         return tuple(int(v) for v in np.argwhere(self.label_map == class_index)[n])

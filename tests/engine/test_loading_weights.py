@@ -26,6 +26,13 @@ def batch_of(case, *, step=0, reads_weight_maps=True, intensity=None, **changes)
     return source.batch(step, source.read(step), torch.device("cpu"))
 
 
+def case_with(weight_map):
+    case = MemoryCase("a", 0)
+    case.weight_map = weight_map
+    case.read_weight_map = lambda window: weight_map[window].copy()
+    return case
+
+
 class Unchanged:
     """No augmentation of intensities."""
 
@@ -35,7 +42,7 @@ class Unchanged:
 
 def weighted_as_bright():
     """A case whose weights are its intensities, which are not negative."""
-    case = MemoryCase("a", 0, weight_map=WEIGHTS)
+    case = case_with(WEIGHTS)
     case.image = WEIGHTS[np.newaxis]
     return case
 
@@ -62,7 +69,7 @@ def test_a_mirrored_patch_has_mirrored_weights():
 
 
 def test_without_a_weight_map_every_voxel_counts_once():
-    batch = batch_of(MemoryCase("a", 0), patch_size=BEYOND)
+    batch = batch_of(case_with(None), patch_size=BEYOND)
 
     assert torch.equal(batch.voxel_weights, torch.ones(2, *BEYOND))
 
@@ -73,7 +80,7 @@ def test_beyond_the_volume_weights_are_zero_and_labels_ignored():
         spatial,
         **{name: 0.0 for name in vars(spatial) if name.endswith("_probability")},
     )
-    case = MemoryCase("a", 0, weight_map=np.ones(SHAPE, np.float32))
+    case = case_with(np.ones(SHAPE, np.float32))
 
     batch = batch_of(case, patch_size=BEYOND, spatial=still)
 
@@ -82,7 +89,7 @@ def test_beyond_the_volume_weights_are_zero_and_labels_ignored():
 
 
 def test_weights_change_nothing_else_in_a_batch():
-    case = MemoryCase("a", 0, weight_map=WEIGHTS)
+    case = case_with(WEIGHTS)
     intensity = sources(StudentAndCritic())["labelled"].intensity
     with_weights = batch_of(case, intensity=intensity)
     without = batch_of(case, intensity=intensity, reads_weight_maps=False)
