@@ -6,6 +6,8 @@ Differs: no sigmoid per structure; a structure's probability is the sum of the s
 over its classes, so that regions cannot contradict one another.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
@@ -54,10 +56,29 @@ def structure_log_odds(
     """
     if logits.dtype != torch.float64:
         logits = logits.float()
-    return torch.stack(
-        [
-            logits[:, classes].logsumexp(dim=1) - logits[:, ~classes].logsumexp(dim=1)
-            for classes in structures
-        ],
-        dim=1,
-    )
+    numbers = range(logits.shape[1])
+    of_classes = class_log_odds(logits)
+    odds = []
+    for row in structures.tolist():
+        inside = [number for number in numbers if row[number]]
+        if len(inside) == 1:
+            odds.append(of_classes[:, inside[0]])
+        else:
+            outside = [number for number in numbers if not row[number]]
+            ours, others = (logits[:, part].logsumexp(1) for part in (inside, outside))
+            odds.append(ours - others)
+    return torch.stack(odds, dim=1)
+
+
+def class_log_odds(
+    logits: Float[Tensor, "patch class *space"],
+) -> Float[Tensor, "patch class *space"]:
+    """Logarithm of p / (1 - p) for each class, in as many steps as a softmax."""
+    log_p = logits.log_softmax(dim=1)
+    # At most one class; of all others 1 - p can be had by subtraction.
+    is_likely = log_p > -math.log(2)
+    others = logits.masked_fill(is_likely, -torch.inf).logsumexp(dim=1, keepdim=True)
+    # A likely class gets a made-up p here: its slope could be infinite, and count.
+    unlikely = log_p.masked_fill(is_likely, -1.0)
+    unlikely_odds = unlikely - torch.log1p(-unlikely.exp())
+    return torch.where(is_likely, logits - others, unlikely_odds)

@@ -33,8 +33,7 @@ def top_k_loss(
         Not negative; 0 if every voxel is ignored.
     """
     surprise = voxel_cross_entropy(logits, label_map, annotated, structures)
-    known = surprise[label_map != IGNORED]
-    count = max(1, int(len(known) * percent / 100))
-    if count >= len(known):
-        return known.sum() / count
-    return known.topk(count, sorted=False).values.mean()
+    num_known = int((label_map != IGNORED).sum())
+    count = max(1, int(num_known * percent / 100))
+    # Ignored voxels are 0, so they come last and add nothing where all the known are 0.
+    return surprise.flatten().topk(count, sorted=False).values.mean()
