@@ -18,10 +18,6 @@ from foveal.settings_files import read_plan, to_toml
 
 PERCENTILES = [1, *range(10, 100, 10), 99]
 
-CHANNELS = (
-    'preprocessing.channels=[{name="MRI",normalisation="zscore",landmarks="learn"}]'
-)
-
 SMALL = (
     "--steps 1",
     "--set network.features=[4,8]",
@@ -268,6 +264,22 @@ def test_a_damaged_landmarks_file_is_refused(plan, tmp_path, text, message):
 
     with pytest.raises(SettingsError, match=message):
         learning.with_landmarks_of_files(with_landmarks(plan, str(path)))
+
+
+def test_a_missing_file_is_told_before_the_data_are_read(dataset, tmp_path):
+    channel = '{name="MRI",normalisation="zscore",landmarks="lost.json"}'
+
+    status, text = foveal(
+        "train",
+        dataset,
+        "--out",
+        tmp_path / "run",
+        f"--set preprocessing.channels=[{channel}]",
+    )
+
+    assert status != 0
+    assert "lost.json cannot be read" in text
+    assert "planning" not in text
 
 
 def test_landmarks_of_percentiles_of_ones_own(plan, dataset, tmp_path):

@@ -48,6 +48,21 @@ def with_landmarks_of_files(plan: Plan) -> Plan:
     return _with_landmarks(plan, chosen)
 
 
+def require_landmark_files(plan_entries: Mapping[str, Any]) -> None:
+    """Refuse landmark files that cannot be used, before the data are looked at.
+
+    Args:
+        plan_entries: Tables of the plan that were checked as such.
+
+    Raises:
+        SettingsError: As of `read_landmarks`.
+    """
+    for channel in plan_entries.get("preprocessing", {}).get("channels", ()):
+        landmarks = channel.get("landmarks", LEARN)
+        if isinstance(landmarks, str) and landmarks != LEARN:
+            read_landmarks(Path(landmarks), channel["name"])
+
+
 def channels_to_learn(plan: Plan) -> dict[int, ChannelConfig]:
     """Channels whose landmarks are to be learned, by their number."""
     return {

@@ -16,6 +16,7 @@ from foveal.commands.fit import Watcher, fit
 from foveal.commands.folds import is_finished
 from foveal.commands.landmarks import (
     channels_to_learn,
+    require_landmark_files,
     with_landmarks_of_files,
     with_landmarks_of_run,
     with_learned_landmarks,
@@ -322,6 +323,7 @@ def resolved_settings(
     if settings.store is not None:
         # In the run's own settings file the path would be relative to that file.
         settings = settings.model_copy(update={"store": settings.store.absolute()})
+    require_landmark_files(plan_entries)
     before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     building.require_used(settings, network_name, parts)
