@@ -4,6 +4,7 @@ python docs/make_settings.py
 """
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,17 @@ def rows(section: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
     """A table of names, defaults and meanings; nested tables below their row."""
     if not fields(section):
         return ""
-    lines = ["\n| name | default | meaning |\n|---|---|---|\n"]
+    heading = "\n| name | default | meaning |\n|---|---|---|\n"
+    return heading + "".join(lines(section, classes, ""))
+
+
+def lines(
+    section: ast.ClassDef, classes: dict[str, ast.ClassDef], within: str
+) -> list[str]:
+    """Rows of a section whose names begin with ``within``."""
+    found = []
     for field in fields(section):
+<<<<<<< HEAD
         inner = next((name for name in classes if name in field.annotation), None)
         meaning = described(field)
         if inner and not meaning:
@@ -112,6 +122,16 @@ def rows(section: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
                 for part in fields(classes[inner])
             )
     return "".join(lines)
+=======
+        name = within + field.name
+        found.append(f"| `{name}` | {default(field)} | {described(field)} |\n")
+        words = re.findall(r"\w+", field.annotation)
+        inner = next((word for word in words if word in classes), None)
+        if inner:
+            many = "[…]" if "tuple[" in field.annotation else ""
+            found += lines(classes[inner], classes, f"{name}{many}.")
+    return found
+>>>>>>> h-intensity
 
 
 def default(field: Field) -> str:
