@@ -333,8 +333,8 @@ def test_voxels_of_half_the_edge_length_double_a_distance():
 
 
 def test_rotation_turns_the_patchs_own_millimetres():
-    # A patch of voxels of 2 mm, turned by 90 degrees in a volume of 1 mm: its voxel j + 1
-    # is 2 mm from the middle, as is what it shows, along i.
+    # Voxels 2 mm long along j, turned by 90 degrees in a volume of 1 mm: voxel j + 1 is
+    # 2 mm from the middle, as is what it shows, along i.
     matrix = in_voxels(
         rotation_matrix((0.0, 0.0, 90.0)),
         torch.tensor([1.0, 2.0, 1.0]),

@@ -190,8 +190,8 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
         chosen.spacing_jitter_mm >= min(spacing_mm)
     ):
         raise SettingsError(
-            f"augmentation.spacing_jitter_mm {chosen.spacing_jitter_mm:g} must be below "
-            f"the smallest of preprocessing.spacing_mm, {min(spacing_mm):g}"
+            f"augmentation.spacing_jitter_mm {chosen.spacing_jitter_mm:g} must be "
+            f"below the smallest of preprocessing.spacing_mm, {min(spacing_mm):g}"
         )
     return SpatialAugmentation(
         rotation_probability=chosen.rotation_probability,

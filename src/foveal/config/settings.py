@@ -128,8 +128,8 @@ class AugmentationConfig(Section):
         if self.elastic_voxels > 0.4 * self.elastic_spacing_voxels:
             raise ValueError(
                 f"elastic_voxels {self.elastic_voxels:g} must be at most 0.4 times "
-                f"elastic_spacing_voxels {self.elastic_spacing_voxels:g}; control points "
-                "that pass each other fold the image"
+                f"elastic_spacing_voxels {self.elastic_spacing_voxels:g}; control "
+                "points that pass each other fold the image"
             )
         return self
 
