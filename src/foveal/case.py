@@ -59,6 +59,9 @@ class CaseFiles:
     mask: Path | None = None
     """Body or brain mask; voxels above 0.5 are inside."""
 
+    weight_map: Path | None = None
+    """How much each voxel counts in training, see `Case.weight_map`."""
+
     annotated: tuple[str, ...] | None = None
     """Structures contoured in this case; ``None``: all of them."""
 
@@ -191,6 +194,10 @@ class Case:
     its own, places in ``combinations``."""
 
     mask: NDArray[np.bool_] | None = None
+
+    weight_map: NDArray[np.float32] | None = None
+    """How often patches are drawn there, or how much a voxel counts in a loss, as the
+    settings say; not negative, and not 0 everywhere. ``None``: all voxels alike."""
 
     header: Any = None
     """Header of the first channel's file, for outputs on the same grid."""

@@ -220,14 +220,18 @@ def test_a_missing_entry_is_refused_with_the_remedy(tmp_path):
         Store(tmp_path).open("k", name="a", patient="p")
 
 
-def test_an_entry_of_another_format_is_refused(tmp_path):
+@pytest.mark.parametrize("version", [2, 99])
+def test_an_entry_of_another_format_is_refused(tmp_path, version):
     store = Store(tmp_path)
     write(store, "k")
     path = tmp_path / "k" / "entry.json"
     entry = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(entry | {"format_version": 99}), encoding="utf-8")
+    path.write_text(json.dumps(entry | {"format_version": version}), encoding="utf-8")
 
-    with pytest.raises(CaseError, match="format 99, this version needs 2"):
+    # Format 2 had neither weight maps nor masks.
+    with pytest.raises(
+        CaseError, match=f'format {version}, this version needs 3; run "foveal prep'
+    ):
         store.open("k", name="a", patient="p")
 
 
@@ -252,3 +256,55 @@ def test_the_default_place_is_the_platforms_cache(
         monkeypatch.setenv(variable, str(tmp_path / "place"))
 
     assert default_store_root() == tmp_path / expected
+
+
+def write_with_maps(store, key, **maps):
+    store.write(
+        key,
+        np.zeros((1, 5, 6, 7), np.float32),
+        None,
+        Grid((5, 6, 7), np.eye(4)),
+        num_classes=2,
+        annotated=None,
+        **maps,
+    )
+    return store.open(key, name="a", patient="p")
+
+
+@given(
+    weights=arrays.arrays(
+        np.float32, (5, 6, 7), elements=st.floats(0, 2.0**99, width=32)
+    ),
+    inside=arrays.arrays(np.bool_, (5, 6, 7)),
+)
+def test_weight_map_and_mask_come_back_bit_by_bit(tmp_path_factory, weights, inside):
+    store = Store(tmp_path_factory.mktemp("store"))
+
+    case = write_with_maps(store, "k", weight_map=weights, mask=inside)
+
+    assert case.read_weight_map(WHOLE).tobytes() == weights.tobytes()
+    np.testing.assert_array_equal(case.read_mask(WHOLE), inside.astype(np.uint8))
+    window = (slice(1, 4), slice(0, 2), slice(6, 7))
+    np.testing.assert_array_equal(case.read_weight_map(window), weights[window])
+    np.testing.assert_array_equal(case.read_mask(window), inside[window])
+
+
+def test_a_case_without_weight_map_and_mask_takes_no_files_for_them(tmp_path):
+    case = write_with_maps(Store(tmp_path), "k")
+
+    assert (case.weight_map, case.mask) == (None, None)
+    names = {path.name for path in (tmp_path / "k").iterdir()}
+    assert names == {"image.tiles", "entry.json"}
+    with pytest.raises(CaseError, match="case a has no weight map; add one"):
+        case.read_weight_map(WHOLE)
+    with pytest.raises(CaseError, match="case a has no mask; add one"):
+        case.read_mask(WHOLE)
+
+
+def test_an_entry_that_lost_its_weight_map_is_refused(tmp_path):
+    store = Store(tmp_path)
+    write_with_maps(store, "k", weight_map=np.ones((5, 6, 7), np.float32))
+    (tmp_path / "k" / "weight_map.tiles").unlink()
+
+    with pytest.raises(CaseError, match=r"weight_map\.tiles is missing"):
+        store.open("k", name="a", patient="p")

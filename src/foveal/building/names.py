@@ -29,7 +29,15 @@ from foveal.networks.unet import UNet
 from foveal.plugins.files import read_plugins
 from foveal.plugins.parts import Parts
 from foveal.plugins.registration import Kind, Part, Plugin
-from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
+from foveal.sampling.laws import (
+    Category,
+    anywhere,
+    by_weight_map,
+    class_balanced,
+    class_equal,
+    foreground_background,
+    in_mask,
+)
 
 NETWORKS: dict[str, Callable[..., Network]] = {
     "unet3d": UNet,
@@ -76,7 +84,15 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-SAMPLERS = {"uniform": UniformSampler, "class_balanced": ClassBalancedSampler}
+SAMPLERS: dict[str, Callable[..., Sequence[Category]]] = {
+    "uniform": anywhere,
+    "class_balanced": class_balanced,
+    "foreground_background": foreground_background,
+    "class_equal": class_equal,
+    "mask": in_mask,
+    "weight_map": by_weight_map,
+}
+"""Laws of the base samplers; their options are of the same names in the settings."""
 
 
 METHODS: dict[str, type[Method]] = {

@@ -1,5 +1,6 @@
 """What makes and trains on batches."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -8,12 +9,23 @@ from lightning_fabric import Fabric
 
 from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import SpatialAugmentation
-from foveal.building.names import LOSSES, WITHOUT_PLUGINS, of_another_kind, own_options
+from foveal.building.names import (
+    LOSSES,
+    SAMPLERS,
+    WITHOUT_PLUGINS,
+    of_another_kind,
+    own_options,
+)
 from foveal.building.networks import initialised_network
 from foveal.building.prediction import membership, resolved_device
 from foveal.building.updates import frozen_layers
 from foveal.config.plan import Plan
-from foveal.config.settings import LossConfig, PredictionConfig, Settings
+from foveal.config.settings import (
+    ErrorMapsConfig,
+    LossConfig,
+    PredictionConfig,
+    Settings,
+)
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.errors import PluginError, SettingsError
 from foveal.methods.classification import Classification
@@ -21,7 +33,9 @@ from foveal.methods.interface import Method
 from foveal.methods.supervised import Loss, Supervised
 from foveal.networks.interface import Network
 from foveal.plugins.parts import Parts
-from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
+from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS, AdaptiveSampler, ErrorMaps
+from foveal.sampling.curriculum import Curriculum
+from foveal.sampling.samplers import BaseSampler
 from foveal.settings_files import options_of
 from foveal.store.store import StoredCase
 
@@ -41,6 +55,11 @@ def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Me
 def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> Method:
     name = settings.method.name
     drawn = settings.sampling.sampler
+    if name == "classification" and settings.sampling.adaptive:
+        raise SettingsError(
+            "sampling.adaptive looks at errors of outlines, which method "
+            "classification does not make; leave it out"
+        )
     batch_size = plan.patches.batch_size
     if name == "classification":
         if settings.loss.weights != LossConfig().weights:
@@ -90,9 +109,35 @@ def losses(
 
 
 def sampler(
-    name: str, settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS
+    name: str,
+    settings: Settings,
+    plan: Plan,
+    parts: Parts = WITHOUT_PLUGINS,
+    maps: ErrorMaps = WITHOUT_ERROR_MAPS,
 ) -> Sampler:
-    """A sampler by its name in the settings."""
+    """A sampler by its name in the settings, adaptive if they say so.
+
+    Args:
+        name: Of the base sampler.
+        settings: Of the run.
+        plan: Of the run.
+        parts: Those that the settings choose from.
+        maps: Of the run, for an adaptive sampler.
+    """
+    base = _base_sampler(name, settings, plan, parts)
+    if not settings.sampling.adaptive:
+        return base
+    if not isinstance(base, BaseSampler):
+        raise SettingsError(
+            f'sampling.adaptive needs to know the law of sampler "{name}"; let the '
+            "plugin give a foveal.sampling.samplers.BaseSampler, or choose one of "
+            f"{', '.join(SAMPLERS)}"
+        )
+    chosen = settings.error_maps or ErrorMapsConfig()
+    return AdaptiveSampler(base, maps, epsilon=chosen.epsilon, mode=chosen.draw)
+
+
+def _base_sampler(name: str, settings: Settings, plan: Plan, parts: Parts) -> Sampler:
     own = parts.added("sampler", name)
     if own is not None:
         options = own_options(settings, name)
@@ -103,8 +148,6 @@ def sampler(
                 "draw(cases, patch_size, generator); see foveal.sampling.samplers"
             )
         return made
-    if name == "uniform":
-        return UniformSampler()
     weights = settings.sampling.structure_weights
     structures = plan.labels.structures
     unknown = sorted(weights.keys() - structures.keys())
@@ -113,13 +156,18 @@ def sampler(
             f"sampling.structure_weights names {unknown}; "
             f"the structures are {list(structures)}"
         )
-    return ClassBalancedSampler(
-        foreground_fraction=settings.sampling.foreground_fraction,
-        structures=tuple(structures.values()),
+    options = {
+        "foreground_fraction": settings.sampling.foreground_fraction,
+        "structures": tuple(structures.values()),
         # Once weights are given, a structure without one is not drawn for.
-        weights=tuple(
+        "weights": tuple(
             weights.get(structure, 0.0) if weights else 1.0 for structure in structures
         ),
+    }
+    law = SAMPLERS[name]
+    taken = inspect.signature(law).parameters
+    return BaseSampler(
+        partial(law, **{key: options[key] for key in options.keys() & taken.keys()})
     )
 
 
@@ -130,6 +178,7 @@ def patch_sources(
     cases: Mapping[str, Sequence[StoredCase]],
     rank: int,
     parts: Parts = WITHOUT_PLUGINS,
+    maps: ErrorMaps = WITHOUT_ERROR_MAPS,
 ) -> dict[str, PatchSource]:
     """What makes the batches of every stream of a method.
 
@@ -140,12 +189,16 @@ def patch_sources(
         cases: By the names that streams use, such as ``"labelled"``.
         rank: Of this process among the data-parallel ones.
         parts: Those that the settings choose from.
+        maps: Error maps of the run, for an adaptive sampler.
     """
+    curriculum_steps = (
+        settings.error_maps.curriculum_steps if settings.error_maps else 0
+    )
     return {
         name: PatchSource(
             name=name,
             cases=cases[stream.cases],
-            sampler=sampler(stream.sampler, settings, plan, parts),
+            sampler=sampler(stream.sampler, settings, plan, parts, maps),
             patch_size=plan.patches.size,
             margins=trained.predictor.all_margins,
             spacing_mm=plan.preprocessing.spacing_mm,
@@ -156,6 +209,8 @@ def patch_sources(
             seed=settings.training.seed,
             rank=rank,
             tells_presence=stream.cases == "image_labelled",
+            one_case_per_batch=settings.sampling.one_case_per_batch,
+            curriculum=Curriculum(maps, curriculum_steps) if curriculum_steps else None,
         )
         for name, stream in trained.streams.items()
     }

@@ -110,7 +110,7 @@ def _readable(files: CaseFiles, *, resample_channels: bool) -> Case | None:
     """The case, without its label map if that is at fault; ``None`` if all is."""
     for attempt in (
         files,
-        replace(files, label_map=None, structure_files=(), mask=None),
+        replace(files, label_map=None, structure_files=(), mask=None, weight_map=None),
     ):
         try:
             return read_case(attempt, resample_channels=resample_channels)

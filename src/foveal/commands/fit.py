@@ -5,16 +5,24 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
 from foveal import building
 from foveal.commands.plan import usable_threads
+from foveal.commands.refreshing import (
+    error_map_folder,
+    finder,
+    refreshing,
+    rhythm_of,
+    timed_case,
+)
 from foveal.commands.transfer import begin_with_weights, weights_of_fold
 from foveal.config.plan import Plan
-from foveal.config.settings import Settings
+from foveal.config.settings import ErrorMapsConfig, Settings
 from foveal.engine.budget import (
     LONGEST_PROBE,
     fit_to_budget,
@@ -95,8 +103,9 @@ def fit(
         parts: Those that settings and plan choose from.
     """
     start = time.perf_counter()
+    maps = error_map_folder(run, settings, cases)
     sources = building.patch_sources(
-        settings, plan, method, cases, fabric.global_rank, parts
+        settings, plan, method, cases, fabric.global_rank, parts, maps
     )
     if settings.transfer.weights is not None and not has_checkpoint(run.checkpoints):
         begin_with_weights(
@@ -117,9 +126,9 @@ def fit(
         rules=building.update_rules(settings, method),
         seed=settings.training.seed,
     )
-    loader_threads = min(8, settings.training.threads or usable_threads())
     validator = partial(_validator, settings, plan, method.task, fabric)
     validate = validator(held_out) if held_out else None
+    state: dict[str, Any] | None = None
     if has_checkpoint(run.checkpoints):
         tensors, state, problems = load_newest(run.checkpoints)
         training.restore(tensors, state)
@@ -128,8 +137,19 @@ def fit(
         if fabric.is_global_zero and training.best_score is not None:
             _keep_sound_best(training, run, watcher)
         watcher.on_stage(f"resuming at step {training.step}")
+    step_seconds = cache(partial(_timed_step, settings, training, sources))
+    find_errors = finder(settings, plan, fabric.device)
+    case_seconds = cache(
+        lambda: timed_case(find_errors, training.frozen_predictor(), maps.cases)
+    )
+    if settings.sampling.adaptive:
+        # One process's timing for all.
+        rhythm = fabric.broadcast(
+            rhythm_of(settings, len(maps.cases), step_seconds, case_seconds)
+        )
+        settings = changed_settings(settings, {"error_maps": rhythm})
     steps, validate_every_steps = _length(
-        settings, training, sources, held_out, validator, loader_threads, start
+        settings, training, held_out, validator, step_seconds, case_seconds, start
     )
     settings = changed_settings(
         settings,
@@ -148,6 +168,12 @@ def fit(
         f"{settings.training.memory_layout.replace('_', ' ')}, "
         f"on {fabric.device} with {torch.get_num_threads()} threads"
     )
+    kept_fresh = None
+    if settings.sampling.adaptive:
+        kept_fresh = refreshing(settings, maps, find_errors)
+        if state is not None:
+            kept_fresh.restore(state["refreshing"])
+        watcher.on_stage(_refreshing_words(settings, len(maps.cases)))
     run_loop(
         training,
         sources,
@@ -156,11 +182,12 @@ def fit(
             total_steps=steps,
             validate_every_steps=validate_every_steps,
             checkpoint_every_seconds=settings.training.checkpoint_every_seconds,
-            loader_threads=loader_threads,
+            loader_threads=loader_threads(settings),
             measure=MEASURES[method.task],
         ),
         validate=validate,
         on_progress=watcher.on_step,
+        refreshing=kept_fresh,
     )
 
 
@@ -256,13 +283,26 @@ def _validator(
     return validate
 
 
+def _timed_step(
+    settings: Settings, training: Training, sources: Mapping[str, PatchSource]
+) -> float:
+    """Seconds of a whole step, loading included; training comes back as it was."""
+    budget_seconds = settings.training.budget_seconds
+    probe_seconds = PROBE_FRACTION * budget_seconds if budget_seconds else 0.0
+    with Prefetcher(
+        sources, training.fabric.device, loader_threads(settings)
+    ) as loader:
+        batches = loader.batches(0, LONGEST_PROBE + 2)
+        return seconds_per_step(training, batches, probe_seconds)
+
+
 def _length(
     settings: Settings,
     training: Training,
-    sources: Mapping[str, PatchSource],
     held_out: Sequence[StoredCase],
     validator: Callable[[Sequence[StoredCase]], Validate],
-    loader_threads: int,
+    step_seconds: Callable[[], float],
+    case_seconds: Callable[[], float],
     start: float,
 ) -> tuple[int, int]:
     """Steps of the run and steps between validations."""
@@ -270,14 +310,10 @@ def _length(
     if length.steps is not None:
         every = length.validate_every_steps or validation_interval(length.steps)
         return length.steps, every
-    budget_seconds = length.budget_seconds or 0.0
-    fabric = training.fabric
-    with Prefetcher(sources, fabric.device, loader_threads) as loader:
-        step_seconds = seconds_per_step(
-            training,
-            loader.batches(0, LONGEST_PROBE + 2),
-            PROBE_FRACTION * budget_seconds,
-        )
+    seconds = step_seconds()
+    rhythm = settings.error_maps
+    if rhythm and rhythm.every_steps and rhythm.cases_per_refresh:
+        seconds += rhythm.cases_per_refresh * case_seconds() / rhythm.every_steps
     validation_seconds = 0.0
     if held_out:
         # One case after another warms up and then stands for all.
@@ -288,7 +324,20 @@ def _length(
         begin = time.perf_counter()
         validate(network)
         validation_seconds = (time.perf_counter() - begin) * len(held_out)
-    remaining = budget_seconds - (time.perf_counter() - start)
-    fitted = fit_to_budget(remaining, step_seconds, validation_seconds)
+    remaining = (length.budget_seconds or 0.0) - (time.perf_counter() - start)
+    fitted = fit_to_budget(remaining, seconds, validation_seconds)
     every = length.validate_every_steps or fitted.validate_every_steps
-    return fabric.broadcast((fitted.steps, every))
+    return training.fabric.broadcast((fitted.steps, every))
+
+
+def loader_threads(settings: Settings) -> int:
+    """Threads that read and augment patches."""
+    return min(8, settings.training.threads or usable_threads())
+
+
+def _refreshing_words(settings: Settings, num_cases: int) -> str:
+    chosen = settings.error_maps or ErrorMapsConfig()
+    return (
+        f"patches from where the network errs: every {chosen.every_steps} steps the "
+        f"error maps of {chosen.cases_per_refresh} of {num_cases} cases are made anew"
+    )

@@ -202,7 +202,8 @@ def refuse_to_replace(
     """
     inputs = {channel.path.resolve() for case in cases for channel in case.channels}
     for case in cases:
-        inputs |= {path.resolve() for path in (case.label_map, case.mask) if path}
+        others = case.label_map, case.mask, case.weight_map
+        inputs |= {path.resolve() for path in others if path}
         inputs |= {part.path.resolve() for part in case.structure_files}
     taken = []
     written: dict[str, Path] = {}

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +98,8 @@ class Stages:
                     return job
                 self._refuse_to_replace_changed(folder, job.earlier)
             case = read_case(
-                job.files, resample_channels=self._ensemble.resample_channels
+                replace(job.files, weight_map=None),  # only training uses it
+                resample_channels=self._ensemble.resample_channels,
             )
             job.reasons = self._departures(case)
             job.case = case

@@ -136,6 +136,8 @@ def _stored_case(
         prepared.grid,
         num_classes=recipe.num_classes,
         annotated=_annotated(files, structures),
+        weight_map=prepared.weight_map,
+        mask=prepared.mask,
     )
     return store.open(key, name=files.name, patient=files.patient)
 

@@ -49,17 +49,32 @@ class SplitsConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How training patches are drawn."""
+    """How training patches are drawn.
+
+    Every case is equally likely, then what the patch is for, then the voxel it lies
+    around.
+    """
 
     sampler: str = "class_balanced"
-    """``uniform``: anywhere. ``class_balanced``: a share of the patches contains a
-    voxel of a class drawn first. Or one of a plugin."""
+    """``uniform``: anywhere. ``class_balanced``: a share of the patches lies around a
+    voxel of a structure drawn first, the others anywhere.
+    ``foreground_background``: a share lies around any voxel of the structures, the
+    others around background. ``class_equal``: background and every structure of the
+    case alike. ``mask``: any voxel of the case's mask. ``weight_map``: any voxel, as
+    its weight map says. Or one of a plugin."""
 
     foreground_fraction: Fraction = 0.5
-    """For ``class_balanced``: share of patches drawn for a class, the rest anywhere."""
+    """For ``class_balanced`` and ``foreground_background``: that share."""
 
     structure_weights: dict[str, PositiveFloat] = Field({})
     """For ``class_balanced``: structure to relative chance; empty: all alike."""
+
+    one_case_per_batch: bool = False
+    """Whether all patches of a step come from one case."""
+
+    adaptive: bool = False
+    """Draw as the sampler does, but from where the network still errs: by error maps
+    of the training cases, which ``[error_maps]`` keeps fresh."""
 
 
 class AugmentationConfig(Section):
@@ -195,16 +210,17 @@ class BorderWeightsConfig(Section):
 
 
 class NamedSection(Section):
-    """A table whose ``name`` decides which of its options there are.
+    """A table in which one entry decides which of the others there are.
 
-    An unset option has the default of the name; one that the name does not use must be
+    An unset option has the default of what is chosen; one that it does not use must be
     left out.
     """
 
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
-    """Name to the options that it has beside those that all have."""
+    chooser: ClassVar[str] = "name"
+    """That entry."""
 
-    name: str
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Choice to the options that it has beside those that all have."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -216,8 +232,8 @@ class NamedSection(Section):
         """Fill in what is unset."""
         if not isinstance(table, dict):
             return handler(table)
-        name = table.get("name", cls.model_fields["name"].default)
-        # A name that is none is told of by its own field.
+        name = table.get(cls.chooser, cls.model_fields[cls.chooser].default)
+        # A choice that is none is told of by its own field.
         known = cls.defaults.get(name, {}) if isinstance(name, str) else {}
         given = {key: value for key, value in table.items() if value is not None}
         made = handler({**known, **given})
@@ -229,7 +245,8 @@ class NamedSection(Section):
     def every_option_is_used(self) -> Self:
         """Refuse an option that would change nothing."""
         optional = {key for options in self.defaults.values() for key in options}
-        own = self.defaults[self.name]
+        chosen = getattr(self, self.chooser)
+        own = self.defaults[chosen]
         unused = [
             key
             for key in sorted(optional - own.keys())
@@ -237,16 +254,77 @@ class NamedSection(Section):
         ]
         if unused:
             raise ValueError(
-                f"{self.name} does not use {', '.join(unused)}; "
+                f"{chosen} does not use {', '.join(unused)}; "
                 f"its options are {', '.join(own) or 'none'}"
             )
         return self
 
     @property
     def options(self) -> dict[str, Any]:
-        """Values of the options that the name has."""
-        own = self.defaults[self.name]
+        """Values of the options of what is chosen."""
+        own = self.defaults[getattr(self, self.chooser)]
         return {key: getattr(self, key) for key in own}
+
+
+class ErrorMapsConfig(NamedSection):
+    """Where the network errs, for ``sampling.adaptive``: E = 1 - p(true class)."""
+
+    chooser: ClassVar[str] = "refresh"
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "fraction": {
+            "refresh_fraction": 0.1,
+            "every_steps": None,
+            "cases_per_refresh": None,
+        },
+        "epoch": {"every_steps": 100, "cases_per_refresh": None},
+        "concurrent": {"every_steps": 20, "device": "auto", "threads": None},
+    }
+
+    epsilon: Fraction = 0.01
+    """A patch is accepted with probability min(1, E + epsilon), where E is the error of
+    the voxel it lies around. 0: by errors alone; 1: as if not adaptive."""
+
+    draw: Literal["direct", "loop"] = "direct"
+    """``loop``: draws until one is accepted, as published; ``direct``: from the same
+    distribution without a loop, in a time that neither the size of the volume nor the
+    errors change."""
+
+    refresh: Literal["fraction", "epoch", "concurrent"] = "fraction"
+    """``fraction``: training pauses to refresh maps for a share of the time, found by
+    timing when it starts; ``epoch``: after a number of steps; ``concurrent``: another
+    process refreshes them all the time. Only with the first two is a resumed run
+    exactly the unbroken one."""
+
+    refresh_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Of ``fraction``: share of the time that goes into predicting training cases.
+    Unset: 0.1."""
+
+    every_steps: PositiveInt | None = None
+    """Steps between refreshes. Unset: for ``fraction`` by timing, for ``epoch`` 100.
+    Of ``concurrent``: steps after which the other process gets new weights; unset:
+    20."""
+
+    cases_per_refresh: PositiveInt | None = None
+    """Cases predicted at a time. Unset: for ``fraction`` by timing, for ``epoch``
+    all."""
+
+    order: Literal["stalest", "random"] = "stalest"
+    """Whose turn it is: the cases whose maps are oldest, or any."""
+
+    block_voxels: PositiveInt = 1
+    """Edge of the blocks of voxels that share one byte of a map, their mean error."""
+
+    curriculum_steps: NonNegativeInt = 0
+    """Steps until all cases are drawn from: at first only the 30 % with the smallest
+    errors in their structures, then more and more. 0: all from the start."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """Of ``concurrent``: where the other process computes. ``auto``: a GPU of its own
+    where there are two, else that of the training."""
+
+    threads: PositiveInt | None = None
+    """Of ``concurrent``: CPU threads of the other process, which are taken from the
+    training's. Unset: one tenth, at least one."""
 
 
 class OptimiserConfig(NamedSection):
@@ -482,6 +560,9 @@ class Settings(Section):
 
     splits: SplitsConfig = SplitsConfig()
     sampling: SamplingConfig = SamplingConfig()
+    error_maps: ErrorMapsConfig | None = None
+    """Unset: as written below, if ``sampling.adaptive``."""
+
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()
     loss: LossConfig = LossConfig()
@@ -492,6 +573,15 @@ class Settings(Section):
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()
+
+    @model_validator(mode="after")
+    def error_maps_are_used(self) -> Self:
+        """Refuse error maps that no sampler looks at."""
+        if not self.sampling.adaptive and self.error_maps is not None:
+            raise ValueError(
+                "error_maps changes nothing while sampling.adaptive is false"
+            )
+        return self
 
     @model_validator(mode="after")
     def border_weights_are_used(self) -> Self:

@@ -24,6 +24,7 @@ from foveal.augmentation.spatial import (
 )
 from foveal.case import IGNORED, seen_classes
 from foveal.sampling.batch import Batch, shown_structures
+from foveal.sampling.curriculum import Curriculum
 from foveal.sampling.randomness import generator
 from foveal.sampling.samplers import Draw
 from foveal.store.store import StoredCase
@@ -72,6 +73,12 @@ class PatchSource:
     tells_presence: bool = False
     """Whether batches tell which structures each patch shows."""
 
+    one_case_per_batch: bool = False
+    """Whether the patches of a batch come from one case, each equally likely."""
+
+    curriculum: Curriculum | None = None
+    """Which cases a step draws from; ``None``: all."""
+
     @property
     def predicted_size(self) -> tuple[int, int, int]:
         """Voxels of a patch that the network predicts."""
@@ -102,21 +109,31 @@ class PatchSource:
     def read(self, step: int) -> list["ReadPatch"]:
         """Draw the patches of a step and read what they need from the store."""
         draws = generator(self.seed, step, self.rank, self.name, "patches")
+        cases = self._cases_of(step, draws)
         patches = []
         for _ in range(self.batch_size):
-            draw = self.draw(self.cases, draws)
+            draw = self.draw(cases, draws)
             transform = self.spatial.draw(self.patch_size, draws, self.spacing_mm)
-            case = self.cases[draw.case_index]
+            case = cases[draw.case_index]
             window = transform.source_window(draw.corner, self.patch_size)
             patches.append(
                 ReadPatch(
                     case,
-                    draw.corner,
+                    draw,
                     transform,
                     read_beyond_borders(case, window),
                 )
             )
         return patches
+
+    def _cases_of(self, step: int, draws: torch.Generator) -> Sequence[StoredCase]:
+        """Those that the patches of a step may come from."""
+        cases = self.cases
+        if self.curriculum is not None:
+            cases = [cases[index] for index in self.curriculum.eligible(cases, step)]
+        if self.one_case_per_batch:
+            cases = [cases[int(torch.randint(len(cases), (), generator=draws))]]
+        return cases
 
     def batch(
         self, step: int, patches: Sequence["ReadPatch"], device: torch.device
@@ -155,6 +172,7 @@ class PatchSource:
             structures=self.structures.to(device) if is_known else None,
             case_names=tuple(patch.case.name for patch in patches),
             corners=tuple(patch.corner for patch in patches),
+            draws=tuple(patch.draw for patch in patches),
             present=torch.stack([one[0] for one in told]) if is_told else None,
             presence_known=torch.stack([one[1] for one in told]) if is_told else None,
         )
@@ -191,10 +209,17 @@ class ReadPatch:
     """What was read for one patch, before augmentation."""
 
     case: StoredCase
-    corner: tuple[int, int, int]
+    draw: Draw
+    """Its corner is that of what the network takes in."""
+
     transform: PatchTransform
     box: tuple[Tensor, Tensor | None]
     """Image and label map of the transform's source window."""
+
+    @property
+    def corner(self) -> tuple[int, int, int]:
+        """First voxel of what the network takes in."""
+        return self.draw.corner
 
     @property
     def has_ignored_voxels(self) -> bool:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -12,6 +12,7 @@ from safetensors.torch import save
 from foveal.engine.checkpoints import save_checkpoint
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.log import RunLog
+from foveal.engine.refreshing import Refreshing
 from foveal.engine.training import NonFiniteLossError, Training
 from foveal.errors import TrainingError
 from foveal.io.files import atomic_write_bytes, atomic_write_text
@@ -60,6 +61,7 @@ def run_loop(
     *,
     validate: Validate | None,
     on_progress: Callable[[Progress], None],
+    refreshing: Refreshing | None = None,
 ) -> None:
     """Train from the step that ``training`` has reached to the end.
 
@@ -71,11 +73,12 @@ def run_loop(
         rules: Length and rhythm.
         validate: ``None`` if the run has no validation cases.
         on_progress: Called after every step.
+        refreshing: Of what the batches are drawn by; ``None``: nothing changes.
 
     Raises:
         TrainingError: The loss is not finite, or one patch does not fit the memory.
     """
-    keeper = _Keeper(training, run_dir, rules, validate, on_progress)
+    keeper = _Keeper(training, run_dir, rules, validate, on_progress, refreshing)
     try:
         while training.step < rules.total_steps:
             note = _train_while_memory_lasts(training, sources, run_dir, rules, keeper)
@@ -102,7 +105,7 @@ def _train_while_memory_lasts(
     }
     with Prefetcher(halved, training.fabric.device, rules.loader_threads) as loader:
         waiting_since = time.perf_counter()
-        for batches in loader.batches(training.step, rules.total_steps):
+        for batches in _batches_between_pauses(loader, training, keeper):
             start = time.perf_counter()
             try:
                 terms, factor = training.update(batches, rules.total_steps)
@@ -114,12 +117,21 @@ def _train_while_memory_lasts(
                 return _halve(training, halved)
             keeper.after_step(
                 terms,
+                batches,
                 learning_rate_factor=factor,
                 seconds=time.perf_counter() - start,
                 waited_seconds=start - waiting_since,
             )
             waiting_since = time.perf_counter()
     return ""
+
+
+def _batches_between_pauses(
+    loader: Prefetcher, training: Training, keeper: "_Keeper"
+) -> Iterator[dict[str, Batch]]:
+    """Batches to the end; none is drawn before the pause that decides how."""
+    while (end := keeper.pause()) > training.step:
+        yield from loader.batches(training.step, end)
 
 
 class _Keeper:
@@ -135,21 +147,46 @@ class _Keeper:
         rules: LoopRules,
         validate: Validate | None,
         on_progress: Callable[[Progress], None],
+        refreshing: Refreshing | None,
     ) -> None:
         self._training = training
         self._checkpoints = run_dir / "checkpoints"
         self._rules = rules
         self._validate = validate
         self._on_progress = on_progress
+        self._refreshing = refreshing
+        self._paused_seconds = 0.0
         self._is_writer = training.fabric.is_global_zero
         self._log = RunLog(run_dir, training.step) if self._is_writer else None
         self._first_step = training.step
         self._start = self._last_checkpoint = time.perf_counter()
         self._mean_score: float | None = None
 
+    def pause(self) -> int:
+        """Let what batches are drawn by be refreshed, if that is due.
+
+        Returns:
+            The step before which training has to stop next, at most its end.
+        """
+        step, total = self._training.step, self._rules.total_steps
+        if self._refreshing is None or step == total:
+            return total
+        start = time.perf_counter()
+        if self._is_writer:
+            done = self._refreshing.at_pause(step, self._training.frozen_predictor)
+            if done is not None:
+                self._write("refresh", step, **done)
+        if self._training.fabric.world_size > 1:
+            # The others wait here for the first, and go on with what it made.
+            state = self._training.fabric.broadcast(self._refreshing.state())
+            self._refreshing.restore(state)
+        self._paused_seconds += time.perf_counter() - start
+        return min(self._refreshing.next_pause(step) or total, total)
+
     def after_step(
         self,
         terms: Mapping[str, float],
+        batches: Mapping[str, Batch],
         *,
         learning_rate_factor: float,
         seconds: float,
@@ -164,9 +201,16 @@ class _Keeper:
             terms=dict(terms),
             learning_rate_factor=learning_rate_factor,
             seconds=seconds,
-            waited_seconds=waited_seconds,
+            waited_seconds=waited_seconds - self._paused_seconds,
+            **drawn_where(batches, self._training.step - 1),
         )
+        self._paused_seconds = 0.0
         step, rules = self._training.step, self._rules
+        if self._refreshing is not None and self._is_writer:
+            for row in self._refreshing.after_step(
+                step, self._training.frozen_predictor
+            ):
+                self._write("refresh", step - 1, **row)
         is_stop = step % rules.validate_every_steps == 0 or step == rules.total_steps
         if is_stop and self._validate is not None:
             score = self._score(self._validate) if self._is_writer else None
@@ -176,7 +220,10 @@ class _Keeper:
         is_due = is_stop or age > rules.checkpoint_every_seconds
         if self._log is not None and is_due:
             self._log.flush_to_disk()
-            save_checkpoint(self._checkpoints, "last", *self._training.snapshot())
+            tensors, state = self._training.snapshot()
+            if self._refreshing is not None:
+                state["refreshing"] = self._refreshing.state()
+            save_checkpoint(self._checkpoints, "last", tensors, state)
             self._last_checkpoint = time.perf_counter()
         self._on_progress(self._progress(loss, ""))
 
@@ -186,7 +233,9 @@ class _Keeper:
         self._on_progress(self._progress(None, note))
 
     def close(self) -> None:
-        """Finish the log."""
+        """Finish the log, and what refreshes."""
+        if self._refreshing is not None:
+            self._refreshing.close()
         if self._log is not None:
             self._log.close()
 
@@ -245,6 +294,36 @@ class _Keeper:
             seconds_left,
             note,
         )
+
+
+def drawn_where(batches: Mapping[str, Batch], step: int) -> dict[str, Any]:
+    """What the log says of how the patches of a step were drawn.
+
+    Returns:
+        ``patches``: stream to (case, then the voxel that a patch was drawn around);
+        of adaptive samplers also ``map_age_steps``, the mean age of the error maps that
+        were in use, and ``acceptance``, the share of the base sampler's draws that was
+        accepted. Empty where a sampler does not say.
+    """
+    told: dict[str, Any] = {}
+    patches = {
+        name: [
+            [case, *draw.centre]
+            for case, draw in zip(batch.case_names, batch.draws, strict=True)
+            if draw.centre is not None
+        ]
+        for name, batch in batches.items()
+    }
+    if any(patches.values()):
+        told["patches"] = patches
+    draws = [draw for batch in batches.values() for draw in batch.draws]
+    ages = [step - draw.error_step for draw in draws if draw.error_step is not None]
+    if ages:
+        told["map_age_steps"] = sum(ages) / len(ages)
+    tries = [1 / draw.acceptance for draw in draws if draw.acceptance is not None]
+    if tries:
+        told["acceptance"] = len(tries) / sum(tries)
+    return told
 
 
 def is_out_of_memory(error: BaseException) -> bool:

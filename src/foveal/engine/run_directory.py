@@ -63,6 +63,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def error_maps(self) -> Path:
+        """Where the network errs in the training cases, of an adaptive sampler."""
+        return self.path / "error_maps"
+
+    @property
     def validation(self) -> Path:
         """Predictions of the validation cases and their ``metrics.json``."""
         return self.path / "validation"

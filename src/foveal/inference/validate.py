@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from foveal.case import IGNORED
+from foveal.inference.errors import case_dice
 from foveal.inference.predict import PatchFunction, stream_logits
 from foveal.inference.restore import decided_classes
 from foveal.inference.tiling import Tiles
-from foveal.metrics.overlap import dice
 from foveal.store.store import StoredCase
 
 
@@ -34,22 +33,18 @@ def validation_dice(
         present in reference or prediction.
     """
     scores: dict[str, list[float]] = {name: [] for name in structures}
+    members = list(structures.values())
     for case in cases:
         whole = tuple(slice(0, length) for length in case.shape)
         image = torch.from_numpy(case.read_image(whole))
         rows = stream_logits(network, image, tiles, num_classes)
-        members = list(structures.values())
         prediction = torch.cat(
             [decided_classes(block.softmax(dim=0), members) for block in rows]
         ).numpy()
         reference = case.read_label_map(whole)
-        known = reference != IGNORED
-        for place, (name, classes) in enumerate(structures.items()):
-            if case.annotated is not None and not case.annotated[place]:
-                continue
-            found = np.isin(prediction, classes) & known
-            value = dice(found, np.isin(reference, classes))
-            if not np.isnan(value):
+        of_case = case_dice(prediction, reference, case.annotated, structures)
+        for name, value in of_case.items():
+            if value is not None:
                 scores[name].append(value)
     return {
         name: float(np.mean(values)) if values else None

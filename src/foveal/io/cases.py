@@ -45,21 +45,25 @@ def read_case(
 
     Raises:
         CaseError: A file is missing or damaged, the grids differ, an image has NaN or
-            infinite voxels, a label map has other than integers, or a mask of one
-            structure more than two values.
+            infinite voxels, a label map has other than integers, a mask of one
+            structure more than two values, or a weight map is no weight anywhere.
     """
     if not isinstance(files, CaseFiles):
         files = case_files(files)
     name = name or files.name
     try:
         image, first = _read_image(files, resample_channels=resample_channels)
-        label_map = combinations = mask = None
+        label_map = combinations = mask = weight_map = None
         if files.is_labelled:
             label_map, combinations = read_reference(files, first.grid)
         if files.mask is not None:
             stored = read_volume(files.mask)
             require_same_grid("image", first.grid, "mask", stored.grid)
             mask = stored.array > 0.5
+        if files.weight_map is not None:
+            stored = read_volume(files.weight_map)
+            require_same_grid("image", first.grid, "weight map", stored.grid)
+            weight_map = voxel_weights(stored)
     except CaseError as error:
         raise CaseError(f"case {name}: {error}") from error
     return Case(
@@ -69,6 +73,7 @@ def read_case(
         label_map=label_map,
         combinations=combinations,
         mask=mask,
+        weight_map=weight_map,
         header=first.header,
         path=files.channels[0].path,
     )
@@ -111,6 +116,36 @@ def require_finite(name: str, values: NDArray[Any]) -> None:
             f"{name} has {num_wrong} voxels that are NaN or infinite; "
             "replace them, for example by the value of air"
         )
+
+
+def voxel_weights(volume: Volume) -> NDArray[np.float32]:
+    """Weights ``(i, j, k)`` of a weight map, as stored.
+
+    Raises:
+        CaseError: A weight is negative, NaN or infinite, or all are 0; or the file is a
+            picture with a palette.
+    """
+    require_intensities(volume)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        weights = volume.array.astype(np.float32, copy=False)
+    num_wrong = weights.size - int(np.isfinite(weights).sum())
+    if num_wrong:
+        raise CaseError(
+            f"weight map has {num_wrong} voxels that are NaN, infinite or too large "
+            "for 32 bits; give every voxel a weight, 0 where none is wanted"
+        )
+    num_negative = int(np.count_nonzero(weights < 0))
+    if num_negative:
+        raise CaseError(
+            f"weight map has {num_negative} voxels below 0, the lowest "
+            f"{weights.min():g}; weights are 0 or more"
+        )
+    if not weights.any():
+        raise CaseError(
+            "weight map is 0 everywhere; give some voxels a weight, or leave the "
+            "weight map out: then all count alike"
+        )
+    return weights
 
 
 def require_intensities(volume: Volume) -> None:

@@ -233,6 +233,7 @@ def _case_files(
         label_map=case.label_map,
         structure_files=case.structure_files,
         mask=case.mask,
+        weight_map=case.weight_map,
         annotated=None if structures is None else _annotated(case, structures),
         present=None
         if structures is None or case.present is None

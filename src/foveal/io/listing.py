@@ -30,6 +30,7 @@ class ListedCase:
     """In place of a label map."""
 
     mask: Path | None = None
+    weight_map: Path | None = None
     annotated: tuple[str | int, ...] | None = None
     """Structures by name or by value. ``None``: all of them, or those with a file."""
 

@@ -20,6 +20,7 @@ CASE_COLUMNS = frozenset(
         "channels",
         "label_map",
         "mask",
+        "weight_map",
         "split",
         "domain",
         "annotated_labels",
@@ -248,9 +249,9 @@ def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
         raise DatasetError(
             f'{where}: case "{name}" names files and must not hold a folder'
         )
-    patient, label_map, mask, domain, exclude = (
+    patient, label_map, mask, weight_map, domain, exclude = (
         _text(entries[key], f"{where}: {key}") if key in entries else None
-        for key in ("patient", "label_map", "mask", "domain", "exclude")
+        for key in ("patient", "label_map", "mask", "weight_map", "domain", "exclude")
     )
     structures = _structures(folder, where, entries.get("structures", {}))
     if label_map and structures:
@@ -267,6 +268,7 @@ def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
         label_map=None if label_map is None else folder / label_map,
         structure_files=structures,
         mask=None if mask is None else folder / mask,
+        weight_map=None if weight_map is None else folder / weight_map,
         annotated=_structure_list(entries, "annotated_labels", where),
         present=_present(entries, where),
         split=split,

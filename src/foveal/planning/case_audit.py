@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from foveal.case import CaseFiles, Dataset, Volume
 from foveal.errors import CaseError
 from foveal.geometry import reorientation, same_grid
-from foveal.io.cases import require_finite, require_intensities
+from foveal.io.cases import require_finite, require_intensities, voxel_weights
 from foveal.io.label_maps import grid_difference, require_same_grid
 from foveal.io.volumes import read_channels, read_volume
 from foveal.planning.case_summary import CaseSummary, ChannelSummary
@@ -46,6 +46,8 @@ def audit_case(
         # Of separate masks the numbers are places of combinations, none is ignored.
         ignored = None if case.structure_files else dataset.ignore_value
         _check_mask(summary, case.mask, label_map, ignored)
+    if case.weight_map is not None:
+        _check_weight_map(summary, case.weight_map)
     return summary
 
 
@@ -236,3 +238,24 @@ def _check_mask(
             "what the mask cuts off is neither learned nor found",
             "look at the mask: it may be too small, inverted or of another case",
         )
+
+
+# -------------------------------------------------------------------- the weight map
+
+
+def _check_weight_map(summary: CaseSummary, path: Path) -> None:
+    try:
+        stored = read_volume(path)
+    except CaseError as error:
+        summary.refused("unreadable weight map", error)
+        return
+    try:
+        if summary.grid is not None:
+            require_same_grid("image", summary.grid, "weight map", stored.grid)
+    except CaseError as error:
+        summary.refused("weight map on another grid", error)
+        return
+    try:
+        voxel_weights(stored)
+    except CaseError as error:
+        summary.refused("no weights", error)

@@ -38,6 +38,7 @@ from foveal.preprocessing.labels import (
 from foveal.preprocessing.resample import (
     resample_channel,
     resample_label_map,
+    resample_mask,
     resampled_shape,
 )
 
@@ -131,6 +132,12 @@ class PreprocessedCase:
     grid: Grid
     restoration: Restoration
 
+    mask: NDArray[np.bool_] | None
+    """``(i, j, k)``; may be empty where it was thinner than the voxels."""
+
+    weight_map: NDArray[np.float32] | None
+    """``(i, j, k)``, not negative, and not 0 everywhere."""
+
 
 def preprocess_case(
     case: Case,
@@ -151,7 +158,8 @@ def preprocess_case(
 
     Raises:
         CaseError: The case lacks channels or the mask that the recipe needs, holds an
-            unknown label, is empty, or has intensities that cannot be normalised.
+            unknown label, is empty, has intensities that cannot be normalised, or a
+            weight map that is 0 wherever it is kept.
     """
     try:
         return _preprocess(case, recipe, annotated)
@@ -185,6 +193,10 @@ def _preprocess(
         ),
         grid=grid if shape == grid.shape else resampled_grid(grid, shape),
         restoration=Restoration(case.grid, change, window, shape),
+        mask=None if mask is None else resample_mask(mask[window], shape),
+        weight_map=None
+        if case.weight_map is None
+        else _preprocessed_weight_map(change.apply(case.weight_map), window, shape),
     )
 
 
@@ -252,3 +264,16 @@ def _preprocessed_label_map(
     numbered = inside_label_map(change.apply(case.label_map), class_of, ignore_value)
     numbered = without_unannotated(numbered, classes_shown(combinations, annotated))
     return resample_label_map(np.ascontiguousarray(numbered[window]), shape)
+
+
+def _preprocessed_weight_map(
+    weight_map: NDArray[np.float32], window: Window, shape: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """Weights of the crop, from those of the reoriented volume."""
+    resampled = resample_channel(np.ascontiguousarray(weight_map[window]), shape)
+    if not resampled.any():
+        raise CaseError(
+            "its weight map is 0 in all that cropping and resampling leave; give some "
+            "voxels there a weight, or leave the weight map out"
+        )
+    return resampled

@@ -117,6 +117,22 @@ def resample_label_map(
     return result
 
 
+def resample_mask(mask: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
+    """Take the voxel nearest to the centre of each new one; of two, the later one.
+
+    Args:
+        mask: ``(i, j, k)``.
+        shape: Voxels wanted along i, j, k.
+    """
+    if mask.shape == tuple(shape):
+        return mask
+    nearest = [
+        np.floor(_centres(before, after) + 0.5).astype(np.intp)
+        for before, after in zip(mask.shape, shape, strict=True)
+    ]
+    return mask[np.ix_(*nearest)]
+
+
 def _largest_share(
     planes: NDArray[np.uint8],
     row_weights: NDArray[np.float32],

@@ -71,6 +71,9 @@ def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
             for part in files.structure_files
         ],
         "mask": None if files.mask is None else digests.digest(files.mask),
+        "weight_map": None
+        if files.weight_map is None
+        else digests.digest(files.weight_map),
         "annotated": None if files.annotated is None else sorted(files.annotated),
     }
 

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from foveal.errors import SamplingError
+from foveal.sampling.samplers import Draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,9 @@ class Batch:
     """First voxel of each patch before augmentation, in the preprocessed image; may be
     negative where the patch is larger than the volume, or reaches beyond it with the
     context of what the network predicts."""
+
+    draws: tuple[Draw, ...] = ()
+    """How each patch was drawn."""
 
     present: Bool[Tensor, "patch structure"] | None = None
     """Whether the patch shows the structure; of a case that nobody outlined, whether

@@ -1,40 +1,23 @@
 """Which case a training patch comes from, and where in it.
 
 What is drawn is what a network predicts: a patch, or, for networks that put out less
-than they take in, the window in its middle.
+than they take in, the window in its middle. A case is drawn first, then what the patch
+is for, then the voxel it is drawn around.
 """
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from foveal.sampling.patches import corner_around, uniform_corner
-
-
-@runtime_checkable  # the run-time shape checks look at signatures with it
-class SampledCase(Protocol):
-    """What drawing a patch asks of a case."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along i, j, k."""
-        ...
-
-    @property
-    def class_counts(self) -> tuple[int, ...]:
-        """Voxels per inside class, background first; empty if unlabelled."""
-        ...
-
-    @property
-    def annotated(self) -> tuple[bool, ...] | None:
-        """Per structure, whether it was contoured; ``None``: all."""
-        ...
-
-    def class_voxel(self, class_index: int, n: int) -> tuple[int, int, int]:
-        """Voxel ``n`` of a foreground class."""
-        ...
+from foveal.errors import SamplingError
+from foveal.sampling.cases import SampledCase
+from foveal.sampling.laws import Category, Law
+from foveal.sampling.patches import corner_around
+from foveal.sampling.voxels import Voxels, VoxelTable, voxel_table
 
 
 class Draw(NamedTuple):
@@ -46,10 +29,34 @@ class Draw(NamedTuple):
     corner: tuple[int, int, int]
     """First voxel; negative along an axis shorter than the patch."""
 
+    centre: tuple[int, int, int] | None = None
+    """Voxel that the patch was drawn around; ``None`` if the sampler does not say."""
 
-@dataclass(frozen=True)
-class UniformSampler:
-    """Every case is equally likely, and in it every patch that lies inside."""
+    category: str = ""
+    """What the patch was drawn for."""
+
+    error_step: int | None = None
+    """Of an adaptive sampler: updates behind the weights that made the case's error
+    map; ``None``: it has none yet, so its error is 1 everywhere."""
+
+    acceptance: float | None = None
+    """Of an adaptive sampler: share of the base sampler's draws that it accepts."""
+
+
+class Place(NamedTuple):
+    """Where a patch is drawn, and what for."""
+
+    case_index: int
+    category: Category
+    voxel: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class BaseSampler:
+    """Draws a case, every one equally likely, and in it by a law."""
+
+    law: Law
+    _tables: "_Tables" = field(default_factory=lambda: _Tables())
 
     def draw(
         self,
@@ -60,92 +67,97 @@ class UniformSampler:
         """Draw a patch.
 
         Args:
-            cases: At least one.
+            cases: At least one, with different names.
             patch_size: In voxels.
             generator: The only source of randomness.
         """
-        case_index = _drawn_index(len(cases), generator)
-        corner = uniform_corner(patch_size, cases[case_index].shape, generator)
-        return Draw(case_index, corner)
+        place = self.place(cases, patch_size, generator)
+        return patch_at(cases, place, patch_size)
 
-
-@dataclass(frozen=True)
-class ClassBalancedSampler:
-    """A share of the patches is drawn for a structure, so that rare ones are seen.
-
-    The structure is drawn first, then one of its voxels, so a small lesion is seen as
-    often as a large organ of the same weight, wherever it lies.
-    """
-
-    foreground_fraction: float
-    """Share of the patches drawn for a structure; the others lie anywhere."""
-
-    structures: tuple[tuple[int, ...], ...]
-    """Inside classes that each structure includes; background is in none."""
-
-    weights: tuple[float, ...]
-    """Relative chance per structure."""
-
-    def draw(
+    def place(
         self,
         cases: Sequence[SampledCase],
         patch_size: Sequence[int],
         generator: torch.Generator,
-    ) -> Draw:
-        """Draw a case, every one equally likely, and a patch of it.
-
-        Structures without a voxel in the case are skipped and the other weights
-        rescaled. A case that has no voxel of any weighted structure gives a patch from
-        anywhere.
-
-        Args:
-            cases: At least one.
-            patch_size: In voxels.
-            generator: The only source of randomness.
-        """
-        case_index = _drawn_index(len(cases), generator)
+    ) -> Place:
+        """Draw the voxel that a patch is to lie around, see `draw`."""
+        case_index = int(torch.randint(len(cases), (), generator=generator))
         case = cases[case_index]
-        is_for_a_structure = (
-            float(torch.rand((), generator=generator)) < self.foreground_fraction
+        categories = self.categories(case, patch_size)
+        chances = [category.chance for category in categories]
+        category = categories[drawn_index(chances, generator)]
+        voxel = self.voxel(case, category.voxels, generator)
+        return Place(case_index, category, voxel)
+
+    def voxel(
+        self, case: SampledCase, voxels: Voxels, generator: torch.Generator
+    ) -> tuple[int, int, int]:
+        """Draw one voxel of a set, by its weights."""
+        drawn = voxels.drawn(case, generator)
+        if drawn is not None:
+            return drawn
+        return self._tables.of(case, voxels).voxel(
+            uniform(generator), lambda window: voxels.weights(case, window)
         )
-        counts = self._voxels_present(case)
-        chances = torch.tensor(
-            [
-                weight if count else 0.0
-                for weight, count in zip(self.weights, counts, strict=True)
-            ]
-        )
-        if not is_for_a_structure or not chances.any():
-            corner = uniform_corner(patch_size, case.shape, generator)
-            return Draw(case_index, corner)
-        structure = int(torch.multinomial(chances, 1, generator=generator))
-        n = _drawn_index(counts[structure], generator)
-        voxel = self._voxel(case, structure, n)
-        return Draw(case_index, corner_around(voxel, patch_size, case.shape))
 
-    def _voxels_present(self, case: SampledCase) -> list[int]:
-        """Voxels of every structure in a case.
+    def categories(
+        self, case: SampledCase, patch_size: Sequence[int]
+    ) -> Sequence[Category]:
+        """What patches of a case are drawn for."""
+        i, j, k = patch_size
+        return self.law(case, (i, j, k))
 
-        None if the case is unlabelled, and of what nobody contoured in it: a class may
-        stand there for others that look like it.
-        """
-        if not case.class_counts:
-            return [0] * len(self.structures)
-        is_known = case.annotated or (True,) * len(self.structures)
-        return [
-            sum(case.class_counts[number] for number in classes) if known else 0
-            for classes, known in zip(self.structures, is_known, strict=True)
-        ]
-
-    def _voxel(self, case: SampledCase, structure: int, n: int) -> tuple[int, int, int]:
-        """Voxel ``n`` of a structure, counted through its classes."""
-        for number in self.structures[structure]:
-            if n < case.class_counts[number]:
-                return case.class_voxel(number, n)
-            n -= case.class_counts[number]
-        raise IndexError(f"structure {structure} has fewer voxels than asked for")
+    def total(self, case: SampledCase, voxels: Voxels) -> float:
+        """Sum of the weights of a case's voxels."""
+        known = voxels.total(case)
+        return self._tables.of(case, voxels).total if known is None else known
 
 
-def _drawn_index(length: int, generator: torch.Generator) -> int:
-    """One of the indices below ``length``, each equally likely."""
-    return int(torch.randint(length, (), generator=generator))
+class _Tables:
+    """Tables of sets of voxels that have no faster way, made when first needed."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, Voxels], VoxelTable] = {}
+        self._lock = threading.Lock()
+
+    def of(self, case: SampledCase, voxels: Voxels) -> VoxelTable:
+        key = case.name, voxels
+        with self._lock:
+            if key not in self._made:
+                made = voxel_table(
+                    case.shape, lambda window: voxels.weights(case, window)
+                )
+                if not made.total:
+                    raise SamplingError(
+                        f"case {case.name}: no voxel may be drawn, as its mask or "
+                        "weight map is 0 everywhere; correct it, or choose another "
+                        "sampling.sampler"
+                    )
+                self._made[key] = made
+            return self._made[key]
+
+
+def patch_at(
+    cases: Sequence[SampledCase], place: Place, patch_size: Sequence[int]
+) -> Draw:
+    """The patch around a voxel, shifted no more than needed to stay inside."""
+    shape = cases[place.case_index].shape
+    return Draw(
+        place.case_index,
+        corner_around(place.voxel, patch_size, shape),
+        place.voxel,
+        place.category.name,
+    )
+
+
+def uniform(generator: torch.Generator) -> float:
+    """A number in [0, 1)."""
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def drawn_index(weights: Sequence[float], generator: torch.Generator) -> int:
+    """One of the indices, as likely as its weight; takes one number."""
+    ends = np.cumsum(weights)
+    place = int(np.searchsorted(ends, uniform(generator) * ends[-1], side="right"))
+    # Rounding may lead beyond the last index that has a weight.
+    return min(place, int(np.searchsorted(ends, ends[-1], side="left")))

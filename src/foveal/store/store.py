@@ -28,7 +28,7 @@ from foveal.geometry import Grid
 from foveal.store.tiles import TiledArray, write_tiles
 from foveal.unfinished import naming, remove_abandoned, unfinished
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 TILE_LENGTH = 32
 """Voxels per axis of a tile. Larger tiles are decompressed for little of their content,
@@ -89,6 +89,12 @@ class StoredCase:
     """Per structure of the plan, whether the image shows it, of a case that is
     unlabelled; ``None``: not known. Whoever opens the entry adds it."""
 
+    weight_map: TiledArray | None = None
+    """The user's weights ``(i, j, k)`` float32; ``None``: all voxels alike."""
+
+    mask: TiledArray | None = None
+    """``(i, j, k)`` uint8, 1 inside; ``None``: the case has none."""
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along i, j, k."""
@@ -119,6 +125,28 @@ class StoredCase:
                 f"case {self.name} has no label map; add one to train on it"
             )
         return self._read(self.label_map, window)
+
+    def read_weight_map(self, window: Sequence[slice]) -> NDArray[np.float32]:
+        """Read the user's weights of a window, see `read_image`.
+
+        Raises:
+            CaseError: The case has no weight map, or the entry is damaged.
+        """
+        if self.weight_map is None:
+            raise CaseError(
+                f"case {self.name} has no weight map; add one to the column weight_map"
+            )
+        return self._read(self.weight_map, window)
+
+    def read_mask(self, window: Sequence[slice]) -> NDArray[np.uint8]:
+        """Read the case's mask in a window, 1 inside, see `read_image`.
+
+        Raises:
+            CaseError: The case has no mask, or the entry is damaged.
+        """
+        if self.mask is None:
+            raise CaseError(f"case {self.name} has no mask; add one to the column mask")
+        return self._read(self.mask, window)
 
     def class_voxel(self, class_index: int, n: int) -> tuple[int, int, int]:
         """Voxel ``n`` of a foreground class, in the order of the array.
@@ -194,6 +222,10 @@ class Store:
             class_voxels=_voxel_tiles(folder, counts, (i, j, k))
             if is_labelled
             else None,
+            weight_map=_weight_tiles(folder, (i, j, k))
+            if entry["has_weight_map"]
+            else None,
+            mask=_mask_tiles(folder, (i, j, k)) if entry["has_mask"] else None,
         )
 
     def write(
@@ -205,6 +237,8 @@ class Store:
         *,
         num_classes: int,
         annotated: Sequence[bool] | None,
+        weight_map: NDArray[np.float32] | None = None,
+        mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """Add an entry; if another process adds the same meanwhile, its entry stays.
 
@@ -212,9 +246,11 @@ class Store:
             key: See `entry_key`.
             image: ``(channel, i, j, k)``.
             label_map: Inside labels ``(i, j, k)``; ``None`` if unlabelled.
-            grid: Of both.
+            grid: Of all.
             num_classes: Including background.
             annotated: Per structure whether it was contoured; ``None``: all.
+            weight_map: The user's weights ``(i, j, k)``, if the case has any.
+            mask: ``(i, j, k)``, if the case has one.
         """
         with naming(self.root / key):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -225,6 +261,10 @@ class Store:
                     if label_map is not None:
                         counts, voxels = class_voxels(label_map, num_classes)
                         _write_labels(folder, label_map, voxels)
+                    if weight_map is not None:
+                        _write_weights(folder, weight_map)
+                    if mask is not None:
+                        _write_mask(folder, mask)
                     entry = {
                         "format_version": FORMAT_VERSION,
                         "shape": list(grid.shape),
@@ -232,6 +272,8 @@ class Store:
                         "num_channels": len(image),
                         "annotated": None if annotated is None else list(annotated),
                         "class_counts": counts,
+                        "has_weight_map": weight_map is not None,
+                        "has_mask": mask is not None,
                     }
                     entry["checksum"] = _checksum(entry)
                     text = json.dumps(entry, indent=2)
@@ -364,6 +406,26 @@ def _write_labels(
     )
 
 
+def _write_weights(folder: Path, weight_map: NDArray[np.float32]) -> None:
+    write_tiles(
+        folder / "weight_map.tiles",
+        weight_map.astype("<f4", copy=False),
+        (TILE_LENGTH,) * 3,
+        codec=blosc2.Codec.LZ4,
+        level=5,
+    )
+
+
+def _write_mask(folder: Path, mask: NDArray[np.bool_]) -> None:
+    write_tiles(
+        folder / "mask.tiles",
+        mask.astype(np.uint8),
+        (TILE_LENGTH,) * 3,
+        codec=blosc2.Codec.LZ4,
+        level=5,
+    )
+
+
 def _image_tiles(folder: Path, shape: Sequence[int]) -> TiledArray:
     return TiledArray(
         folder / "image.tiles", shape, np.dtype("<f4"), (1, *(TILE_LENGTH,) * 3)
@@ -373,6 +435,18 @@ def _image_tiles(folder: Path, shape: Sequence[int]) -> TiledArray:
 def _label_tiles(folder: Path, shape: Sequence[int]) -> TiledArray:
     return TiledArray(
         folder / "label_map.tiles", shape, np.dtype(np.uint8), (TILE_LENGTH,) * 3
+    )
+
+
+def _weight_tiles(folder: Path, shape: Sequence[int]) -> TiledArray:
+    return TiledArray(
+        folder / "weight_map.tiles", shape, np.dtype("<f4"), (TILE_LENGTH,) * 3
+    )
+
+
+def _mask_tiles(folder: Path, shape: Sequence[int]) -> TiledArray:
+    return TiledArray(
+        folder / "mask.tiles", shape, np.dtype(np.uint8), (TILE_LENGTH,) * 3
     )
 
 

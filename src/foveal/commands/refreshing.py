@@ -1,0 +1,135 @@
+"""Error maps of a run: where they are, what makes them, and how often."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from foveal import building
+from foveal.config.plan import Plan
+from foveal.config.settings import ErrorMapsConfig, Settings
+from foveal.engine.error_maps import ErrorMapFolder
+from foveal.engine.refreshing import (
+    FindErrors,
+    PausedRefreshing,
+    Refreshing,
+    Rhythm,
+    fraction_rhythm,
+)
+from foveal.engine.run_directory import RunDirectory
+from foveal.inference.errors import CaseErrors, case_errors
+from foveal.inference.numerics import apply_layout
+from foveal.inference.predict import patch_function
+from foveal.networks.interface import Network
+from foveal.store.store import StoredCase
+
+
+def error_map_folder(
+    run: RunDirectory,
+    settings: Settings,
+    cases: Mapping[str, Sequence[StoredCase]],
+) -> ErrorMapFolder:
+    """Where the error maps of a run are; they are all 1 until one is written.
+
+    Args:
+        run: Whose folder ``error_maps`` it is.
+        settings: Of the run.
+        cases: To train on, by the names that streams use.
+    """
+    chosen = settings.error_maps or ErrorMapsConfig()
+    outlined = {
+        case.name: case
+        for group in cases.values()
+        for case in group
+        if case.class_counts
+    }
+    return ErrorMapFolder(run.error_maps, outlined, chosen.block_voxels)
+
+
+def finder(settings: Settings, plan: Plan, device: torch.device) -> FindErrors:
+    """Predicts cases as validation does, and compares with what is known."""
+
+    def find(network: Network, case: StoredCase) -> CaseErrors:
+        numerics = building.numerics(settings)
+        apply_layout(network, numerics.memory_layout)
+        return case_errors(
+            patch_function(network, numerics, device),
+            case,
+            building.tiles(settings, plan, network),
+            plan.labels.num_classes,
+            plan.labels.structures,
+        )
+
+    return find
+
+
+def refreshing(
+    settings: Settings, maps: ErrorMapFolder, find_errors: FindErrors
+) -> Refreshing:
+    """What keeps the error maps of a run fresh, as its settings say.
+
+    Args:
+        settings: Of the run, with a rhythm; see `rhythm_of`.
+        maps: Of the run.
+        find_errors: See `finder`.
+    """
+    chosen = settings.error_maps or ErrorMapsConfig()
+    if chosen.every_steps is None or chosen.cases_per_refresh is None:
+        raise ValueError("the rhythm of refreshing was not settled")
+    return PausedRefreshing(
+        maps,
+        Rhythm(
+            chosen.every_steps,
+            chosen.cases_per_refresh,
+            chosen.order,
+            settings.training.seed,
+        ),
+        find_errors,
+    )
+
+
+def rhythm_of(
+    settings: Settings,
+    num_cases: int,
+    step_seconds: Callable[[], float],
+    case_seconds: Callable[[], float],
+) -> dict[str, int]:
+    """Entries of the settings: how many cases are predicted after how many steps.
+
+    Found once and kept, so that a resumed run refreshes when the unbroken one would.
+
+    Args:
+        settings: Of an adaptive sampler.
+        num_cases: To predict in all.
+        step_seconds: Times a step; called only if needed.
+        case_seconds: Times the prediction of a case; called only if needed.
+    """
+    chosen = settings.error_maps or ErrorMapsConfig()
+    steps, cases = chosen.every_steps, chosen.cases_per_refresh
+    if chosen.refresh == "epoch":
+        cases = min(cases or num_cases, num_cases)
+    elif steps is None or cases is None:
+        steps, cases = fraction_rhythm(
+            chosen.options["refresh_fraction"],
+            step_seconds=step_seconds(),
+            case_seconds=case_seconds(),
+            num_cases=num_cases,
+            every_steps=steps,
+            cases_per_refresh=cases,
+        )
+    if steps is None:
+        raise AssertionError("every way of refreshing has a number of steps by now")
+    return {"every_steps": steps, "cases_per_refresh": cases}
+
+
+def timed_case(
+    find_errors: FindErrors, network: Network, cases: Sequence[StoredCase]
+) -> float:
+    """Seconds that the prediction of a case of middling size takes."""
+    middle = sorted(cases, key=lambda case: sum(case.shape))[len(cases) // 2]
+    # The first time warms up.
+    for _ in range(2):
+        start = time.perf_counter()
+        find_errors(network, middle)
+        seconds = time.perf_counter() - start
+    return seconds

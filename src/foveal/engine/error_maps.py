@@ -1,0 +1,236 @@
+"""Error maps of the training cases, one version after the other, in a run's folder.
+
+`error_maps/CASE/step_0000500.tiles` holds the errors under the weights after 500
+updates, one byte per voxel or block of voxels, 255 for an error of 1; the `.json`
+beside it says what they are of. A version is there when its `.tiles` is, which is
+written last. A case without any has an error of 1 everywhere.
+"""
+
+import json
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.errors import CaseError, RunError
+from foveal.inference.errors import CaseErrors
+from foveal.io.files import atomic_path, atomic_write_text
+from foveal.store.store import StoredCase
+from foveal.store.tiles import TiledArray, write_tiles
+
+FORMAT_VERSION = 1
+
+TILE_LENGTH = 32
+"""Voxels per axis of a tile, or blocks where a byte stands for several voxels."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredErrorMap:
+    """One version of a case's errors on disk; any thread may read at any time."""
+
+    step: int
+    """Updates behind the weights that made it."""
+
+    difficulty: float
+    """Mean error in the structures of the case, in [0, 1]."""
+
+    block_voxels: int
+    """Voxels per axis that share one byte, the mean of their errors."""
+
+    tiles: TiledArray
+
+    def read(self, window: Sequence[slice]) -> NDArray[np.uint8]:
+        """Errors of the voxels of a window inside the volume, 255 for 1."""
+        block = self.block_voxels
+        coarse = tuple(
+            slice(axis.start // block, -(-axis.stop // block)) for axis in window
+        )
+        errors: NDArray[np.uint8] = self.tiles.read(coarse)
+        if block == 1:
+            return errors
+        for number, axis in enumerate(window):
+            start = axis.start - axis.start // block * block
+            along = np.repeat(errors, block, axis=number)
+            errors = along[
+                (slice(None),) * number
+                + (slice(start, start + axis.stop - axis.start),)
+            ]
+        return errors
+
+
+class ErrorMapFolder:
+    """The error maps of a run, the newest of which is current.
+
+    Args:
+        path: ``error_maps`` of a run; made when the first map is written.
+        cases: Whose errors are kept, by name.
+        block_voxels: Of maps written from now on.
+    """
+
+    def __init__(
+        self, path: Path, cases: Mapping[str, StoredCase], block_voxels: int = 1
+    ) -> None:
+        self.path = path
+        self._cases = dict(cases)
+        self._block_voxels = block_voxels
+        self._current: dict[str, StoredErrorMap] = {}
+        self._lock = threading.Lock()
+
+    def current(self, case_name: str) -> StoredErrorMap | None:
+        """The map in use; ``None`` while the error is 1 everywhere."""
+        return self._current.get(case_name)
+
+    @property
+    def cases(self) -> tuple[StoredCase, ...]:
+        """Whose errors are kept."""
+        return tuple(self._cases.values())
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Version in use of every case that has one."""
+        return {name: found.step for name, found in self._current.items()}
+
+    def write(self, name: str, step: int, found: CaseErrors) -> None:
+        """Add a version, whole or not at all, without using it yet.
+
+        Args:
+            name: Of the case.
+            step: Updates behind the weights that made it.
+            found: On the case's preprocessed grid.
+        """
+        error = found.error
+        case = self._cases[name]
+        if error.shape != case.shape:
+            raise ValueError(f"errors of {error.shape} for a case of {case.shape}")
+        path = self._tiles_path(name, step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "case": name,
+            "content": _content(case),
+            "step": step,
+            "shape": list(case.shape),
+            "block_voxels": self._block_voxels,
+            "difficulty": found.difficulty,
+            "dice": found.dice,
+        }
+        atomic_write_text(path.with_suffix(".json"), json.dumps(record, indent=2))
+        with atomic_path(path) as temporary:
+            write_tiles(
+                temporary,
+                block_means(error, self._block_voxels),
+                (TILE_LENGTH,) * 3,
+                codec=blosc2.Codec.LZ4,
+                level=5,
+            )
+
+    def use(self, name: str, step: int) -> None:
+        """Make a version current.
+
+        Raises:
+            RunError: It is missing, damaged, of another format or of other data.
+        """
+        path = self._tiles_path(name, step)
+        try:
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            version = record["format_version"]
+            block = int(record["block_voxels"])
+            content = record["content"]
+            difficulty = float(record["difficulty"])
+            shape = tuple(record["shape"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _unsound(path) from error
+        if version != FORMAT_VERSION:
+            raise _unsound(path)
+        case = self._cases[name]
+        if content != _content(case) or shape != case.shape:
+            raise RunError(
+                f"{path} is the error map of another scan or another plan than case "
+                f"{name} of this run; error maps cannot be carried from run to run. "
+                "Delete the folder error_maps, and begin the run again"
+            )
+        coarse = [math.ceil(length / block) for length in shape]
+        try:
+            tiles = TiledArray(path, coarse, np.dtype(np.uint8), (TILE_LENGTH,) * 3)
+        except CaseError as error:
+            raise _unsound(path) from error
+        with self._lock:
+            self._current[name] = StoredErrorMap(step, difficulty, block, tiles)
+
+    def use_versions(self, steps: Mapping[str, int]) -> None:
+        """Make these versions current and no others, as `steps` told them.
+
+        Raises:
+            RunError: See `use`.
+        """
+        with self._lock:
+            for name in self._current.keys() - steps.keys():
+                del self._current[name]
+        for name, step in steps.items():
+            found = self._current.get(name)
+            if found is None or found.step != step:
+                self.use(name, step)
+
+    def newest(self, name: str) -> int | None:
+        """Step of the newest version of a case on disk; ``None`` without any."""
+        steps = self._versions(name)
+        return max(steps, default=None)
+
+    def forget(self, kept: Sequence[Mapping[str, int]]) -> None:
+        """Delete the maps of versions that are neither in use nor in ``kept``.
+
+        What was written beside them is small and stays.
+
+        Args:
+            kept: Versions as `steps` told them.
+        """
+        for name in self._cases:
+            wanted = {steps[name] for steps in (*kept, self.steps) if name in steps}
+            newest_wanted = max(wanted, default=-1)
+            for step in self._versions(name):
+                if step not in wanted and step < newest_wanted:
+                    self._tiles_path(name, step).unlink(missing_ok=True)
+
+    def _versions(self, name: str) -> list[int]:
+        folder = self._tiles_path(name, 0).parent
+        return [
+            int(path.stem.removeprefix("step_")) for path in folder.glob("step_*.tiles")
+        ]
+
+    def _tiles_path(self, name: str, step: int) -> Path:
+        return self.path / name / f"step_{step:07d}.tiles"
+
+
+def block_means(error: NDArray[np.uint8], block_voxels: int) -> NDArray[np.uint8]:
+    """Mean errors of blocks, rounded; those at the far borders may be smaller.
+
+    Args:
+        error: ``(i, j, k)``.
+        block_voxels: Edge length of a block; 1: the same errors.
+    """
+    if block_voxels == 1:
+        return error
+    sums = error.astype(np.float64)
+    for axis, length in enumerate(error.shape):
+        starts = np.arange(0, length, block_voxels)
+        counts = np.diff(np.append(starts, length))
+        sums = np.add.reduceat(sums, starts, axis=axis)
+        sums /= counts.reshape([-1 if n == axis else 1 for n in range(3)])
+    return np.rint(sums).astype(np.uint8)
+
+
+def _content(case: StoredCase) -> str:
+    """What the store calls the case's preprocessed content."""
+    return case.image.path.parent.name
+
+
+def _unsound(path: Path) -> RunError:
+    return RunError(
+        f"the error map {path} is missing, damaged or of another format; delete the "
+        "folder error_maps and the run begins it anew from errors of 1"
+    )

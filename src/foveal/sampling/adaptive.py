@@ -1,0 +1,231 @@
+"""Patches from where the network still errs: isample.
+
+Berger et al. 2018, "An Adaptive Sampling Scheme to Efficiently Train Fully
+Convolutional Networks for Semantic Segmentation", https://arxiv.org/abs/1709.02764,
+algorithm 1. A base sampler draws an image `j`, a class `k` and a voxel `c` of that
+class; the draw is accepted if `E_j(c) > U(0, 1) - epsilon`, where the error map `E_j`
+is one minus the probability that the network gave to the true class, so with
+probability `a_j(c) = min(1, E_j(c) + epsilon)`. After a rejection everything is drawn
+again.
+
+The loop therefore draws with probability proportional to
+`P(j) P(k | j) P(c | j, k) a_j(c)`: where errors are large, images and classes come more
+often, not only voxels. `"direct"` draws from exactly this distribution without a loop:
+image and class by `P(j) P(k | j)` times the mean acceptance of that class's voxels, the
+voxel by its acceptance, each found among cumulative sums.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foveal.sampling.cases import SampledCase
+from foveal.sampling.samplers import (
+    BaseSampler,
+    Draw,
+    Place,
+    drawn_index,
+    patch_at,
+    uniform,
+)
+from foveal.sampling.voxels import Voxels, VoxelTable, Window, voxel_table
+
+LARGEST_ERROR = 255
+"""The byte that stands for an error of 1."""
+
+MOST_TRIES = 10_000
+"""Draws of the loop, after which the last is taken: with epsilon 0 and no error left it
+would never end. With epsilon 0.01 so many rejections have probability 1e-44."""
+
+
+class ErrorMap(Protocol):
+    """Errors of one case, one byte per voxel, 255 for an error of 1."""
+
+    @property
+    def step(self) -> int:
+        """Updates behind the weights that made it."""
+        ...
+
+    @property
+    def difficulty(self) -> float:
+        """Mean error in the structures of the case, in [0, 1]."""
+        ...
+
+    def read(self, window: Sequence[slice]) -> NDArray[np.uint8]:
+        """Errors in a window."""
+        ...
+
+
+class ErrorMaps(Protocol):
+    """Where the error maps of a run are found."""
+
+    def current(self, case_name: str) -> ErrorMap | None:
+        """The newest map of a case; ``None`` while its error is 1 everywhere."""
+        ...
+
+
+class _WithoutErrorMaps:
+    """Of what was not trained yet: an error of 1 everywhere."""
+
+    def current(self, case_name: str) -> ErrorMap | None:
+        return None
+
+
+WITHOUT_ERROR_MAPS: ErrorMaps = _WithoutErrorMaps()
+
+
+class _Accepted(NamedTuple):
+    """What one error map leaves of a case's voxels."""
+
+    error_map: ErrorMap
+    table: VoxelTable
+    share: float
+    """Mean acceptance, by the base law's weights."""
+
+
+class AdaptiveSampler:
+    """Draws as a base sampler does, but from where error maps are high.
+
+    Args:
+        base: What is drawn while nothing is known of errors.
+        maps: May be replaced while the sampler is used, case by case.
+        epsilon: In [0, 1]. 0: by errors alone; 1: the base sampler, and with
+            ``"loop"`` draw by draw. If no voxel is left with an error and epsilon is 0,
+            the base sampler draws.
+        mode: ``"direct"`` or ``"loop"``; the same distribution, see the module.
+    """
+
+    def __init__(
+        self,
+        base: BaseSampler,
+        maps: ErrorMaps,
+        *,
+        epsilon: float,
+        mode: Literal["direct", "loop"],
+    ) -> None:
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"epsilon is {epsilon}; it must be in [0, 1]")
+        self._base = base
+        self._maps = maps
+        self._mode = mode
+        errors = np.arange(LARGEST_ERROR + 1) / LARGEST_ERROR
+        self._acceptance = np.minimum(errors + epsilon, 1.0)
+        self._tables: dict[tuple[str, Voxels], _Accepted] = {}
+        self._lock = threading.Lock()
+
+    def draw(
+        self,
+        cases: Sequence[SampledCase],
+        patch_size: Sequence[int],
+        generator: torch.Generator,
+    ) -> Draw:
+        """Draw a patch.
+
+        Args:
+            cases: At least one, with different names.
+            patch_size: In voxels.
+            generator: The only source of randomness.
+        """
+        draw = self._by_loop if self._mode == "loop" else self._directly
+        return draw(cases, patch_size, generator)
+
+    def _by_loop(
+        self,
+        cases: Sequence[SampledCase],
+        patch_size: Sequence[int],
+        generator: torch.Generator,
+    ) -> Draw:
+        for tries in range(1, MOST_TRIES + 1):
+            place = self._base.place(cases, patch_size, generator)
+            error_map = self._maps.current(cases[place.case_index].name)
+            chance = 1.0
+            if error_map is not None:
+                (error,) = error_map.read(_window_of(place.voxel)).ravel()
+                chance = float(self._acceptance[error])
+            # Where acceptance is certain no number is drawn, so that epsilon 1 draws
+            # what the base sampler does.
+            if chance >= 1 or uniform(generator) < chance or tries == MOST_TRIES:
+                break
+        return patch_at(cases, place, patch_size)._replace(
+            error_step=None if error_map is None else error_map.step,
+            acceptance=1 / tries,
+        )
+
+    def _directly(
+        self,
+        cases: Sequence[SampledCase],
+        patch_size: Sequence[int],
+        generator: torch.Generator,
+    ) -> Draw:
+        # One look at the maps, as they may be replaced meanwhile.
+        maps = [self._maps.current(case.name) for case in cases]
+        shares = [
+            self._shares(case, error_map, patch_size)
+            for case, error_map in zip(cases, maps, strict=True)
+        ]
+        totals = [sum(of_case) for of_case in shares]
+        if not any(totals):
+            return self._base.draw(cases, patch_size, generator)
+        index = drawn_index(totals, generator)
+        case, error_map = cases[index], maps[index]
+        categories = self._base.categories(case, patch_size)
+        category = categories[drawn_index(shares[index], generator)]
+        if error_map is None:
+            # Nothing is rejected here, so the base sampler's way will do.
+            voxel = self._base.voxel(case, category.voxels, generator)
+        else:
+            voxel = self._accepted(case, category.voxels, error_map).table.voxel(
+                uniform(generator),
+                lambda window: self._weights(case, category.voxels, error_map, window),
+            )
+        return patch_at(cases, Place(index, category, voxel), patch_size)._replace(
+            error_step=None if error_map is None else error_map.step,
+            acceptance=sum(totals) / len(cases),
+        )
+
+    def _shares(
+        self,
+        case: SampledCase,
+        error_map: ErrorMap | None,
+        patch_size: Sequence[int],
+    ) -> list[float]:
+        """Chance of each category times the share of its draws that is accepted."""
+        categories = self._base.categories(case, patch_size)
+        if error_map is None:
+            return [category.chance for category in categories]
+        return [
+            category.chance * self._accepted(case, category.voxels, error_map).share
+            for category in categories
+        ]
+
+    def _accepted(
+        self, case: SampledCase, voxels: Voxels, error_map: ErrorMap
+    ) -> _Accepted:
+        """Table of what the newest map leaves; only a new map makes a new one."""
+        key = case.name, voxels
+        with self._lock:
+            made = self._tables.get(key)
+            if made is None or made.error_map is not error_map:
+                table = voxel_table(
+                    case.shape,
+                    lambda window: self._weights(case, voxels, error_map, window),
+                )
+                share = table.total / self._base.total(case, voxels)
+                made = self._tables[key] = _Accepted(error_map, table, share)
+            return made
+
+    def _weights(
+        self, case: SampledCase, voxels: Voxels, error_map: ErrorMap, window: Window
+    ) -> NDArray[np.float64]:
+        """The base law's weights times the acceptance."""
+        accepted = self._acceptance[error_map.read(window)]
+        return voxels.weights(case, window) * accepted
+
+
+def _window_of(voxel: tuple[int, int, int]) -> Window:
+    i, j, k = (slice(index, index + 1) for index in voxel)
+    return i, j, k
