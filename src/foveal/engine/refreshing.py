@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -28,6 +28,7 @@ SHORTEST_INTERVAL = 20
 """Steps between two pauses, if there are cases enough to be worth one."""
 
 
+@runtime_checkable  # the run-time shape checks look at signatures with it
 class Refreshing(Protocol):
     """What the training loop asks of something that its batches are drawn by."""
 

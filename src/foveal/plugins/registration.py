@@ -115,7 +115,7 @@ class OwnParts:
             name: In settings.
             sampler: ``sampler(structures, **options)``, where ``structures`` maps
                 names to inside classes; has ``draw``, see
-                `foveal.sampling.samplers.UniformSampler`.
+                `foveal.sampling.samplers.BaseSampler`.
             section: Options, in the table ``plugins.NAME``.
         """
         self._add("sampler", name, sampler, section)

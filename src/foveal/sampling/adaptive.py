@@ -17,7 +17,7 @@ voxel by its acceptance, each found among cumulative sums.
 
 import threading
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ MOST_TRIES = 10_000
 would never end. With epsilon 0.01 so many rejections have probability 1e-44."""
 
 
+@runtime_checkable  # the run-time shape checks look at signatures with it
 class ErrorMap(Protocol):
     """Errors of one case, one byte per voxel, 255 for an error of 1."""
 
@@ -60,6 +61,7 @@ class ErrorMap(Protocol):
         ...
 
 
+@runtime_checkable  # the run-time shape checks look at signatures with it
 class ErrorMaps(Protocol):
     """Where the error maps of a run are found."""
 

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ Weights = Callable[[Window], NDArray[np.float64]]
 """Weights of the voxels of a window, not negative."""
 
 
+@runtime_checkable  # the run-time shape checks look at signatures with it
 class Voxels(Protocol):
     """A set of voxels with weights; equal sets are equal and have the same hash."""
 
