@@ -1,6 +1,5 @@
 """From settings and plan to what happens to patches."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -8,7 +7,6 @@ from foveal import building
 from foveal.config.plan import Plan
 from foveal.config.settings import AugmentationConfig, Settings
 from foveal.errors import SettingsError
-from foveal.sampling.samplers import UniformSampler
 
 NOTHING = {
     name: 0.0
@@ -119,31 +117,3 @@ def test_sagittal_reflection_keeps_the_left_kidney_on_the_left():
     assert (labels[4:6, 5] == 3).all()
     assert labels.flatten().bincount().tolist()[1:] == [24, 16, 12]
     assert annotated.tolist() == [False, True, True]
-
-
-class Picture:
-    """An unlabelled case of one slice."""
-
-    shape = (513, 513, 1)
-    class_counts = ()
-    annotated = None
-
-    def class_voxel(self, class_index, n):
-        raise NotImplementedError
-
-
-def test_uniform_sampler_crops_450_of_513_pixels_anywhere_in_the_picture():
-    generator = torch.Generator().manual_seed(0)
-    corners = np.array(
-        [
-            UniformSampler().draw([Picture()], (450, 450, 1), generator).corner
-            for _ in range(3000)
-        ]
-    )
-    assert (corners[:, 2] == 0).all()
-    for axis in (0, 1):
-        # 64 places, the first and the last among them, each as likely.
-        places, counts = np.unique(corners[:, axis], return_counts=True)
-        assert places.tolist() == list(range(64))
-        assert ((counts / 3000 * 64 - 1) ** 2).mean() < 2 * 64 / 3000
-    assert abs(np.corrcoef(corners[:, 0], corners[:, 1])[0, 1]) < 0.06
