@@ -40,4 +40,4 @@ def test_a_patch_of_450_pixels_lies_anywhere_in_a_picture_of_513():
         places, counts = np.unique(corners[:, axis], return_counts=True)
         assert places.tolist() == list(range(64))
         assert ((counts / 1000 * 64 - 1) ** 2).mean() < 2 * 64 / 1000
-    assert abs(np.corrcoef(corners[:, 0], corners[:, 1])[0, 1]) < 0.06
+    assert abs(np.corrcoef(corners[:, 0], corners[:, 1])[0, 1]) < 0.1
