@@ -1,4 +1,4 @@
-"""Random crops of pictures: a patch smaller than the picture, and the sampler uniform."""
+"""Random crops of pictures: patches smaller than the picture, drawn uniformly."""
 
 import numpy as np
 import torch
