@@ -284,20 +284,34 @@ def fabric(settings: Settings) -> Fabric:
 
 
 def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
-    """Changes of geometry, with what the plan says of axes and sides."""
+    """Changes of geometry, with what the plan says of axes and sides.
+
+    Raises:
+        SettingsError: Jitter would leave no spacing.
+    """
     chosen = settings.augmentation
     mirroring = plan.mirroring
     spacing_mm = plan.preprocessing.spacing_mm
     coarsest = max(range(3), key=lambda axis: spacing_mm[axis])
     is_flat = spacing_mm[coarsest] >= ANISOTROPY * min(spacing_mm)
+    axes = (coarsest,) if is_flat else (0, 1, 2)
+    if chosen.spacing_jitter_probability and (
+        chosen.spacing_jitter_mm >= min(spacing_mm)
+    ):
+        raise SettingsError(
+            f"augmentation.spacing_jitter_mm {chosen.spacing_jitter_mm:g} must be "
+            f"below the smallest of preprocessing.spacing_mm, {min(spacing_mm):g}"
+        )
     return SpatialAugmentation(
         rotation_probability=chosen.rotation_probability,
-        rotation_degrees=chosen.rotation_degrees,
-        rotation_axes=(coarsest,) if is_flat else (0, 1, 2),
+        rotation_degrees=_angle_per_axis(chosen.rotation_degrees, axes),
         scaling_probability=chosen.scaling_probability,
         scaling=chosen.scaling,
         shear_probability=chosen.shear_probability,
-        shear=chosen.shear,
+        shear_degrees=chosen.shear_degrees,
+        shear_axes=axes,
+        spacing_jitter_probability=chosen.spacing_jitter_probability,
+        spacing_jitter_mm=chosen.spacing_jitter_mm,
         translation_probability=chosen.translation_probability,
         translation_voxels=chosen.translation_voxels,
         elastic_probability=chosen.elastic_probability,
@@ -309,6 +323,16 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
         swapped_classes=plan.swapped_classes,
         swapped_structures=plan.swapped_structures,
     )
+
+
+def _angle_per_axis(
+    degrees: float | tuple[float, float, float], axes: Sequence[int]
+) -> tuple[float, float, float]:
+    """Angles for i, j and k; a single one holds for ``axes`` only."""
+    if isinstance(degrees, tuple):
+        return degrees
+    i, j, k = (degrees if axis in axes else 0.0 for axis in range(3))
+    return i, j, k
 
 
 def intensity_augmentation(settings: Settings) -> IntensityAugmentation:
