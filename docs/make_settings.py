@@ -107,31 +107,18 @@ def lines(
     """Rows of a section whose names begin with ``within``."""
     found = []
     for field in fields(section):
-<<<<<<< HEAD
-        inner = next((name for name in classes if name in field.annotation), None)
+        name = within + field.name
+        words = re.findall(r"\w+", field.annotation)
+        inner = next((word for word in words if word in classes), None)
         meaning = described(field)
         if inner and not meaning:
             summary = ast.get_docstring(classes[inner]) or ""
             meaning = summary.split("\n\n")[0].replace("``", "`")
-        lines.append(f"| `{field.name}` | {default(field)} | {meaning} |\n")
-        if inner:
-            entry = "[…]" if "tuple" in field.annotation else ""
-            lines.extend(
-                f"| `{field.name}{entry}.{part.name}` | {default(part)} "
-                f"| {described(part)} |\n"
-                for part in fields(classes[inner])
-            )
-    return "".join(lines)
-=======
-        name = within + field.name
-        found.append(f"| `{name}` | {default(field)} | {described(field)} |\n")
-        words = re.findall(r"\w+", field.annotation)
-        inner = next((word for word in words if word in classes), None)
+        found.append(f"| `{name}` | {default(field)} | {meaning} |\n")
         if inner:
             many = "[…]" if "tuple[" in field.annotation else ""
             found += lines(classes[inner], classes, f"{name}{many}.")
     return found
->>>>>>> h-intensity
 
 
 def default(field: Field) -> str:
