@@ -4,6 +4,7 @@ python docs/make_settings.py
 """
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +97,28 @@ def rows(section: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
     """A table of names, defaults and meanings; nested tables below their row."""
     if not fields(section):
         return ""
-    lines = ["\n| name | default | meaning |\n|---|---|---|\n"]
+    heading = "\n| name | default | meaning |\n|---|---|---|\n"
+    return heading + "".join(lines(section, classes, ""))
+
+
+def lines(
+    section: ast.ClassDef, classes: dict[str, ast.ClassDef], within: str
+) -> list[str]:
+    """Rows of a section whose names begin with ``within``."""
+    found = []
     for field in fields(section):
-        inner = next((name for name in classes if name in field.annotation), None)
+        name = within + field.name
+        words = re.findall(r"\w+", field.annotation)
+        inner = next((word for word in words if word in classes), None)
         meaning = described(field)
         if inner and not meaning:
             summary = ast.get_docstring(classes[inner]) or ""
             meaning = summary.split("\n\n")[0].replace("``", "`")
-        lines.append(f"| `{field.name}` | {default(field)} | {meaning} |\n")
+        found.append(f"| `{name}` | {default(field)} | {meaning} |\n")
         if inner:
-            entry = "[…]" if "tuple" in field.annotation else ""
-            lines.extend(
-                f"| `{field.name}{entry}.{part.name}` | {default(part)} "
-                f"| {described(part)} |\n"
-                for part in fields(classes[inner])
-            )
-    return "".join(lines)
+            many = "[…]" if "tuple[" in field.annotation else ""
+            found += lines(classes[inner], classes, f"{name}{many}.")
+    return found
 
 
 def default(field: Field) -> str:

@@ -12,7 +12,8 @@ from foveal.engine.training import Training, UpdateRules
 from foveal.inference.numerics import Numerics
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.methods.interface import Method, Stream
-from foveal.sampling.samplers import UniformSampler
+from foveal.sampling.laws import anywhere
+from foveal.sampling.samplers import BaseSampler
 
 SHAPE = (12, 10, 9)
 PATCH = (8, 8, 8)
@@ -28,6 +29,8 @@ class MemoryCase:
         self.num_channels = 1
         self.annotated = None
         self.present = None
+        self.mask = None
+        self.weight_map = None
         self.image = generator.normal(size=(1, *SHAPE)).astype(np.float32)
         self.label_map = (self.image[0] > 0.5).astype(np.uint8)
         counts = (int((self.label_map == 0).sum()), int(self.label_map.sum()))
@@ -38,6 +41,12 @@ class MemoryCase:
 
     def read_label_map(self, window):
         return self.label_map[window].copy()
+
+    def read_mask(self, window):
+        raise AssertionError("the case has no mask")
+
+    def read_weight_map(self, window):
+        raise AssertionError("the case has no weight map")
 
     def class_voxel(self, class_index, n):
         return tuple(int(v) for v in np.argwhere(self.label_map == class_index)[n])
@@ -96,12 +105,14 @@ class StudentAndCritic(Method):
 def spatial_augmentation():
     return SpatialAugmentation(
         rotation_probability=0.3,
-        rotation_degrees=20.0,
-        rotation_axes=(0, 1, 2),
+        rotation_degrees=(20.0, 20.0, 20.0),
         scaling_probability=0.3,
         scaling=(0.8, 1.2),
         shear_probability=0.2,
-        shear=0.1,
+        shear_degrees=6.0,
+        shear_axes=(0, 1, 2),
+        spacing_jitter_probability=0.2,
+        spacing_jitter_mm=0.1,
         translation_probability=0.2,
         translation_voxels=2.0,
         elastic_probability=0.2,
@@ -121,6 +132,9 @@ def intensity_augmentation():
         noise_deviation=(0.0, 0.1),
         blur_probability=0.3,
         blur_sigma_voxels=(0.5, 1.0),
+        shift_probability=0.3,
+        shift_deviation=0.1,
+        shift_factor_deviation=0.01,
         brightness_probability=0.3,
         brightness=(0.8, 1.2),
         contrast_probability=0.3,
@@ -141,7 +155,7 @@ def sources(method, rank=0):
         name: PatchSource(
             name=name,
             cases=cases[stream.cases],
-            sampler=UniformSampler(),
+            sampler=BaseSampler(anywhere),
             patch_size=PATCH,
             margins=((0, 0),) * 3,
             spacing_mm=(1.0, 1.0, 2.0),

@@ -1,53 +1,31 @@
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from made_up_volumes import LabelledVolume, UnlabelledVolume
 
+from foveal.sampling.laws import anywhere, class_balanced
 from foveal.sampling.randomness import generator
-from foveal.sampling.samplers import ClassBalancedSampler, UniformSampler
+from foveal.sampling.samplers import BaseSampler
+
+
+def balanced(foreground_fraction, structures, weights):
+    return BaseSampler(
+        partial(
+            class_balanced,
+            foreground_fraction=foreground_fraction,
+            structures=structures,
+            weights=weights,
+        )
+    )
 
 
 def one_class_each(foreground_fraction, *weights):
     """Sampler in which every class is a structure."""
     structures = tuple((number,) for number in range(1, len(weights) + 1))
-    return ClassBalancedSampler(foreground_fraction, structures, weights)
-
-
-@dataclass
-class LabelledVolume:
-    """Label map that answers as a stored case does."""
-
-    label_map: np.ndarray
-    num_classes: int
-    annotated: tuple[bool, ...] | None = None
-
-    @property
-    def shape(self):
-        return self.label_map.shape
-
-    @cached_property
-    def class_voxels(self):
-        return [np.argwhere(self.label_map == n) for n in range(self.num_classes)]
-
-    @property
-    def class_counts(self):
-        return tuple(len(voxels) for voxels in self.class_voxels)
-
-    def class_voxel(self, class_index, n):
-        i, j, k = self.class_voxels[class_index][n].tolist()
-        return i, j, k
-
-
-class UnlabelledVolume:
-    shape = (20, 20, 20)
-    class_counts = ()
-    annotated = None
-
-    def class_voxel(self, class_index, n):
-        raise AssertionError("an unlabelled case has no voxels of a class")
+    return balanced(foreground_fraction, structures, weights)
 
 
 @pytest.fixture
@@ -126,11 +104,11 @@ def test_case_without_foreground_gives_patches_from_anywhere(case):
 
 @pytest.mark.parametrize(
     "sampler",
-    [UniformSampler(), one_class_each(0.5, 1.0, 1.0, 1.0)],
+    [BaseSampler(anywhere), one_class_each(0.5, 1.0, 1.0, 1.0)],
     ids=["uniform", "class balanced"],
 )
 def test_cases_are_equally_likely_whatever_their_size(sampler, rare_and_common):
-    cases = [UnlabelledVolume(), rare_and_common, UnlabelledVolume()]
+    cases = [UnlabelledVolume("a"), rare_and_common, UnlabelledVolume("b")]
     random = torch.Generator().manual_seed(4)
     drawn = Counter(
         sampler.draw(cases, (4, 4, 4), random).case_index for _ in range(3000)
@@ -155,10 +133,10 @@ def test_same_seed_and_step_give_the_same_draws_and_ranks_differ(rare_and_common
 
 def test_a_structure_of_several_classes_is_drawn_voxel_by_voxel(rare_and_common):
     # Structure 0 is both classes, structure 1 the rare one alone.
-    sampler = ClassBalancedSampler(1.0, ((1, 2), (1,)), (1.0, 1.0))
+    sampler = balanced(1.0, ((1, 2), (1,)), (1.0, 1.0))
     # Half of the draws for structure 1, and 1 in 1001 of the others.
     assert abs(share_with(1, rare_and_common, sampler) - 0.5) < 0.04
-    whole = ClassBalancedSampler(1.0, ((1, 2),), (1.0,))
+    whole = balanced(1.0, ((1, 2),), (1.0,))
     assert share_with(1, rare_and_common, whole) < 0.02
     assert share_with(2, rare_and_common, whole) > 0.98
 
@@ -166,6 +144,6 @@ def test_a_structure_of_several_classes_is_drawn_voxel_by_voxel(rare_and_common)
 def test_what_nobody_contoured_is_not_drawn_for(rare_and_common):
     # Class 1 stands for both structures here, but only the first was contoured.
     rare_and_common.annotated = (True, False)
-    sampler = ClassBalancedSampler(1.0, ((2,), (1,)), (1.0, 1.0))
+    sampler = balanced(1.0, ((2,), (1,)), (1.0, 1.0))
     assert share_with(1, rare_and_common, sampler) == 0
     assert share_with(2, rare_and_common, sampler) == 1

@@ -85,13 +85,26 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
         return Classification(trained, sampler=drawn, batch_size=batch_size)
     context = trained, losses(settings, plan, parts)
     own = parts.added("method", name)
+    weighted = ("cross_entropy",) if weighs_voxels(settings) else ()
     if own is None:
-        return Supervised(*context, sampler=drawn, batch_size=batch_size)
+        return Supervised(
+            *context, sampler=drawn, batch_size=batch_size, voxel_weighted=weighted
+        )
+    if weighted:
+        raise SettingsError(
+            "loss_options.cross_entropy.voxel_weights is for method supervised; leave "
+            f"it out with method {name}, which gives its losses no weights"
+        )
     options = own_options(settings, name)
     made = parts.built(own, options, *context, sampler=drawn, batch_size=batch_size)
     if not isinstance(made, Method):
         raise of_another_kind(own, made, "foveal.methods.interface.Method")
     return made
+
+
+def weighs_voxels(settings: Settings) -> bool:
+    """Whether voxels count by the users' weight maps in a loss."""
+    return settings.loss_options.cross_entropy.voxel_weights
 
 
 def losses(
@@ -249,6 +262,7 @@ def patch_sources(
             seed=settings.training.seed,
             rank=rank,
             tells_presence=stream.cases == "image_labelled",
+            reads_weight_maps=weighs_voxels(settings),
             one_case_per_batch=settings.sampling.one_case_per_batch,
             curriculum=Curriculum(maps, curriculum_steps) if curriculum_steps else None,
         )
@@ -270,20 +284,34 @@ def fabric(settings: Settings) -> Fabric:
 
 
 def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
-    """Changes of geometry, with what the plan says of axes and sides."""
+    """Changes of geometry, with what the plan says of axes and sides.
+
+    Raises:
+        SettingsError: Jitter would leave no spacing.
+    """
     chosen = settings.augmentation
     mirroring = plan.mirroring
     spacing_mm = plan.preprocessing.spacing_mm
     coarsest = max(range(3), key=lambda axis: spacing_mm[axis])
     is_flat = spacing_mm[coarsest] >= ANISOTROPY * min(spacing_mm)
+    axes = (coarsest,) if is_flat else (0, 1, 2)
+    if chosen.spacing_jitter_probability and (
+        chosen.spacing_jitter_mm >= min(spacing_mm)
+    ):
+        raise SettingsError(
+            f"augmentation.spacing_jitter_mm {chosen.spacing_jitter_mm:g} must be "
+            f"below the smallest of preprocessing.spacing_mm, {min(spacing_mm):g}"
+        )
     return SpatialAugmentation(
         rotation_probability=chosen.rotation_probability,
-        rotation_degrees=chosen.rotation_degrees,
-        rotation_axes=(coarsest,) if is_flat else (0, 1, 2),
+        rotation_degrees=_angle_per_axis(chosen.rotation_degrees, axes),
         scaling_probability=chosen.scaling_probability,
         scaling=chosen.scaling,
         shear_probability=chosen.shear_probability,
-        shear=chosen.shear,
+        shear_degrees=chosen.shear_degrees,
+        shear_axes=axes,
+        spacing_jitter_probability=chosen.spacing_jitter_probability,
+        spacing_jitter_mm=chosen.spacing_jitter_mm,
         translation_probability=chosen.translation_probability,
         translation_voxels=chosen.translation_voxels,
         elastic_probability=chosen.elastic_probability,
@@ -295,6 +323,16 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
         swapped_classes=plan.swapped_classes,
         swapped_structures=plan.swapped_structures,
     )
+
+
+def _angle_per_axis(
+    degrees: float | tuple[float, float, float], axes: Sequence[int]
+) -> tuple[float, float, float]:
+    """Angles for i, j and k; a single one holds for ``axes`` only."""
+    if isinstance(degrees, tuple):
+        return degrees
+    i, j, k = (degrees if axis in axes else 0.0 for axis in range(3))
+    return i, j, k
 
 
 def intensity_augmentation(settings: Settings) -> IntensityAugmentation:
