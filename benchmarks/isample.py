@@ -113,7 +113,7 @@ def parsed() -> argparse.Namespace:
         "--one-case", action="store_true", help="all patches of a step from one case"
     )
     parser.add_argument("--patch", type=int, default=32, help="voxels along each axis")
-    parser.add_argument("--batch", type=int, default=12, help="patches per step")
+    parser.add_argument("--batch", type=int, default=6, help="patches per step")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--dice-loss", type=float, default=0.0, help="its weight")
     parser.add_argument("--threads", type=int, default=2)
