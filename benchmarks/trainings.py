@@ -117,15 +117,15 @@ def trained(
     """Train, or go on with a training that was cut off, or read what was measured.
 
     Args:
-        source: Of the data.
-        run: Folder; what was measured is kept beside it.
-        budget_seconds: ``None`` if the options say ``training.steps``.
-        options: By name, or as after ``--set``.
+        source: Data set or settings file.
+        run: Folder; the record is the file beside it.
+        budget_seconds: Of training; ``None`` where the options say how many steps.
+        options: Table and name to value, or as they follow ``--set``.
 
     Returns:
         Steps, seconds per step, seconds of all steps, and peak gigabytes.
     """
-    record = run.with_suffix(".json")
+    record = run.with_name(run.name + ".json")
     if record.exists():
         return json.loads(record.read_text())
     words: list[object] = ["train", source, "--out", run]

@@ -17,6 +17,7 @@ voxel by its acceptance, each found among cumulative sums.
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.sampling.cases import SampledCase
+from foveal.sampling.laws import Category
 from foveal.sampling.samplers import (
     BaseSampler,
     Draw,
@@ -80,13 +82,19 @@ class _WithoutErrorMaps:
 WITHOUT_ERROR_MAPS: ErrorMaps = _WithoutErrorMaps()
 
 
-class _Accepted(NamedTuple):
-    """What one error map leaves of a case's voxels."""
+class _Row(NamedTuple):
+    """What one error map leaves of a case."""
 
-    error_map: ErrorMap
-    table: VoxelTable
-    share: float
-    """Mean acceptance, by the base law's weights."""
+    error_map: ErrorMap | None
+    categories: Sequence[Category]
+    shares: Sequence[float]
+    """Of each category: its chance times the mean acceptance of its voxels."""
+
+    tables: Sequence[VoxelTable]
+    """Of each category; empty without an error map."""
+
+    total: float
+    """Sum of the shares: of the base sampler's draws in the case, those accepted."""
 
 
 class AdaptiveSampler:
@@ -116,7 +124,7 @@ class AdaptiveSampler:
         self._mode = mode
         errors = np.arange(LARGEST_ERROR + 1) / LARGEST_ERROR
         self._acceptance = np.minimum(errors + epsilon, 1.0)
-        self._tables: dict[tuple[str, Voxels], _Accepted] = {}
+        self._rows: dict[tuple[str, tuple[int, ...]], _Row] = {}
         self._lock = threading.Lock()
 
     def draw(
@@ -163,24 +171,20 @@ class AdaptiveSampler:
         patch_size: Sequence[int],
         generator: torch.Generator,
     ) -> Draw:
-        # One look at the maps, as they may be replaced meanwhile.
-        maps = [self._maps.current(case.name) for case in cases]
-        shares = [
-            self._shares(case, error_map, patch_size)
-            for case, error_map in zip(cases, maps, strict=True)
-        ]
-        totals = [sum(of_case) for of_case in shares]
+        size = tuple(patch_size)
+        rows = [self._row(case, size) for case in cases]
+        totals = [row.total for row in rows]
         if not any(totals):
             return self._base.draw(cases, patch_size, generator)
         index = drawn_index(totals, generator)
-        case, error_map = cases[index], maps[index]
-        categories = self._base.categories(case, patch_size)
-        category = categories[drawn_index(shares[index], generator)]
+        case, row = cases[index], rows[index]
+        number = drawn_index(row.shares, generator)
+        category, error_map = row.categories[number], row.error_map
         if error_map is None:
             # Nothing is rejected here, so the base sampler's way will do.
             voxel = self._base.voxel(case, category.voxels, generator)
         else:
-            voxel = self._accepted(case, category.voxels, error_map).table.voxel(
+            voxel = row.tables[number].voxel(
                 uniform(generator),
                 lambda window: self._weights(case, category.voxels, error_map, window),
             )
@@ -189,36 +193,38 @@ class AdaptiveSampler:
             acceptance=sum(totals) / len(cases),
         )
 
-    def _shares(
-        self,
-        case: SampledCase,
-        error_map: ErrorMap | None,
-        patch_size: Sequence[int],
-    ) -> list[float]:
-        """Chance of each category times the share of its draws that is accepted."""
+    def _row(self, case: SampledCase, patch_size: tuple[int, ...]) -> _Row:
+        """What the newest map leaves of a case; only a new map makes a new one."""
+        key = case.name, patch_size
+        error_map = self._maps.current(case.name)
+        row = self._rows.get(key)
+        if row is None or row.error_map is not error_map:
+            # Others would only make the same.
+            with self._lock:
+                row = self._rows.get(key)
+                if row is None or row.error_map is not error_map:
+                    row = self._rows[key] = self._made_row(case, patch_size, error_map)
+        return row
+
+    def _made_row(
+        self, case: SampledCase, patch_size: tuple[int, ...], error_map: ErrorMap | None
+    ) -> _Row:
         categories = self._base.categories(case, patch_size)
         if error_map is None:
-            return [category.chance for category in categories]
-        return [
-            category.chance * self._accepted(case, category.voxels, error_map).share
+            chances = [category.chance for category in categories]
+            return _Row(None, categories, chances, (), sum(chances))
+        tables = [
+            voxel_table(
+                case.shape,
+                partial(self._weights, case, category.voxels, error_map),
+            )
             for category in categories
         ]
-
-    def _accepted(
-        self, case: SampledCase, voxels: Voxels, error_map: ErrorMap
-    ) -> _Accepted:
-        """Table of what the newest map leaves; only a new map makes a new one."""
-        key = case.name, voxels
-        with self._lock:
-            made = self._tables.get(key)
-            if made is None or made.error_map is not error_map:
-                table = voxel_table(
-                    case.shape,
-                    lambda window: self._weights(case, voxels, error_map, window),
-                )
-                share = table.total / self._base.total(case, voxels)
-                made = self._tables[key] = _Accepted(error_map, table, share)
-            return made
+        shares = [
+            category.chance * table.total / self._base.total(case, category.voxels)
+            for category, table in zip(categories, tables, strict=True)
+        ]
+        return _Row(error_map, categories, shares, tables, sum(shares))
 
     def _weights(
         self, case: SampledCase, voxels: Voxels, error_map: ErrorMap, window: Window
