@@ -186,9 +186,8 @@ def made_up(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Noise as in a CT of whole numbers, balls, and errors as after some training.
 
-    Two balls fill 0.3 % of the volume. Errors are large at their surfaces, where one
-    voxel in twenty has a third of the errors' range, and small elsewhere but for a
-    thousandth of the background.
+    Two balls fill 0.3 % of the volume. Errors are large at their surfaces and in a
+    thousandth of the other voxels, and below 1 % elsewhere.
     """
     shape = (length,) * 3
     image = generator.normal(scale=20, size=shape).round().astype(np.float32)
