@@ -26,7 +26,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -108,37 +108,55 @@ def compare_patches(arguments: argparse.Namespace) -> None:
     if arguments.monai_python:
         pythons["monai"] = arguments.monai_python
     record = Record(arguments.out / "patches.jsonl")
-    speeds: dict[tuple[str, int], list[float]] = {}
-    tables: dict[int, list[float]] = {}
+    found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for length in arguments.lengths:
         write_volumes(arguments.out, length)
     for turn in range(arguments.turns):
         for length in arguments.lengths:
             for name, python in pythons.items():
-                found = record.of(
+                measured = record.of(
                     f"turn {turn}, {length}^3, {name}, {arguments.seconds:g} s",
                     lambda name=name, python=python, length=length: run_inner(
                         name, python, length, arguments
                     ),
                 )
-                speeds.setdefault((name, length), []).append(found["per_second"])
-                if name == "direct":
-                    tables.setdefault(length, []).append(found["seconds_per_map"])
-    lengths = arguments.lengths
-    print(f"\n| patches per second | {' | '.join(f'{n}^3' for n in lengths)} |")
+                found.setdefault((name, length), []).append(measured)
+    for measure, words in (
+        ("per_second", "patches per second"),
+        ("per_processor_second", "patches per second of the processor"),
+    ):
+        print_speeds(found, arguments.lengths, list(pythons), measure, words)
+    cells = [
+        f"{1000 * median(row['seconds_per_map'] for row in found['direct', n]):.0f} ms"
+        for n in arguments.lengths
+    ]
+    print(f"\nonce per new map, direct: {', '.join(cells)}")
+
+
+def print_speeds(
+    found: Mapping[tuple[str, int], Sequence[Mapping[str, float]]],
+    lengths: Sequence[int],
+    names: Sequence[str],
+    measure: str,
+    words: str,
+) -> None:
+    """A table of medians, and how many times as fast the direct draw is."""
+
+    def speeds(name: str, length: int) -> list[float]:
+        return [row[measure] for row in found[name, length]]
+
+    print(f"\n| {words} | {' | '.join(f'{n}^3' for n in lengths)} |")
     print("|---" * (len(lengths) + 1) + "|")
-    for name in pythons:
-        cells = [f"{median(speeds[name, length]):.3g}" for length in lengths]
+    for name in names:
+        cells = [f"{median(speeds(name, length)):.3g}" for length in lengths]
         print(f"| {name} | {' | '.join(cells)} |")
-    for name in [other for other in pythons if other not in OURS]:
+    for name in [other for other in names if other not in OURS]:
         # Turn by turn, as the machine may be slower in one than in another.
         cells = [
-            f"{median(np.divide(speeds['direct', n], speeds[name, n])):.1f}"
+            f"{median(np.divide(speeds('direct', n), speeds(name, n))):.1f}"
             for n in lengths
         ]
         print(f"| direct, times {name} | {' | '.join(cells)} |")
-    cells = [f"{1000 * median(tables[n]):.0f} ms" for n in lengths]
-    print(f"| once per new map, direct | {' | '.join(cells)} |")
 
 
 def run_inner(
@@ -218,15 +236,21 @@ def class_equal_weights(label_map: np.ndarray, error: np.ndarray) -> np.ndarray:
     return accepted * chance[label_map]
 
 
-def timed(draw: Callable[[int], object], seconds: float) -> float:
-    """Draws per second, after some to warm up."""
+def timed(draw: Callable[[int], object], seconds: float) -> dict[str, float]:
+    """Draws per second, and per second of the processor, after some to warm up.
+
+    With one thread the two are the same, but for other programs on the machine.
+    """
     for number in range(NUM_VOLUMES):
         draw(number)
-    start, count = time.perf_counter(), 0
+    start, processor_start, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         draw(count)
         count += 1
-    return count / (time.perf_counter() - start)
+    return {
+        "per_second": count / (time.perf_counter() - start),
+        "per_processor_second": count / (time.process_time() - processor_start),
+    }
 
 
 def in_memory(arguments: argparse.Namespace) -> list[dict[str, np.ndarray]]:
@@ -265,7 +289,7 @@ def time_torchio(arguments: argparse.Namespace) -> dict[str, float]:
         if patch["image"].data.shape[1:] != (PATCH,) * 3:
             raise AssertionError("another patch was asked for")
 
-    return {"per_second": timed(draw, arguments.seconds)}
+    return timed(draw, arguments.seconds)
 
 
 def time_monai(arguments: argparse.Namespace) -> dict[str, float]:
@@ -286,7 +310,7 @@ def time_monai(arguments: argparse.Namespace) -> dict[str, float]:
         if patch["image"].shape[1:] != (PATCH,) * 3:
             raise AssertionError("another patch was asked for")
 
-    return {"per_second": timed(draw, arguments.seconds)}
+    return timed(draw, arguments.seconds)
 
 
 def time_foveal(arguments: argparse.Namespace) -> dict[str, float]:
@@ -331,7 +355,7 @@ def time_foveal(arguments: argparse.Namespace) -> dict[str, float]:
     draw(0)
     # The first draw sums the maps of all volumes up.
     first = (time.perf_counter() - start) / NUM_VOLUMES
-    return {"per_second": timed(draw, arguments.seconds), "seconds_per_map": first}
+    return {**timed(draw, arguments.seconds), "seconds_per_map": first}
 
 
 def stored_volumes(arguments: argparse.Namespace) -> Sequence[Any]:
