@@ -3,9 +3,10 @@
 `patches`: patches of 64^3 drawn and read from made-up volumes of growing size whose
 error maps are mostly small, beside TorchIO's WeightedSampler and MONAI's
 RandWeightedCropd, which get the same law as a weight map. Each is one process with one
-thread; they take turns, so that a machine that slows down slows all. The others keep
-image, label map and weight map in memory; Foveal reads its store and error maps from
-files, as in training. The others have environments of their own:
+thread; they take turns, so that a machine that slows down slows all. All read files
+that the operating system has cached: Foveal its store and error maps, the others
+uncompressed arrays, the fastest there are. In further rows the others keep image, label
+map and weight map of every case in memory. They have environments of their own:
 
     python -m venv torchio && torchio/bin/pip install "torchio==1.2.*"
     python -m venv monai && monai/bin/pip install "monai==1.6.*"
@@ -39,6 +40,10 @@ PATCH = 64
 EPSILON = 0.01
 
 OURS = ("direct", "loop")
+OTHERS = ("torchio", "torchio-in-memory", "monai", "monai-in-memory")
+
+Volume = Mapping[str, np.ndarray]
+"""Image, label map and weights, each with a channel axis."""
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "hippocampus": {"patches.size": [32, 48, 32], "training.steps": 400},
@@ -60,12 +65,16 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=TRAININGS, default=[*TRAININGS])
     parser.add_argument("--steps", type=int, help="of training; unset: as each needs")
     parser.add_argument("--threads", type=int, default=2, help="of training")
-    parser.add_argument("--inner", choices=[*OURS, "torchio", "monai"])
+    parser.add_argument("--inner", choices=[*OURS, *OTHERS])
     parser.add_argument("--length", type=int)
     arguments = parser.parse_args()
     if arguments.inner:
-        inner = {"torchio": time_torchio, "monai": time_monai}.get(arguments.inner)
-        found = inner(arguments) if inner else time_foveal(arguments)
+        if arguments.inner in OURS:
+            found = time_foveal(arguments)
+        elif arguments.inner.startswith("torchio"):
+            found = time_torchio(arguments)
+        else:
+            found = time_monai(arguments)
         print("RESULT " + json.dumps(found))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -103,10 +112,11 @@ class Record:
 def compare_patches(arguments: argparse.Namespace) -> None:
     """Patches per second of all, and their ratios to ours."""
     pythons = {name: Path(sys.executable) for name in OURS}
-    if arguments.torchio_python:
-        pythons["torchio"] = arguments.torchio_python
-    if arguments.monai_python:
-        pythons["monai"] = arguments.monai_python
+    for name in OTHERS:
+        torchio = name.startswith("torchio")
+        python = arguments.torchio_python if torchio else arguments.monai_python
+        if python:
+            pythons[name] = python
     record = Record(arguments.out / "patches.jsonl")
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for length in arguments.lengths:
@@ -253,17 +263,18 @@ def timed(draw: Callable[[int], object], seconds: float) -> dict[str, float]:
     }
 
 
-def in_memory(arguments: argparse.Namespace) -> list[dict[str, np.ndarray]]:
-    """The volumes as others take them, with a channel axis."""
-    return [
-        {
-            name: np.load(
-                volume_folder(arguments.out, arguments.length, number) / f"{name}.npy"
-            )[np.newaxis]
-            for name in ("image", "label_map", "weights")
-        }
-        for number in range(NUM_VOLUMES)
-    ]
+def volumes(arguments: argparse.Namespace) -> Callable[[int], Volume]:
+    """The volumes one after the other, from files or from memory."""
+
+    def read(number: int) -> Volume:
+        folder = volume_folder(arguments.out, arguments.length, number % NUM_VOLUMES)
+        names = ("image", "label_map", "weights")
+        return {name: np.load(folder / f"{name}.npy")[np.newaxis] for name in names}
+
+    if not arguments.inner.endswith("in-memory"):
+        return read
+    kept = [read(number) for number in range(NUM_VOLUMES)]
+    return lambda number: kept[number % NUM_VOLUMES]
 
 
 def time_torchio(arguments: argparse.Namespace) -> dict[str, float]:
@@ -272,22 +283,19 @@ def time_torchio(arguments: argparse.Namespace) -> dict[str, float]:
     import torchio
 
     torch.set_num_threads(1)
-    subjects = [
-        torchio.Subject(
-            image=torchio.ScalarImage(tensor=torch.from_numpy(volume["image"])),
-            label_map=torchio.LabelMap(tensor=torch.from_numpy(volume["label_map"])),
-            weights=torchio.Image(
-                tensor=torch.from_numpy(volume["weights"]), type=torchio.SAMPLING_MAP
-            ),
-        )
-        for volume in in_memory(arguments)
-    ]
+    volume_of = volumes(arguments)
     sampler = torchio.WeightedSampler(PATCH, "weights")
 
     def draw(count: int) -> None:
-        patch = next(iter(sampler(subjects[count % NUM_VOLUMES], 1)))
-        if patch["image"].data.shape[1:] != (PATCH,) * 3:
-            raise AssertionError("another patch was asked for")
+        volume = {name: torch.from_numpy(v) for name, v in volume_of(count).items()}
+        subject = torchio.Subject(
+            image=torchio.ScalarImage(tensor=volume["image"]),
+            label_map=torchio.LabelMap(tensor=volume["label_map"]),
+            weights=torchio.Image(tensor=volume["weights"], type=torchio.SAMPLING_MAP),
+        )
+        patch = next(iter(sampler(subject, 1)))
+        for name in ("image", "label_map"):
+            require_patch(patch[name].data.contiguous().shape)
 
     return timed(draw, arguments.seconds)
 
@@ -298,19 +306,24 @@ def time_monai(arguments: argparse.Namespace) -> dict[str, float]:
     from monai.transforms import RandWeightedCropd
 
     torch.set_num_threads(1)
-    volumes = [
-        {name: torch.from_numpy(array) for name, array in volume.items()}
-        for volume in in_memory(arguments)
-    ]
+    volume_of = volumes(arguments)
     crop = RandWeightedCropd(["image", "label_map"], "weights", (PATCH,) * 3)
     crop.set_random_state(0)
 
     def draw(count: int) -> None:
-        (patch,) = crop(volumes[count % NUM_VOLUMES])
-        if patch["image"].shape[1:] != (PATCH,) * 3:
-            raise AssertionError("another patch was asked for")
+        volume = {name: torch.from_numpy(v) for name, v in volume_of(count).items()}
+        (patch,) = crop(volume)
+        for name in ("image", "label_map"):
+            # A part of a volume is no patch of a batch until it is copied.
+            require_patch(patch[name].contiguous().shape)
 
     return timed(draw, arguments.seconds)
+
+
+def require_patch(shape: Sequence[int]) -> None:
+    """Refuse a speed of something else."""
+    if tuple(shape) != (1, PATCH, PATCH, PATCH):
+        raise AssertionError(f"a patch of {tuple(shape)} was drawn")
 
 
 def time_foveal(arguments: argparse.Namespace) -> dict[str, float]:
