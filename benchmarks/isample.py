@@ -253,7 +253,8 @@ def print_reached(logs: Mapping[str, Sequence[Log]]) -> None:
     base, adaptive = (
         np.mean([dice_curve(log) for log in runs], axis=0) for runs in logs.values()
     )
-    for goal in (base[-1], base.max()):
+    # Dice may fall towards the end.
+    for goal in sorted({float(base[-1]), float(base.max())}):
         reached = np.flatnonzero(adaptive >= goal)
         when = f"after {reached[0] + 1} eighths" if len(reached) else "never"
         print(f"\nmean Dice {goal:.3f} of those without is reached with isample {when}")
