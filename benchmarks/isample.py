@@ -101,9 +101,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=800, help="a multiple of 8")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epsilon", type=float, default=0.01)
-    parser.add_argument("--every-steps", type=int, default=50, help="between refreshes")
+    # As after the paper's epochs of 100 batches. With fewer cases at a time, those that
+    # have no map yet count as wrong everywhere and are drawn nearly alone meanwhile.
     parser.add_argument(
-        "--cases-per-refresh", type=int, default=NUM_TRAIN // 4, help="predicted then"
+        "--every-steps", type=int, default=100, help="between refreshes"
+    )
+    parser.add_argument(
+        "--cases-per-refresh", type=int, default=NUM_TRAIN, help="predicted then"
     )
     parser.add_argument(
         "--refresh-fraction", type=float, help="of the time, instead of the two above"
