@@ -16,9 +16,9 @@ voxel by its acceptance, each found among cumulative sums.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from foveal.sampling.samplers import (
     patch_at,
     uniform,
 )
-from foveal.sampling.voxels import Voxels, VoxelTable, Window, voxel_table
+from foveal.sampling.voxels import Voxels, VoxelTable, Window, voxel_tables
 
 LARGEST_ERROR = 255
 """The byte that stands for an error of 1."""
@@ -80,6 +80,10 @@ class _WithoutErrorMaps:
 
 
 WITHOUT_ERROR_MAPS: ErrorMaps = _WithoutErrorMaps()
+
+
+Reader = Callable[[Sequence[slice]], NDArray[np.uint8]]
+"""Gives the bytes of a window."""
 
 
 class _Row(NamedTuple):
@@ -186,7 +190,7 @@ class AdaptiveSampler:
         else:
             voxel = row.tables[number].voxel(
                 uniform(generator),
-                lambda window: self._weights(case, category.voxels, error_map, window),
+                partial(self._weights, case, category.voxels, error_map.read),
             )
         return patch_at(cases, Place(index, category, voxel), patch_size)._replace(
             error_step=None if error_map is None else error_map.step,
@@ -213,13 +217,15 @@ class AdaptiveSampler:
         if error_map is None:
             chances = [category.chance for category in categories]
             return _Row(None, categories, chances, (), sum(chances))
-        tables = [
-            voxel_table(
-                case.shape,
-                partial(self._weights, case, category.voxels, error_map),
-            )
-            for category in categories
-        ]
+        errors = _LastRead(error_map.read)
+        read_once = _WithLastLabels(case)
+        tables = voxel_tables(
+            case.shape,
+            [
+                partial(self._weights, read_once, category.voxels, errors)
+                for category in categories
+            ],
+        )
         shares = [
             category.chance * table.total / self._base.total(case, category.voxels)
             for category, table in zip(categories, tables, strict=True)
@@ -227,11 +233,37 @@ class AdaptiveSampler:
         return _Row(error_map, categories, shares, tables, sum(shares))
 
     def _weights(
-        self, case: SampledCase, voxels: Voxels, error_map: ErrorMap, window: Window
+        self, case: SampledCase, voxels: Voxels, errors: Reader, window: Window
     ) -> NDArray[np.float64]:
         """The base law's weights times the acceptance."""
-        accepted = self._acceptance[error_map.read(window)]
-        return voxels.weights(case, window) * accepted
+        return voxels.weights(case, window) * self._acceptance[errors(window)]
+
+
+class _LastRead:
+    """A reader that remembers the last window, for several that look at it in turn."""
+
+    def __init__(self, read: Reader) -> None:
+        self._read = read
+        self._window: Sequence[slice] | None = None
+
+    def __call__(self, window: Sequence[slice]) -> NDArray[np.uint8]:
+        if window != self._window:
+            self._found, self._window = self._read(window), window
+        return self._found
+
+
+class _WithLastLabels:
+    """A case whose label map is read through `_LastRead`."""
+
+    def __init__(self, case: SampledCase) -> None:
+        self._case = case
+        self._labels = _LastRead(case.read_label_map)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the case has
+        return getattr(self._case, name)
+
+    def read_label_map(self, window: Sequence[slice]) -> NDArray[np.uint8]:
+        return self._labels(window)
 
 
 def _window_of(voxel: tuple[int, int, int]) -> Window:

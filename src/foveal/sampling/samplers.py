@@ -8,6 +8,7 @@ is for, then the voxel it is drawn around.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from foveal.errors import SamplingError
 from foveal.sampling.cases import SampledCase
 from foveal.sampling.laws import Category, Law
 from foveal.sampling.patches import corner_around
-from foveal.sampling.voxels import Voxels, VoxelTable, voxel_table
+from foveal.sampling.voxels import Voxels, VoxelTable, voxel_tables
 
 
 class Draw(NamedTuple):
@@ -124,9 +125,7 @@ class _Tables:
         key = case.name, voxels
         with self._lock:
             if key not in self._made:
-                made = voxel_table(
-                    case.shape, lambda window: voxels.weights(case, window)
-                )
+                (made,) = voxel_tables(case.shape, [partial(voxels.weights, case)])
                 if not made.total:
                     raise SamplingError(
                         f"case {case.name}: no voxel may be drawn, as its mask or "

@@ -203,17 +203,25 @@ class VoxelTable:
         return corner[0] + int(i), corner[1] + int(j), corner[2] + int(k)
 
 
-def voxel_table(shape: tuple[int, int, int], weights: Weights) -> VoxelTable:
-    """Sum the weights of a volume block by block; each is read once."""
-    corners, sums = [], []
-    for corner in itertools.product(*(range(0, n, BLOCK_LENGTH) for n in shape)):
-        total = float(weights(_block(corner, shape)).sum())
-        if total > 0:
-            corners.append(corner)
-            sums.append(total)
-    return VoxelTable(
-        np.array(corners, np.int64).reshape(-1, 3), np.cumsum(sums), shape
-    )
+def voxel_tables(
+    shape: tuple[int, int, int], weights: Sequence[Weights]
+) -> list[VoxelTable]:
+    """Sum several weights of a volume block by block, all of them on the way through.
+
+    Args:
+        shape: Of the volume.
+        weights: Each gets one table.
+    """
+    corners = list(itertools.product(*(range(0, n, BLOCK_LENGTH) for n in shape)))
+    sums = np.zeros((len(weights), len(corners)))
+    for place, corner in enumerate(corners):
+        window = _block(corner, shape)
+        for number, of_window in enumerate(weights):
+            sums[number, place] = of_window(window).sum()
+    return [
+        VoxelTable(np.array(corners)[found > 0], np.cumsum(found[found > 0]), shape)
+        for found in sums
+    ]
 
 
 def _block(corner: Sequence[int], shape: Sequence[int]) -> Window:
