@@ -45,12 +45,19 @@ class StoredErrorMap:
     tiles: TiledArray
 
     def read(self, window: Sequence[slice]) -> NDArray[np.uint8]:
-        """Errors of the voxels of a window inside the volume, 255 for 1."""
+        """Errors of the voxels of a window inside the volume, 255 for 1.
+
+        Raises:
+            RunError: The file was damaged or deleted since.
+        """
         block = self.block_voxels
         coarse = tuple(
             slice(axis.start // block, -(-axis.stop // block)) for axis in window
         )
-        errors: NDArray[np.uint8] = self.tiles.read(coarse)
+        try:
+            errors: NDArray[np.uint8] = self.tiles.read(coarse)
+        except CaseError as error:
+            raise _unsound(self.tiles.path) from error
         if block == 1:
             return errors
         for number, axis in enumerate(window):
