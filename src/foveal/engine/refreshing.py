@@ -227,8 +227,10 @@ def fraction_rhythm(
     paid = case_seconds * (1 - fraction) / fraction
     cases = cases_per_refresh
     if cases is None:
-        wanted = (every_steps or SHORTEST_INTERVAL) * step_seconds / paid
-        cases = min(max(int(wanted), 1), num_cases)
+        affordable = (every_steps or SHORTEST_INTERVAL) * step_seconds / paid
+        # Named steps must pay for them; free ones grow until they do.
+        wanted = math.floor(affordable) if every_steps else math.ceil(affordable)
+        cases = min(max(wanted, 1), num_cases)
     steps = every_steps
     if steps is None:
         predicted = min(cases, num_cases)
