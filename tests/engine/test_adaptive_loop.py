@@ -1,6 +1,11 @@
 """Training on error maps that its pauses refresh: exact, resumable, told of."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,12 +37,13 @@ def law(case, patch_size):
 class Adaptive:
     """A made-up training whose labelled patches are drawn by error maps."""
 
-    def __init__(self, run_dir, *, seed=5, mode="direct", one_case=False):
+    def __init__(self, run_dir, *, seed=5, fabric=None):
         self.run_dir = run_dir
         run_dir.mkdir(exist_ok=True)
-        self.training = training(Fabric(accelerator="cpu", devices=1), seed=seed)
+        fabric = fabric or Fabric(accelerator="cpu", devices=1)
+        self.training = training(fabric, seed=seed)
         self.training.seed = 5
-        made = sources(self.training.method)
+        made = sources(self.training.method, fabric.global_rank)
         self.cases = {case.name: case for case in made["labelled"].cases}
         image = SimpleNamespace(path=run_dir.parent / "store" / "key" / "image.tiles")
         self.maps = ErrorMapFolder(
@@ -50,9 +56,8 @@ class Adaptive:
         base = BaseSampler(law)
         labelled = dataclasses.replace(
             made["labelled"],
-            sampler=AdaptiveSampler(base, self.maps, epsilon=0.05, mode=mode),
+            sampler=AdaptiveSampler(base, self.maps, epsilon=0.05, mode="direct"),
             curriculum=Curriculum(self.maps, 7),
-            one_case_per_batch=one_case,
         )
         self.sources = made | {"labelled": labelled}
         self.refreshing = PausedRefreshing(
@@ -140,7 +145,7 @@ def test_log_tells_of_refreshes_ages_acceptance_and_places(unbroken):
 
 def test_batches_after_a_pause_see_its_maps_and_none_before_does(tmp_path):
     """Prefetching does not cross a pause, however many threads are ahead."""
-    made = Adaptive(tmp_path / "run", one_case=False)
+    made = Adaptive(tmp_path / "run")
     seen = []
     update = made.training.update
 
@@ -248,9 +253,47 @@ def test_batch_halved_right_after_a_pause_does_not_refresh_again(tmp_path):
     assert made.training.step == STEPS
 
 
+@pytest.mark.slow
+def test_two_processes_draw_by_the_same_maps_and_keep_those_of_checkpoints(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import json, pathlib, sys, torch\n"
+        "from lightning_fabric import Fabric\n"
+        "from test_adaptive_loop import Adaptive\n"
+        "torch.set_num_threads(1)\n"
+        "fabric = Fabric(accelerator='cpu', devices=2, strategy='ddp')\n"
+        "fabric.launch()\n"
+        "out = pathlib.Path(sys.argv[1])\n"
+        "made = Adaptive(out, fabric=fabric)\n"
+        "made.run(checkpoint_every_seconds=1e9, threads=1)\n"
+        "parameters = made.training.method.parameters()\n"
+        "weights = torch.cat([p.flatten() for p in parameters])\n"
+        "told = [made.maps.steps, weights.detach().double().sum().item()]\n"
+        "(out / f'rank{fabric.global_rank}.json').write_text(json.dumps(told))\n"
+    )
+    here = Path(__file__).parent
+    out = tmp_path / "run"
+    out.mkdir()
+    subprocess.run(
+        [sys.executable, str(script), str(out)],
+        check=True,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1] / 'src'}"},
+    )
+    first, second = (json.loads((out / f"rank{n}.json").read_text()) for n in (0, 1))
+    assert first == second
+    assert set(first[0].values()) == {3, 6}
+    for name in ("last", "previous"):
+        path = out / "checkpoints" / f"{name}.safetensors"
+        versions = load_checkpoint(path)[1]["refreshing"]["versions"]
+        for case, step in versions.items():
+            assert (out / "error_maps" / case / f"step_{step:07d}.tiles").exists()
+
+
 def patches_of(source, step):
     return [
-        (patch.case.name, patch.draw.centre, patch.corner) for patch in source.read(step)
+        (patch.case.name, patch.draw.centre, patch.corner)
+        for patch in source.read(step)
     ]
 
 

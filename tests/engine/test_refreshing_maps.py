@@ -30,7 +30,7 @@ def folder(path):
     return ErrorMapFolder(path / "error_maps", cases)
 
 
-def find_errors(network, case):
+def find_errors(network, _):
     return CaseErrors(np.full(SHAPE, network, np.uint8), network / 255, {"organ": None})
 
 
@@ -148,7 +148,7 @@ def test_rhythm_by_hand():
     assert found() == (36, 2)
     assert found(every_steps=100) == (100, 5)
     assert found(cases_per_refresh=3) == (54, 3)
-    assert found(cases_per_refresh=40) == found(cases_per_refresh=41)[:1] + (40,)
+    assert found(cases_per_refresh=40) == (*found(cases_per_refresh=41)[:1], 40)
     assert found(every_steps=7, cases_per_refresh=9) == (7, 9)
 
 

@@ -119,7 +119,7 @@ def test_difficulty_without_any_structure_is_the_mean_of_what_is_known(tmp_path)
 
 
 def test_partly_annotated_case_has_no_error_where_it_looks_right(tmp_path):
-    # Nobody drew lesion nor vessel, so label 1 is the organ with its lesion, 0 the rest.
+    # Nobody drew lesion or vessel: label 1 is the organ with its lesion, 0 the rest.
     label_map = np.zeros(SHAPE, np.uint8)
     label_map[3:] = 1
     image = np.full((4, *SHAPE), -30, np.float32)

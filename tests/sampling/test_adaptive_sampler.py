@@ -75,9 +75,7 @@ def maps_of(made, seed=0, but=()):
     random = np.random.default_rng(seed)
     maps = MemoryMaps()
     for number, case in enumerate(made):
-        errors = random.integers(0, 256, case.shape) * random.integers(
-            0, 2, case.shape
-        )
+        errors = random.integers(0, 256, case.shape) * random.integers(0, 2, case.shape)
         errors.ravel()[0] = 40 + 100 * number
         if number not in but:
             maps[case.name] = MemoryMap(errors // (1 + number), step=10 * number)
@@ -153,9 +151,7 @@ def test_case_without_a_map_counts_as_wrong_everywhere(mode):
 
 
 @settings(max_examples=12)
-@given(
-    st.sampled_from(sorted(LAWS)), st.integers(0, 10**6), st.floats(0, 1), st.data()
-)
+@given(st.sampled_from(sorted(LAWS)), st.integers(0, 10**6), st.floats(0, 1), st.data())
 def test_direct_rows_are_the_exact_shares_of_images_classes_and_voxels(
     name, seed, epsilon, data
 ):

@@ -154,9 +154,7 @@ def fit(
         training,
         held_out,
         validator,
-        lambda: (
-            step_seconds() + pause_seconds(settings, len(maps.cases), case_seconds)
-        ),
+        lambda: step_seconds() + pause_seconds(settings, len(maps.cases), case_seconds),
         start,
     )
     settings = changed_settings(
