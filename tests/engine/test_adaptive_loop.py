@@ -211,6 +211,24 @@ def test_checkpoint_older_than_the_newest_maps_uses_its_own(tmp_path, unbroken):
         assert torch.equal(tensor, resumed.training.snapshot()[0][name]), name
 
 
+def test_killed_while_maps_are_made_anew_begins_the_refresh_again(tmp_path, unbroken):
+    killed = Adaptive(tmp_path / "run")
+    find_errors = killed.find_errors
+
+    def dies_at_the_fourth(network, case):
+        if killed.maps.newest("labelled 2") == 6:
+            raise KilledError
+        return find_errors(network, case)
+
+    killed.refreshing._find_errors = dies_at_the_fourth
+    with pytest.raises(KilledError):
+        killed.run()
+    resumed = Adaptive(tmp_path / "run", seed=6)
+    assert resumed.resume()["step"] == 6
+    resumed.run()
+    assert without_seconds(resumed.log()) == without_seconds(unbroken.log())
+
+
 def test_previous_checkpoint_can_be_resumed_after_the_last_is_lost(tmp_path, unbroken):
     killed = Adaptive(tmp_path / "run")
     with pytest.raises(KilledError):
