@@ -25,6 +25,7 @@ from foveal.config.settings import (
     ErrorMapsConfig,
     LossConfig,
     PredictionConfig,
+    SamplingConfig,
     Settings,
 )
 from foveal.engine.loading import PatchSource, Sampler
@@ -219,6 +220,17 @@ def _base_sampler(name: str, settings: Settings, plan: Plan, parts: Parts) -> Sa
     }
     law = SAMPLERS[name]
     taken = inspect.signature(law).parameters
+    if weights and "weights" not in taken:
+        raise SettingsError(
+            f"sampling.structure_weights changes nothing with sampler {name}; leave it "
+            "out, or choose class_balanced"
+        )
+    usual = SamplingConfig().foreground_fraction
+    if options["foreground_fraction"] != usual and "foreground_fraction" not in taken:
+        raise SettingsError(
+            f"sampling.foreground_fraction changes nothing with sampler {name}; leave "
+            "it out, or choose class_balanced or foreground_background"
+        )
     return BaseSampler(
         partial(law, **{key: options[key] for key in options.keys() & taken.keys()})
     )

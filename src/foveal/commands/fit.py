@@ -16,6 +16,7 @@ from foveal.commands.plan import usable_threads
 from foveal.commands.refreshing import (
     error_map_folder,
     finder,
+    pause_seconds,
     refreshing,
     rhythm_of,
     timed_case,
@@ -149,7 +150,12 @@ def fit(
         )
         settings = changed_settings(settings, {"error_maps": rhythm})
     steps, validate_every_steps = _length(
-        settings, training, held_out, validator, step_seconds, case_seconds, start
+        settings,
+        training,
+        held_out,
+        validator,
+        lambda: step_seconds() + pause_seconds(settings, len(maps.cases), case_seconds),
+        start,
     )
     settings = changed_settings(
         settings,
@@ -302,7 +308,6 @@ def _length(
     held_out: Sequence[StoredCase],
     validator: Callable[[Sequence[StoredCase]], Validate],
     step_seconds: Callable[[], float],
-    case_seconds: Callable[[], float],
     start: float,
 ) -> tuple[int, int]:
     """Steps of the run and steps between validations."""
@@ -311,9 +316,6 @@ def _length(
         every = length.validate_every_steps or validation_interval(length.steps)
         return length.steps, every
     seconds = step_seconds()
-    rhythm = settings.error_maps
-    if rhythm and rhythm.every_steps and rhythm.cases_per_refresh:
-        seconds += rhythm.cases_per_refresh * case_seconds() / rhythm.every_steps
     validation_seconds = 0.0
     if held_out:
         # One case after another warms up and then stands for all.
@@ -337,7 +339,8 @@ def loader_threads(settings: Settings) -> int:
 
 def _refreshing_words(settings: Settings, num_cases: int) -> str:
     chosen = settings.error_maps or ErrorMapsConfig()
+    refreshed = min(chosen.cases_per_refresh or num_cases, num_cases)
     return (
         f"patches from where the network errs: every {chosen.every_steps} steps the "
-        f"error maps of {chosen.cases_per_refresh} of {num_cases} cases are made anew"
+        f"error maps of {refreshed} of {num_cases} cases are made anew"
     )

@@ -107,7 +107,7 @@ def rhythm_of(
     chosen = settings.error_maps or ErrorMapsConfig()
     steps, cases = chosen.every_steps, chosen.cases_per_refresh
     if chosen.refresh == "epoch":
-        cases = min(cases or num_cases, num_cases)
+        cases = cases or num_cases
     elif steps is None or cases is None:
         steps, cases = fraction_rhythm(
             chosen.options["refresh_fraction"],
@@ -120,6 +120,23 @@ def rhythm_of(
     if steps is None:
         raise AssertionError("every way of refreshing has a number of steps by now")
     return {"every_steps": steps, "cases_per_refresh": cases}
+
+
+def pause_seconds(
+    settings: Settings, num_cases: int, case_seconds: Callable[[], float]
+) -> float:
+    """Seconds per step, on average, for which training pauses to refresh maps.
+
+    Args:
+        settings: With the rhythm that `rhythm_of` found, if maps are refreshed.
+        num_cases: To predict in all.
+        case_seconds: Times the prediction of a case; called only if needed.
+    """
+    rhythm = settings.error_maps
+    if not (rhythm and rhythm.every_steps and rhythm.cases_per_refresh):
+        return 0.0
+    predicted = min(rhythm.cases_per_refresh, num_cases)
+    return predicted * case_seconds() / rhythm.every_steps
 
 
 def timed_case(

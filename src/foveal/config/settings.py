@@ -381,8 +381,8 @@ class ErrorMapsConfig(NamedSection):
     20."""
 
     cases_per_refresh: PositiveInt | None = None
-    """Cases predicted at a time. Unset: for ``fraction`` by timing, for ``epoch``
-    all."""
+    """Cases predicted at a time, at most all. Unset: for ``fraction`` by timing, for
+    ``epoch`` all."""
 
     order: Literal["stalest", "random"] = "stalest"
     """Whose turn it is: the cases whose maps are oldest, or any."""

@@ -45,12 +45,19 @@ class StoredErrorMap:
     tiles: TiledArray
 
     def read(self, window: Sequence[slice]) -> NDArray[np.uint8]:
-        """Errors of the voxels of a window inside the volume, 255 for 1."""
+        """Errors of the voxels of a window inside the volume, 255 for 1.
+
+        Raises:
+            RunError: The file was damaged or deleted since.
+        """
         block = self.block_voxels
         coarse = tuple(
             slice(axis.start // block, -(-axis.stop // block)) for axis in window
         )
-        errors: NDArray[np.uint8] = self.tiles.read(coarse)
+        try:
+            errors: NDArray[np.uint8] = self.tiles.read(coarse)
+        except CaseError as error:
+            raise _unsound(self.tiles.path) from error
         if block == 1:
             return errors
         for number, axis in enumerate(window):
@@ -152,7 +159,7 @@ class ErrorMapFolder:
             raise RunError(
                 f"{path} is the error map of another scan or another plan than case "
                 f"{name} of this run; error maps cannot be carried from run to run. "
-                "Delete the folder error_maps, and begin the run again"
+                "Begin the run again in another folder"
             )
         coarse = [math.ceil(length / block) for length in shape]
         try:
@@ -166,8 +173,14 @@ class ErrorMapFolder:
         """Make these versions current and no others, as `steps` told them.
 
         Raises:
-            RunError: See `use`.
+            RunError: See `use`; or a case is not one of these.
         """
+        if unknown := sorted(steps.keys() - self._cases.keys()):
+            raise RunError(
+                f"the run had error maps of {', '.join(unknown)}, which it no longer "
+                "trains on; bring them back into the data set, or begin the run again "
+                "in another folder"
+            )
         with self._lock:
             for name in self._current.keys() - steps.keys():
                 del self._current[name]
@@ -231,6 +244,7 @@ def _content(case: StoredCase) -> str:
 
 def _unsound(path: Path) -> RunError:
     return RunError(
-        f"the error map {path} is missing, damaged or of another format; delete the "
-        "folder error_maps and the run begins it anew from errors of 1"
+        f"the error map {path} is missing, damaged or of another format, and the run "
+        "cannot go on as it would have without it; bring the folder error_maps back "
+        "from a copy, or begin the run again in another folder"
     )

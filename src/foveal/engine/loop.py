@@ -224,6 +224,8 @@ class _Keeper:
             if self._refreshing is not None:
                 state["refreshing"] = self._refreshing.state()
             save_checkpoint(self._checkpoints, "last", tensors, state)
+            if self._refreshing is not None:
+                self._refreshing.saved(state["refreshing"])
             self._last_checkpoint = time.perf_counter()
         self._on_progress(self._progress(loss, ""))
 

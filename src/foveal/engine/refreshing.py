@@ -24,6 +24,9 @@ from foveal.store.store import StoredCase
 FindErrors = Callable[[Network, StoredCase], CaseErrors]
 """Predicts a case with a network in evaluation mode."""
 
+KEPT_CHECKPOINTS = 2
+"""From which a run can be resumed: the last and the previous."""
+
 SHORTEST_INTERVAL = 20
 """Steps between two pauses, if there are cases enough to be worth one."""
 
@@ -54,6 +57,13 @@ class Refreshing(Protocol):
 
     def state(self) -> dict[str, Any]:
         """What JSON can hold, for a checkpoint and for the other processes."""
+        ...
+
+    def saved(self, state: Mapping[str, Any]) -> None:
+        """Called by one process: a checkpoint holds this state, and one more is kept.
+
+        That is the checkpoint saved before it.
+        """
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -120,7 +130,9 @@ class PausedRefreshing:
             self._maps.write(name, step, errors)
             self._maps.use(name, step)
             found[name] = errors
-        self._maps.forget(self._in_checkpoints)
+        # A resumed run does not know at first what the previous checkpoint needs.
+        if len(self._in_checkpoints) == KEPT_CHECKPOINTS:
+            self._maps.forget(self._in_checkpoints)
         self._refreshed_at = step
         return {"cases": told(found), "seconds": time.perf_counter() - start}
 
@@ -132,16 +144,17 @@ class PausedRefreshing:
 
     def state(self) -> dict[str, Any]:
         """Versions of the maps in use, and when they were refreshed last."""
-        steps = self._maps.steps
-        # The last and the previous checkpoint need theirs.
-        self._in_checkpoints = [*self._in_checkpoints[-1:], steps]
-        return {"versions": steps, "refreshed_at": self._refreshed_at}
+        return {"versions": self._maps.steps, "refreshed_at": self._refreshed_at}
+
+    def saved(self, state: Mapping[str, Any]) -> None:
+        """The last and the previous checkpoint need their maps."""
+        self._in_checkpoints.append(state["versions"])
+        del self._in_checkpoints[:-KEPT_CHECKPOINTS]
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Use the maps that were in use then."""
         self._maps.use_versions(state["versions"])
         self._refreshed_at = state["refreshed_at"]
-        self._in_checkpoints = [*self._in_checkpoints[-1:], dict(state["versions"])]
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -205,7 +218,7 @@ def fraction_rhythm(
         case_seconds: Of predicting one case.
         num_cases: There are so many.
         every_steps: Given by a person; ``None``: to be found.
-        cases_per_refresh: The same.
+        cases_per_refresh: The same; if there are fewer, all are predicted.
 
     Returns:
         Steps and cases.
@@ -214,9 +227,12 @@ def fraction_rhythm(
     paid = case_seconds * (1 - fraction) / fraction
     cases = cases_per_refresh
     if cases is None:
-        wanted = (every_steps or SHORTEST_INTERVAL) * step_seconds / paid
-        cases = min(max(int(wanted), 1), num_cases)
+        affordable = (every_steps or SHORTEST_INTERVAL) * step_seconds / paid
+        # Named steps must pay for them; free ones grow until they do.
+        wanted = math.floor(affordable) if every_steps else math.ceil(affordable)
+        cases = min(max(wanted, 1), num_cases)
     steps = every_steps
     if steps is None:
-        steps = max(math.ceil(cases * paid / step_seconds), 1)
+        predicted = min(cases, num_cases)
+        steps = max(math.ceil(predicted * paid / step_seconds), 1)
     return steps, cases
