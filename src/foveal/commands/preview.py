@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from foveal import building
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.fit import Watcher
+from foveal.commands.landmarks import with_landmarks_of_files
 from foveal.commands.preprocess import preprocess
 from foveal.commands.train import (
+    cases_of,
     dataset_path,
     files_of_streams,
+    plan_of_fold,
+    require_weight_maps,
     resolved_plan,
     resolved_settings,
     resolved_splits,
@@ -71,7 +75,8 @@ def preview(
     """Draw the patches of one training step, and where patches of their cases lie.
 
     The patches are those that training with the same settings takes at that step, to
-    the voxel. Only the cases that they come from are preprocessed.
+    the voxel. Only the cases that they come from are preprocessed; landmarks that the
+    plan asks for are learned from all training cases.
 
     Args:
         source: A data set, a settings file that names one, or the folder of a run.
@@ -97,6 +102,7 @@ def preview(
         Path(source), plan, options, parts, watcher
     )
     method = building.method(settings, planned, parts)
+    require_weight_maps(settings, cases_of(dataset, fold.train))
     cases = {
         name: CasesOnUse(files, dataset, planned, settings, watcher)
         for name, files in files_of_streams(method, dataset, fold).items()
@@ -187,7 +193,9 @@ def resolved(
         dataset = _dataset(settings, watcher)
         splits = resolved_splits(dataset, settings)
         planned = resolved_plan(dataset, settings, plan, entries, parts, watcher)
-        return settings, planned, dataset, splits.folds[settings.splits.fold]
+        division = splits.folds[settings.splits.fold]
+        planned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
+        return settings, planned, dataset, division
     if plan is not None:
         raise SettingsError(
             f"{source} is a run, which has a plan of its own; leave out --plan, or "
@@ -208,7 +216,10 @@ def resolved(
             f"splits.fold {settings.splits.fold}: the run has {len(folds)} folds, "
             "counted from 0"
         )
-    return settings, planned, dataset, folds[settings.splits.fold]
+    division = folds[settings.splits.fold]
+    planned = with_landmarks_of_files(planned)
+    planned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
+    return settings, planned, dataset, division
 
 
 def _dataset(settings: Settings, watcher: Watcher) -> Dataset:
