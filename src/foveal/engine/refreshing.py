@@ -1,8 +1,8 @@
 """Error maps made anew in pauses of the training.
 
-Training stops at steps that are known beforehand, some cases are predicted
-with the weights it has, and it goes on. Which maps were in use belongs to the
-checkpoint, so a resumed run draws what the unbroken one would.
+Training stops at steps that are known beforehand, some cases are predicted with the
+weights it has, and it goes on. Which maps were in use belongs to the checkpoint, so a
+resumed run draws what the unbroken one would.
 
 Whoever trains sees `Refreshing` only, and not what is refreshed.
 """
