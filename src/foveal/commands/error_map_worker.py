@@ -37,8 +37,9 @@ CASES_FILE = "cases.json"
 FORMAT_VERSION = 1
 """Of that file."""
 
-NICENESS = 10
-"""How much the training comes first where both use the processor."""
+NICENESS = 5
+"""How much the training comes first where both use the processor: of a core that both
+want it gets three quarters."""
 
 Kind = Literal["training", "validation"]
 

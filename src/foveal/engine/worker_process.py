@@ -16,8 +16,8 @@ FIRST_PAUSE_SECONDS = 1.0
 
 LONGEST_PAUSE_SECONDS = 300.0
 
-PATIENCE_SECONDS = 10.0
-"""For a process to end once its input has ended."""
+PATIENCE_SECONDS = 3.0
+"""For a process to end once its input has ended; while it is being loaded it cannot."""
 
 
 class WorkerProcess:
