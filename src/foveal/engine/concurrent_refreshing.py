@@ -150,7 +150,7 @@ class ConcurrentRefreshing:
                 except RunError as error:
                     rows.append({"note": f"{error}; until then an older map is used"})
                     continue
-                if one.case in before:
+                if one.case in before and self._worker is not None:
                     self._replaced.append(_Replaced(one.case, before[one.case], step))
                 before[one.case] = one.step
                 cases[one.case] = {"version": one.step, **one.found}
