@@ -17,7 +17,7 @@ from foveal.sampling.voxels import (
     Centres,
     InMask,
     OfClasses,
-    voxel_table,
+    voxel_tables,
 )
 
 LARGEST_SHARE = np.nextafter(1.0, 0.0)
@@ -42,7 +42,8 @@ def in_block_order(weights):
 
 
 def table_of(weights):
-    return voxel_table(weights.shape, lambda window: weights[window])
+    (table,) = voxel_tables(weights.shape, [lambda window: weights[window]])
+    return table
 
 
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 40), st.integers(1, 5))

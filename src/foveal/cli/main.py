@@ -17,6 +17,7 @@ from foveal.cli.plan import plan
 from foveal.cli.predict import predict
 from foveal.cli.preprocess import preprocess
 from foveal.cli.preview import preview
+from foveal.cli.refresh_error_maps import refresh_error_maps
 from foveal.cli.report import report
 from foveal.cli.train import train
 
@@ -54,3 +55,5 @@ for verb in (
     *(evaluate, compare, report, export, card),
 ):
     app.command()(verb)
+# Started by trainings; people have no use for it.
+app.command(hidden=True)(refresh_error_maps)

@@ -12,14 +12,18 @@ import torch
 from lightning_fabric import Fabric
 
 from foveal import building
-from foveal.commands.plan import usable_threads
+from foveal.commands.error_map_worker import worker_command, write_cases
 from foveal.commands.refreshing import (
     error_map_folder,
     finder,
+    is_concurrent,
     pause_seconds,
-    refreshing,
+    paused_refreshing,
     rhythm_of,
     timed_case,
+    training_threads,
+    worker_device,
+    worker_threads,
 )
 from foveal.commands.transfer import begin_with_weights, weights_of_fold
 from foveal.config.plan import Plan
@@ -31,8 +35,11 @@ from foveal.engine.budget import (
     validation_interval,
 )
 from foveal.engine.checkpoints import has_checkpoint, load_newest, problem_of_best
+from foveal.engine.concurrent_refreshing import ConcurrentRefreshing
+from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.loop import LoopRules, Progress, Validate, run_loop
+from foveal.engine.refreshing import Refreshing
 from foveal.engine.run_directory import (
     RunDirectory,
     write_environment,
@@ -52,6 +59,7 @@ from foveal.inference.presence import presence_function, presence_in_cases
 from foveal.inference.validate import validation_dice
 from foveal.methods.interface import Clock, Method
 from foveal.networks.interface import Network
+from foveal.plugins.kept import plugins_for_network
 from foveal.plugins.parts import Parts
 from foveal.settings_files import changed_settings, to_toml
 from foveal.store.store import StoredCase
@@ -104,6 +112,7 @@ def fit(
         parts: Those that settings and plan choose from.
     """
     start = time.perf_counter()
+    torch.set_num_threads(training_threads(settings))
     maps = error_map_folder(run, settings, cases)
     sources = building.patch_sources(
         settings, plan, method, cases, fabric.global_rank, parts, maps
@@ -174,12 +183,17 @@ def fit(
         f"{settings.training.memory_layout.replace('_', ' ')}, "
         f"on {fabric.device} with {torch.get_num_threads()} threads"
     )
-    kept_fresh = None
+    kept_fresh: Refreshing | None = None
     if settings.sampling.adaptive:
-        kept_fresh = refreshing(settings, maps, find_errors)
+        if is_concurrent(settings):
+            kept_fresh = _concurrent_refreshing(
+                fabric, run, settings, plan, maps, held_out, parts
+            )
+        else:
+            kept_fresh = paused_refreshing(settings, maps, find_errors)
         if state is not None:
             kept_fresh.restore(state["refreshing"])
-        watcher.on_stage(_refreshing_words(settings, len(maps.cases)))
+        watcher.on_stage(_refreshing_words(settings, len(maps.cases), fabric.device))
     run_loop(
         training,
         sources,
@@ -334,11 +348,42 @@ def _length(
 
 def loader_threads(settings: Settings) -> int:
     """Threads that read and augment patches."""
-    return min(8, settings.training.threads or usable_threads())
+    return min(8, training_threads(settings))
 
 
-def _refreshing_words(settings: Settings, num_cases: int) -> str:
+def _concurrent_refreshing(
+    fabric: Fabric,
+    run: RunDirectory,
+    settings: Settings,
+    plan: Plan,
+    maps: ErrorMapFolder,
+    held_out: Sequence[StoredCase],
+    parts: Parts,
+) -> ConcurrentRefreshing:
+    """Error maps refreshed by another process, which the first of several starts."""
     chosen = settings.error_maps or ErrorMapsConfig()
+    command = None
+    if fabric.is_global_zero:
+        write_cases(run, maps.cases, held_out)
+        needed = plugins_for_network(run, plan.network.name, parts.plugins)
+        command = worker_command(
+            run,
+            worker_device(settings, fabric.device),
+            worker_threads(settings),
+            [plugin.path for plugin in needed],
+        )
+    return ConcurrentRefreshing(maps, chosen.options["every_steps"], command)
+
+
+def _refreshing_words(settings: Settings, num_cases: int, device: torch.device) -> str:
+    chosen = settings.error_maps or ErrorMapsConfig()
+    if chosen.refresh == "concurrent":
+        return (
+            "patches from where the network errs: another process, on "
+            f"{worker_device(settings, device)} with {worker_threads(settings)} "
+            f"threads, makes the error maps of {num_cases} cases anew and gets the "
+            f"weights every {chosen.every_steps} steps"
+        )
     refreshed = min(chosen.cases_per_refresh or num_cases, num_cases)
     return (
         f"patches from where the network errs: every {chosen.every_steps} steps the "

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from foveal import building
+from foveal.commands.plan import usable_threads
 from foveal.config.plan import Plan
 from foveal.config.settings import ErrorMapsConfig, Settings
 from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.refreshing import (
     FindErrors,
     PausedRefreshing,
-    Refreshing,
     Rhythm,
     fraction_rhythm,
 )
@@ -63,10 +63,10 @@ def finder(settings: Settings, plan: Plan, device: torch.device) -> FindErrors:
     return find
 
 
-def refreshing(
+def paused_refreshing(
     settings: Settings, maps: ErrorMapFolder, find_errors: FindErrors
-) -> Refreshing:
-    """What keeps the error maps of a run fresh, as its settings say.
+) -> PausedRefreshing:
+    """What keeps the error maps of a run fresh while its training pauses.
 
     Args:
         settings: Of the run, with a rhythm; see `rhythm_of`.
@@ -88,6 +88,43 @@ def refreshing(
     )
 
 
+def is_concurrent(settings: Settings) -> bool:
+    """Whether a run needs another process to refresh its error maps."""
+    chosen = settings.error_maps or ErrorMapsConfig()
+    return settings.sampling.adaptive and chosen.refresh == "concurrent"
+
+
+def training_threads(settings: Settings) -> int:
+    """Threads of the processor that are left to the training, at least one."""
+    all_threads = settings.training.threads or usable_threads()
+    if not is_concurrent(settings):
+        return all_threads
+    return max(all_threads - worker_threads(settings), 1)
+
+
+def worker_threads(settings: Settings) -> int:
+    """Threads of the process that refreshes error maps: a tenth, if nothing is set."""
+    chosen = settings.error_maps or ErrorMapsConfig()
+    all_threads = settings.training.threads or usable_threads()
+    return chosen.threads or max(all_threads // 10, 1)
+
+
+def worker_device(settings: Settings, of_training: torch.device) -> str:
+    """Where that process computes: on a GPU of its own, if there is one more.
+
+    Args:
+        settings: Of the run.
+        of_training: Device of the first process of the training.
+    """
+    chosen = settings.error_maps or ErrorMapsConfig()
+    is_open = chosen.device in (None, "auto")
+    kind = of_training.type if is_open else str(chosen.device)
+    taken = settings.training.devices if of_training.type == "cuda" else 0
+    if kind == "cuda" and torch.cuda.device_count() > taken:
+        return f"cuda:{taken}"
+    return kind
+
+
 def rhythm_of(
     settings: Settings,
     num_cases: int,
@@ -103,8 +140,13 @@ def rhythm_of(
         num_cases: To predict in all.
         step_seconds: Times a step; called only if needed.
         case_seconds: Times the prediction of a case; called only if needed.
+
+    Returns:
+        Empty if training never pauses.
     """
     chosen = settings.error_maps or ErrorMapsConfig()
+    if chosen.refresh == "concurrent":
+        return {}
     steps, cases = chosen.every_steps, chosen.cases_per_refresh
     if chosen.refresh == "epoch":
         cases = cases or num_cases

@@ -189,10 +189,13 @@ class ErrorMapFolder:
             if found is None or found.step != step:
                 self.use(name, step)
 
-    def newest(self, name: str) -> int | None:
-        """Step of the newest version of a case on disk; ``None`` without any."""
-        steps = self._versions(name)
-        return max(steps, default=None)
+    def contains(self, name: str, step: int) -> bool:
+        """Whether a version of a case is on disk, as far as its name tells."""
+        return name in self._cases and self._tiles_path(name, step).is_file()
+
+    def delete(self, name: str, step: int) -> None:
+        """Delete the map of a version that nothing needs; see `forget`."""
+        self._tiles_path(name, step).unlink(missing_ok=True)
 
     def forget(self, kept: Sequence[Mapping[str, int]]) -> None:
         """Delete the maps of versions that are neither in use nor in ``kept``.

@@ -206,11 +206,7 @@ class _Keeper:
         )
         self._paused_seconds = 0.0
         step, rules = self._training.step, self._rules
-        if self._refreshing is not None and self._is_writer:
-            for row in self._refreshing.after_step(
-                step, self._training.frozen_predictor
-            ):
-                self._write("refresh", step - 1, **row)
+        note = self._refresh(step)
         is_stop = step % rules.validate_every_steps == 0 or step == rules.total_steps
         if is_stop and self._validate is not None:
             score = self._score(self._validate) if self._is_writer else None
@@ -227,7 +223,7 @@ class _Keeper:
             if self._refreshing is not None:
                 self._refreshing.saved(state["refreshing"])
             self._last_checkpoint = time.perf_counter()
-        self._on_progress(self._progress(loss, ""))
+        self._on_progress(self._progress(loss, note))
 
     def tell(self, note: str) -> None:
         """Log something unusual and show it."""
@@ -240,6 +236,18 @@ class _Keeper:
             self._refreshing.close()
         if self._log is not None:
             self._log.close()
+
+    def _refresh(self, step: int) -> str:
+        """Let what batches are drawn by be refreshed meanwhile; gives what to tell."""
+        if self._refreshing is None:
+            return ""
+        predictor = self._training.frozen_predictor
+        notes = []
+        for row in self._refreshing.after_step(step, predictor):
+            self._write("refresh", step - 1, **row)
+            if "note" in row:
+                notes.append(row["note"])
+        return "; ".join(notes)
 
     def _write(self, kind: str, step: int, **values: object) -> None:
         if self._log is not None:

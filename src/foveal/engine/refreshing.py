@@ -1,8 +1,8 @@
-"""Error maps made anew while training goes on.
+"""Error maps made anew in pauses of the training.
 
-Synchronous: training stops at steps that are known beforehand, some cases are predicted
-with the weights it has, and it goes on. Which maps were in use belongs to the
-checkpoint, so a resumed run draws what the unbroken one would.
+Training stops at steps that are known beforehand, some cases are predicted with the
+weights it has, and it goes on. Which maps were in use belongs to the checkpoint, so a
+resumed run draws what the unbroken one would.
 
 Whoever trains sees `Refreshing` only, and not what is refreshed.
 """
@@ -52,7 +52,11 @@ class Refreshing(Protocol):
     def after_step(
         self, step: int, predictor: Callable[[], Network]
     ) -> Sequence[dict[str, Any]]:
-        """Called by one process when ``step`` updates are made; gives what to log."""
+        """Called by every process when ``step`` updates are made.
+
+        Returns:
+            What the first process logs; a ``note`` in it is told to whoever watches.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
