@@ -296,21 +296,10 @@ def _drawn_case(
     corners = [
         stream.sampler.draw([case], size, draws).corner for _ in range(NUM_DRAWS)
     ]
+    centres = np.add(corners, np.array(size) // 2).tolist()
     whole = tuple(slice(0, length) for length in case.shape)
     channel, labels = case.read_image(whole)[0], case.read_label_map(whole)
-    seen = []
-    planes = planes_of(case.grid)
-    for plane in planes if len(planes) == 1 else ("axial", "coronal"):
-        shown = fullest_slice(channel, labels, case.grid, plane=plane)
-        seen.append(
-            projection(
-                replace(shown, labels=None),
-                labels,
-                corners,
-                size,
-                case.grid,
-            )
-        )
+    seen = projections(channel, labels, centres, case.grid)
     display_range = percentile_range(channel)
     return DrawnCase(
         case=case.name,

@@ -5,11 +5,10 @@ updates, one byte per voxel or block of voxels, 255 for an error of 1; the `.jso
 beside it says what they are of. A version is there when its `.tiles` is, which is
 written last. A case without any has an error of 1 everywhere.
 
-Of a few cases one slice of every version stays for people, as `.png` in stored order,
-while the map itself is deleted once no checkpoint needs it.
+Of a few cases one slice of every version stays for people, as `.png`, while the map
+itself is deleted once no checkpoint needs it; the `.json` says which slice.
 """
 
-import io
 import json
 import math
 import threading
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from foveal.case import IGNORED
 from foveal.errors import CaseError, RunError
 from foveal.inference.errors import CaseErrors
-from foveal.io.files import atomic_path, atomic_write_bytes, atomic_write_text
+from foveal.io.files import atomic_path, atomic_write_text
 from foveal.store.store import StoredCase
 from foveal.store.tiles import TiledArray, write_tiles
 
@@ -220,15 +219,14 @@ class ErrorMapFolder:
         self, path: Path, case: StoredCase, error: NDArray[np.uint8]
     ) -> dict[str, Any]:
         """Keep a slice of errors as a picture; returns where it lies."""
-        from PIL import Image
+        from foveal.io.pictures import write_picture  # brings readers of many formats
 
         axis = self._slice_axes[case.name]
         if case.name not in self._slice_indices:
             self._slice_indices[case.name] = fullest_index(case, axis)
         index = self._slice_indices[case.name]
-        png = io.BytesIO()
-        Image.fromarray(error.take(index, axis)).save(png, "PNG")
-        atomic_write_bytes(path, png.getvalue())
+        with atomic_path(path) as temporary:
+            write_picture(temporary, error.take(index, axis)[..., np.newaxis])
         return {"axis": axis, "index": index, "affine": case.grid.affine.tolist()}
 
     def _versions(self, name: str) -> list[int]:

@@ -80,6 +80,25 @@ def fullest_slice(
     )
 
 
+def single_slice(slab: NDArray[Any], grid: Grid, axis: int) -> NDArray[Any]:
+    """A slice of a volume, laid out for the screen.
+
+    Args:
+        slab: ``(i, j, k)``, one voxel thick along ``axis``.
+        grid: Of the volume, which says what is left and up.
+        axis: 0 to 2.
+    """
+    change = reorientation(grid, "LPS")
+    return laid_out(change.apply(slab), change.permutation.index(axis), 0)
+
+
+def single_slice_pixel_mm(grid: Grid, axis: int) -> tuple[float, float]:
+    """Height and width of the pixels of such a slice."""
+    change = reorientation(grid, "LPS")
+    spacing_mm = change.apply_to_grid(grid).spacing_mm
+    return pixel_mm_of(spacing_mm, change.permutation.index(axis))
+
+
 def draw_slice(
     axes: Axes, shown: Slice, display_range: tuple[float, float], width: float = 1.3
 ) -> None:
