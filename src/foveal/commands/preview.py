@@ -13,6 +13,7 @@ from foveal import building
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
+from foveal.commands.refreshing import error_map_folder
 from foveal.commands.train import (
     dataset_path,
     files_of_streams,
@@ -24,7 +25,7 @@ from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.loading import PatchSource, ReadPatch
 from foveal.engine.run_directory import is_run, open_run
-from foveal.errors import SettingsError
+from foveal.errors import RunError, SettingsError
 from foveal.geometry import Grid
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_bytes, require_ending
@@ -36,11 +37,11 @@ from foveal.reports.patches import (
     DrawnCase,
     ShownPatch,
     patches_picture,
-    projection,
     seen_through,
 )
 from foveal.reports.slices import fullest_slice, percentile_range
 from foveal.reports.views import planes_of
+from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS, ErrorMaps
 from foveal.sampling.randomness import generator
 from foveal.settings_files import changed_plan, choose_settings, read_plan
 from foveal.store.store import StoredCase
@@ -71,7 +72,9 @@ def preview(
     """Draw the patches of one training step, and where patches of their cases lie.
 
     The patches are those that training with the same settings takes at that step, to
-    the voxel. Only the cases that they come from are preprocessed.
+    the voxel; only the cases that they come from are preprocessed. With adaptive
+    sampling they are those of the newest error maps of a run, and of none of a data
+    set, and every case is preprocessed.
 
     Args:
         source: A data set, a settings file that names one, or the folder of a run.
@@ -101,10 +104,14 @@ def preview(
         name: CasesOnUse(files, dataset, planned, settings, watcher)
         for name, files in files_of_streams(method, dataset, fold).items()
     }
-    sources = building.patch_sources(
-        settings, planned, method, cases, rank=0, parts=parts
-    )
+    maps = WITHOUT_ERROR_MAPS
     title = f"{dataset.name}: patches of step {step}, augmented"
+    if settings.sampling.adaptive:
+        maps, words = current_error_maps(Path(source), settings, cases, watcher)
+        title += f"; {words}"
+    sources = building.patch_sources(
+        settings, planned, method, cases, rank=0, parts=parts, maps=maps
+    )
     if any(predicts_less(stream) for stream in sources.values()):
         title += "; the network predicts what is framed"
     patches: list[ShownPatch] = []
@@ -209,6 +216,39 @@ def resolved(
             "counted from 0"
         )
     return settings, planned, dataset, folds[settings.splits.fold]
+
+
+def current_error_maps(
+    source: Path,
+    settings: Settings,
+    cases: Mapping[str, Sequence[StoredCase]],
+    watcher: Watcher,
+) -> tuple[ErrorMaps, str]:
+    """The newest error maps of a run, and what to say of them.
+
+    Args:
+        source: Only a run has any.
+        settings: Of an adaptive sampler.
+        cases: To train on, by the names that streams use.
+        watcher: Told of maps that are of other data, or damaged; they count as not
+            made yet.
+    """
+    if not is_run(source) or not open_run(source).error_maps.is_dir():
+        return WITHOUT_ERROR_MAPS, "no error maps yet"
+    maps = error_map_folder(open_run(source), settings, cases)
+    for case in maps.cases:
+        step = maps.newest(case.name)
+        try:
+            if step is not None:
+                maps.use(case.name, step)
+        except RunError as error:
+            watcher.on_stage(f"case {case.name} counts as wrong everywhere: {error}")
+    steps = maps.steps.values()
+    if not steps:
+        return maps, "no error maps yet"
+    first, last = min(steps), max(steps)
+    when = f"step {last}" if first == last else f"steps {first} to {last}"
+    return maps, f"drawn by the error maps of {when}"
 
 
 def _dataset(settings: Settings, watcher: Watcher) -> Dataset:

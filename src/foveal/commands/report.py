@@ -1,21 +1,12 @@
 """Show how a run went: one HTML file, worst case first."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from foveal import __version__
 from foveal.case import (
-    Case,
-    CaseFiles,
     Dataset,
-    StructureFile,
-    meaning_of_values,
 )
 from foveal.commands.out_of_fold import (
     division,
@@ -24,6 +15,10 @@ from foveal.commands.out_of_fold import (
     validation_predictions,
 )
 from foveal.commands.presence import read_presence
+from foveal.commands.report_curves import curves_beside, curves_of_folds, curves_of_run
+from foveal.commands.report_overlays import NUM_OVERLAYS, overlays_of
+from foveal.commands.report_sampling import sampling_facts, sampling_of
+from foveal.commands.reported_run import ReportedRun, read_run
 from foveal.commands.run_words import (
     Facts,
     dataset_facts,
@@ -34,69 +29,63 @@ from foveal.commands.run_words import (
     training_facts,
     transfer_facts,
 )
-from foveal.config.plan import LabelsConfig, Plan
 from foveal.config.settings import Settings
-from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
-from foveal.errors import CaseError, DatasetError
-from foveal.io.cases import read_case
+from foveal.errors import DatasetError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.io.label_maps import read_reference, require_same_grid
-from foveal.io.volumes import case_stem, only_volumes, read_volume
-from foveal.metrics.evaluation import Evaluation
 from foveal.metrics.presence import PresenceScores, pooled_presence
 from foveal.planning.splits import Fold, read_splits
 from foveal.plugins.kept import kept_plugins
-from foveal.reports import figures
-from foveal.reports.page import Curve, Overlay, Page, number, render
-from foveal.reports.scores import CaseScores, FoldScores, RunScores, ordered_scores
-from foveal.reports.views import worst_view
-from foveal.settings_files import read_plan, read_settings
-
-NUM_OVERLAYS = 6
-"""Cases shown as pictures."""
-
-SOFT_TISSUE_HU = (-160.0, 240.0)
-"""Window in which a CT is shown."""
+from foveal.reports.page import Beside, Overlay, Page, number, render
+from foveal.reports.scores import FoldScores, RunScores, ordered_scores
+from foveal.settings_files import read_plan
 
 FOOTER = f"Made by Foveal {__version__}. This file needs no network."
 
-LogRow = dict[str, Any]
 
-
-def report(run: Path | str, output: Path | None = None) -> Path:
+def report(
+    run: Path | str,
+    output: Path | None = None,
+    *,
+    beside: Sequence[Path | str] = (),
+) -> Path:
     """Make the report of a run or of a folder of runs, finished or not.
 
     Args:
         run: Folder that `foveal.train` wrote; or a folder of runs that validated
             different cases, such as a cross-validation.
         output: HTML file; unset: ``report.html`` in the folder.
+        beside: Other runs, or folders of runs, whose training curves are drawn with
+            those of this one, such as the same training without adaptive sampling.
 
     Returns:
         The file.
 
     Raises:
-        RunError: ``run`` is not a run and holds none.
+        RunError: ``run``, or one beside it, is not a run and holds none, or is given
+            twice.
         EvaluationError: A ``metrics.json`` is damaged, or several runs validated the
             same case.
         SettingsError: Settings, plan or splits are damaged.
     """
     folder = Path(run)
-    runs = [_read_run(directory) for directory in find_runs(folder)]
-    page = _page_of_run(runs[0]) if is_run(folder) else _page_of_runs(folder, runs)
+    runs = [read_run(directory) for directory in find_runs(folder)]
+    others = [
+        read_run(directory) for path in beside for directory in find_runs(Path(path))
+    ]
+    together = Beside(*curves_beside([*runs, *others])) if others else None
+    page = (
+        _page_of_run(runs[0], together)
+        if is_run(folder)
+        else _page_of_runs(folder, runs, together)
+    )
     path = output or folder / "report.html"
     atomic_write_text(path, render(page))
     return path
 
 
-def _read_run(directory: RunDirectory) -> _Run:
-    settings, _ = read_settings(directory.settings)
-    log = tuple(read_log(directory.path / "log.jsonl"))
-    return _Run(directory, settings, log, measured_out_of_fold([directory]))
-
-
-def _page_of_run(run: _Run) -> Page:
+def _page_of_run(run: ReportedRun, beside: Beside | None) -> Page:
     plan = read_plan(run.directory.plan)
     fold = division(run.directory)
     scores = ordered_scores(run.measured) if run.measured else None
@@ -104,7 +93,7 @@ def _page_of_run(run: _Run) -> Page:
     overlays: list[Overlay] = []
     if scores is not None and dataset is not None:
         predictions = validation_predictions(run.directory)
-        overlays, more_notes = _overlays(scores, dataset, plan, predictions)
+        overlays, more_notes = overlays_of(scores, dataset, plan, predictions)
         notes += more_notes
     return Page(
         title=f"{plan.dataset_name}: fold {run.settings.splits.fold}",
@@ -116,11 +105,14 @@ def _page_of_run(run: _Run) -> Page:
         folds=[],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
-        curves=_curves(run.log, run.settings),
+        curves=curves_of_run(run),
+        beside=beside,
+        sampling=sampling_of([run], dataset, plan),
         facts=[
             *dataset_facts(dataset, plan, patients_of_fold(fold)),
             *plan_facts(plan),
-            *training_facts(run.settings, _seconds(run.log)),
+            *training_facts(run.settings, run.seconds),
+            *sampling_facts(run),
             *transfer_facts(run.settings),
             *_plugin_facts(run.directory),
             *_environment_facts(run.directory),
@@ -131,7 +123,9 @@ def _page_of_run(run: _Run) -> Page:
     )
 
 
-def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
+def _page_of_runs(
+    folder: Path, runs: Sequence[ReportedRun], beside: Beside | None
+) -> Page:
     """Every case as the run predicted it that had left it out."""
     first = runs[0]
     plan = read_plan(first.directory.plan)
@@ -141,7 +135,7 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
     overlays: list[Overlay] = []
     if scores is not None and dataset is not None:
         predictions = find_out_of_fold(folder).predictions
-        overlays, more_notes = _overlays(scores, dataset, plan, predictions)
+        overlays, more_notes = overlays_of(scores, dataset, plan, predictions)
         notes += more_notes
     unfinished = [run.name for run in runs if not run.is_measured]
     lacking = (
@@ -166,13 +160,16 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
         ],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
-        curves=_curves_of_folds(runs),
+        curves=curves_of_folds(runs),
+        beside=beside,
+        sampling=sampling_of(runs[:1], dataset, plan),
         facts=[
             *dataset_facts(
                 dataset, plan, patients_of_folds(read_splits(first.directory.splits))
             ),
             *plan_facts(plan),
-            *training_facts(first.settings, sum(_seconds(run.log) for run in runs)),
+            *training_facts(first.settings, sum(run.seconds for run in runs)),
+            *sampling_facts(first),
             *transfer_facts(first.settings),
             *_plugin_facts(first.directory),
             *_environment_facts(first.directory),
@@ -213,22 +210,22 @@ def _score_headlines(scores: RunScores | None) -> list[tuple[str, str, str]]:
     return [mean, ("worst case", number(worst.mean_dice), worst.name)]
 
 
-def _steps_headline(run: _Run) -> tuple[str, str, str]:
-    remark = f"of {run.settings.training.steps}; {duration(_seconds(run.log))}"
+def _steps_headline(run: ReportedRun) -> tuple[str, str, str]:
+    remark = f"of {run.settings.training.steps}; {duration(run.seconds)}"
     return "steps", f"{run.steps_done:,}", remark
 
 
-def _folds_headline(runs: Sequence[_Run]) -> tuple[str, str, str]:
+def _folds_headline(runs: Sequence[ReportedRun]) -> tuple[str, str, str]:
     measured = sum(run.is_measured for run in runs)
-    seconds = sum(_seconds(run.log) for run in runs)
+    seconds = sum(run.seconds for run in runs)
     return "folds measured", f"{measured}", f"of {len(runs)}; {duration(seconds)}"
 
 
-def _memory_warnings(run: _Run) -> list[str]:
+def _memory_warnings(run: ReportedRun) -> list[str]:
     return [row["note"] for row in run.log if row["kind"] == "memory"]
 
 
-def _presence(runs: Sequence[_Run]) -> dict[str, PresenceScores]:
+def _presence(runs: Sequence[ReportedRun]) -> dict[str, PresenceScores]:
     """What classifiers told of the cases that they had left out; else empty."""
     told = [
         read_presence(run.directory.presence)
@@ -279,7 +276,7 @@ def _environment_facts(run: RunDirectory) -> Facts:
 
 def _files(
     folder: Path,
-    runs: Sequence[_Run],
+    runs: Sequence[ReportedRun],
     dataset: Dataset | None,
     scores: RunScores | None,
 ) -> list[tuple[str, str]]:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from foveal.commands.out_of_fold import division
 from foveal.commands.reported_run import ReportedRun
-from foveal.errors import RunError
+from foveal.errors import RunError, listed
 from foveal.reports import figures
 from foveal.reports.page import Curve
+
+Series = tuple[list[int], list[float | None]]
+"""Steps and values, ``None`` where there is none."""
 
 
 def curves_of_run(run: ReportedRun) -> list[Curve]:
@@ -75,8 +78,8 @@ def curves_beside(runs: Sequence[ReportedRun]) -> tuple[list[Curve], list[str]]:
         caption = "On training patches; the thick lines are running means."
         if any(run.settings.sampling.adaptive for run in runs):
             caption += (
-                " Adaptive sampling picks hard patches, so its loss is the higher one "
-                "of two networks that are equally good."
+                " Adaptive sampling picks hard patches, so its loss may be higher "
+                "though its network is no worse."
             )
         curves.append(Curve("Loss", caption, figures.smoothed_loss_curves(losses)))
     if scored:
@@ -120,7 +123,7 @@ def _losses(run: ReportedRun) -> tuple[list[int], list[float]]:
     return [row["step"] for row in rows], [row["loss"] for row in rows]
 
 
-def _mean_scores(run: ReportedRun) -> tuple[list[int], list[float | None]]:
+def _mean_scores(run: ReportedRun) -> Series:
     rows = run.rows("validation")
     return [row["step"] for row in rows], [row["mean"] for row in rows]
 

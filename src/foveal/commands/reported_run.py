@@ -13,7 +13,7 @@ from foveal.settings_files import read_settings
 LogRow = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportedRun:
     """One run, finished or not."""
 
@@ -26,6 +26,7 @@ class ReportedRun:
 
     @property
     def name(self) -> str:
+        """Of its folder."""
         return self.directory.path.resolve().name
 
     @property
@@ -35,6 +36,7 @@ class ReportedRun:
 
     @property
     def steps_done(self) -> int:
+        """Updates that the log tells of."""
         return max(
             (row["step"] + 1 for row in self.log if row["kind"] == "step"), default=0
         )

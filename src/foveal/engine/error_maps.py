@@ -226,7 +226,8 @@ class ErrorMapFolder:
             self._slice_indices[case.name] = fullest_index(case, axis)
         index = self._slice_indices[case.name]
         with atomic_path(path) as temporary:
-            write_picture(temporary, error.take(index, axis)[..., np.newaxis])
+            pixels = np.take(error, [index], axis)
+            write_picture(temporary, np.moveaxis(pixels, axis, 2))
         return {"axis": axis, "index": index, "affine": case.grid.affine.tolist()}
 
     def _versions(self, name: str) -> list[int]:

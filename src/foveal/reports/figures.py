@@ -269,9 +269,7 @@ def averaged_curve(
     return means.reshape(-1, 2)[:, 0].tolist(), means.reshape(-1, 2)[:, 1].tolist()
 
 
-def _finite_pairs(
-    steps: Sequence[int], values: Sequence[float]
-) -> NDArray[np.float64]:
+def _finite_pairs(steps: Sequence[int], values: Sequence[float]) -> NDArray[np.float64]:
     pairs = np.column_stack([steps, values]).astype(np.float64).reshape(-1, 2)
     return pairs[np.isfinite(pairs[:, 1])]
 

@@ -27,8 +27,8 @@ class ErrorSlice:
     step: int
     """Updates behind the weights."""
 
-    errors: NDArray[np.uint8]
-    """255 for an error of 1; rows downwards and columns to the right on the screen."""
+    errors: NDArray[np.float32]
+    """In [0, 1]; rows downwards and columns to the right on the screen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ def error_maps_picture(
                 row[1].set_title("reference", fontsize=8)
             for axes, found in zip(row[first:], case.errors, strict=False):
                 drawn = axes.imshow(
-                    found.errors / 255,
+                    found.errors,
                     cmap="gray",
                     vmin=0,
                     vmax=1,
@@ -116,7 +116,7 @@ def error_maps_picture(
             drawn, ax=[row[-1] for row in rows], fraction=0.08, pad=0.04, shrink=0.8
         )
         bar.set_ticks([0, 1], labels=["0\nright", "1\nwrong"], fontsize=8)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         if has_images:
             _name_outlines(figure, labels)
         return _png(figure)
@@ -131,9 +131,7 @@ def drawn_places_picture(
         cases: At least one.
         labels: Inside label to name; the outlines.
     """
-    columns = max(
-        len(case.parts) * len(case.parts[0].projections) for case in cases
-    )
+    columns = max(len(case.parts) * len(case.parts[0].projections) for case in cases)
     shapes = []
     for case in cases:
         sizes = [
@@ -198,9 +196,7 @@ def _panels(
         figsize=(columns * PANEL_INCHES + 0.8, sum(heights) + 0.35),
         layout="constrained",
     )
-    rows = figure.subplots(
-        len(shapes), columns, squeeze=False, height_ratios=heights
-    )
+    rows = figure.subplots(len(shapes), columns, squeeze=False, height_ratios=heights)
     for axes in rows.flat:
         axes.set_axis_off()
     return figure, rows

@@ -80,23 +80,25 @@ def fullest_slice(
     )
 
 
-def single_slice(slab: NDArray[Any], grid: Grid, axis: int) -> NDArray[Any]:
-    """A slice of a volume, laid out for the screen.
+def slab_slice(
+    image: NDArray[np.float32], labels: NDArray[Any] | None, grid: Grid, axis: int
+) -> Slice:
+    """Lay out a slice that was cut across an axis of the volume as it is stored.
 
     Args:
-        slab: ``(i, j, k)``, one voxel thick along ``axis``.
-        grid: Of the volume, which says what is left and up.
+        image: ``(i, j, k)``, one voxel thick along ``axis``.
+        labels: Inside labels, likewise.
+        grid: Of the whole volume.
         axis: 0 to 2.
     """
     change = reorientation(grid, "LPS")
-    return laid_out(change.apply(slab), change.permutation.index(axis), 0)
-
-
-def single_slice_pixel_mm(grid: Grid, axis: int) -> tuple[float, float]:
-    """Height and width of the pixels of such a slice."""
-    change = reorientation(grid, "LPS")
-    spacing_mm = change.apply_to_grid(grid).spacing_mm
-    return pixel_mm_of(spacing_mm, change.permutation.index(axis))
+    lps_axis = change.permutation.index(axis)
+    return Slice(
+        image=laid_out(change.apply(image), lps_axis, 0),
+        labels=None if labels is None else laid_out(change.apply(labels), lps_axis, 0),
+        pixel_mm=pixel_mm_of(change.apply_to_grid(grid).spacing_mm, lps_axis),
+        plane=PLANES[lps_axis],
+    )
 
 
 def draw_slice(
