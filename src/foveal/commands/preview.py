@@ -37,6 +37,7 @@ from foveal.reports.patches import (
     DrawnCase,
     ShownPatch,
     patches_picture,
+    projections,
     seen_through,
 )
 from foveal.reports.slices import fullest_slice, percentile_range
