@@ -232,6 +232,7 @@ def plain_curves(
                 label=name,
                 linewidth=1.4,
             )
+        axes.set_xlim(left=0)
         axes.set_ylim(bottom=0, top=top)
         axes.set_ylabel(quantity)
         if len(curves) > 1:

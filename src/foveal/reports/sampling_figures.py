@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from foveal.reports.figures import INK, STYLE
+from foveal.reports.figures import STYLE
 from foveal.reports.patches import Projection, draw_projection
 from foveal.reports.slices import Slice, draw_slice, structure_legend
 
-PANEL_INCHES = 1.95
+WIDTH_INCHES = 12.4
+"""Of every figure, so that their words are equally large on a page."""
 
-NARROWEST_PANEL_INCHES = 1.2
-"""Lower panels are given that much, for the words above them."""
+TALLEST_PANEL_INCHES = 3.0
+
+SHORTEST_ROW_INCHES = 1.2
+"""So much is given to flat panels, for the name of the case beside them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +95,7 @@ def error_maps_picture(
     with rc_context(STYLE):
         figure, rows = _panels(shapes, columns)
         for row, case in zip(rows, cases, strict=True):
-            row[0].text(
-                *(-0.06, 0.5, case.case),
-                **_BESIDE,
-                transform=row[0].transAxes,
-            )
+            _name_case(row[0], case.case)
             if case.shown is not None:
                 plain = Slice(case.shown.image, None, case.pixel_mm, case.shown.plane)
                 draw_slice(row[0], plain, case.display_range)
@@ -142,11 +142,7 @@ def drawn_places_picture(
     with rc_context(STYLE):
         figure, rows = _panels(shapes, columns)
         for row, case in zip(rows, cases, strict=True):
-            row[0].text(
-                *(-0.06, 0.5, case.case),
-                **_BESIDE,
-                transform=row[0].transAxes,
-            )
+            _name_case(row[0], case.case)
             panels = [
                 (part, seen)
                 for seen_in_parts in zip(
@@ -165,15 +161,16 @@ def drawn_places_picture(
         return _png(figure)
 
 
-_BESIDE: dict[str, Any] = {
-    "rotation": 90,
-    "ha": "right",
-    "va": "center",
-    "fontsize": 9,
-    "fontweight": "bold",
-    "color": INK,
-}
-"""How a case is named at the left of its row."""
+def _name_case(first: Axes, name: str) -> None:
+    """At the left of a row."""
+    first.text(
+        *(-0.06, 0.5, name),
+        transform=first.transAxes,
+        rotation=90,
+        ha="right",
+        va="center",
+        fontweight="bold",
+    )
 
 
 def _panels(
@@ -185,15 +182,16 @@ def _panels(
         shapes: Height and width in mm per row.
         columns: Panels of a row.
     """
+    panel_inches = (WIDTH_INCHES - 0.8) / columns
     heights = [
         max(
-            PANEL_INCHES * min(height / width, 1.6) + 0.35,
-            NARROWEST_PANEL_INCHES,
+            min(panel_inches * height / width, TALLEST_PANEL_INCHES) + 0.35,
+            SHORTEST_ROW_INCHES,
         )
         for height, width in shapes
     ]
     figure = Figure(
-        figsize=(columns * PANEL_INCHES + 0.8, sum(heights) + 0.35),
+        figsize=(WIDTH_INCHES, sum(heights) + 0.35),
         layout="constrained",
     )
     rows = figure.subplots(len(shapes), columns, squeeze=False, height_ratios=heights)
