@@ -111,10 +111,16 @@ def measured(words: Sequence[object]) -> tuple[float, float]:
 def trained(
     source: Path,
     run: Path,
-    budget_seconds: float,
+    budget_seconds: float | None,
     options: Mapping[str, Any] | Sequence[str],
 ) -> dict[str, float]:
     """Train, or go on with a training that was cut off, or read what was measured.
+
+    Args:
+        source: Data set or settings file.
+        run: Folder; the record is the file beside it.
+        budget_seconds: Of training; ``None`` where the options say how many steps.
+        options: Table and name to value, or as they follow ``--set``.
 
     Returns:
         Steps, seconds per step, seconds of all steps, and peak gigabytes.
@@ -126,7 +132,8 @@ def trained(
     if (run / "settings.toml").exists():
         words.append("--resume")
     else:
-        words += ["--budget", f"{budget_seconds:.0f}s"]
+        if budget_seconds is not None:
+            words += ["--budget", f"{budget_seconds:.0f}s"]
         given = (
             [f"{name}={toml_value(value)}" for name, value in options.items()]
             if isinstance(options, Mapping)

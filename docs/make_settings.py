@@ -4,6 +4,7 @@ python docs/make_settings.py
 """
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,28 @@ def rows(section: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
     """A table of names, defaults and meanings; nested tables below their row."""
     if not fields(section):
         return ""
-    lines = ["\n| name | default | meaning |\n|---|---|---|\n"]
+    heading = "\n| name | default | meaning |\n|---|---|---|\n"
+    return heading + "".join(lines(section, classes, ""))
+
+
+def lines(
+    section: ast.ClassDef, classes: dict[str, ast.ClassDef], within: str
+) -> list[str]:
+    """Rows of a section whose names begin with ``within``."""
+    found = []
     for field in fields(section):
-        lines.append(f"| `{field.name}` | {default(field)} | {described(field)} |\n")
-        inner = next((name for name in classes if name in field.annotation), None)
+        name = within + field.name
+        words = re.findall(r"\w+", field.annotation)
+        inner = next((word for word in words if word in classes), None)
+        meaning = described(field)
+        if inner and not meaning:
+            summary = ast.get_docstring(classes[inner]) or ""
+            meaning = summary.split("\n\n")[0].replace("``", "`")
+        found.append(f"| `{name}` | {default(field)} | {meaning} |\n")
         if inner:
-            lines.extend(
-                f"| `{field.name}[…].{part.name}` | {default(part)} "
-                f"| {described(part)} |\n"
-                for part in fields(classes[inner])
-            )
-    return "".join(lines)
+            many = "[…]" if "tuple[" in field.annotation else ""
+            found += lines(classes[inner], classes, f"{name}{many}.")
+    return found
 
 
 def default(field: Field) -> str:
@@ -114,6 +126,8 @@ def default(field: Field) -> str:
     if field.default == "None":
         return "unset"
     text = field.default
+    if text == f"{field.annotation}()":
+        return ""
     if text.startswith("Field("):
         text = text.removeprefix("Field(").removesuffix(")").split(", min_length")[0]
     return f"`{text}`" if text and "min_length" not in text else ""

@@ -21,7 +21,7 @@ from foveal.settings_files import (
 )
 
 
-class FocalOptions(Section):
+class RobustOptions(Section):
     focus: float = 2.0
 
 
@@ -31,10 +31,10 @@ class TinyOptions(Section):
 
 WITH_PLUGINS = PartSections(
     networks=Plan.networks | {"tiny": network_section("tiny", TinyOptions)},
-    losses=("cross_entropy", "dice", "focal"),
+    losses=("cross_entropy", "dice", "robust"),
     samplers=("uniform", "class_balanced"),
     methods=("supervised",),
-    plugins={"focal": FocalOptions},
+    plugins={"robust": RobustOptions},
 )
 
 PLAN = {
@@ -74,7 +74,7 @@ def test_file_options_and_plan_entries_are_wrong_together(tmp_path):
     heading, problems = problems_of(
         "seed",
         "sampling.sampler=middle",
-        "plugins.focal.fokus=3",
+        "plugins.robust.fokus=3",
         "plugins.tversky.alpha=0.3",
         "mirroring.axes=[5]",
         "preprocessing.channels=[{name='MR'}]",
@@ -86,7 +86,7 @@ def test_file_options_and_plan_entries_are_wrong_together(tmp_path):
     )
     assert names(problems[1:]) == {
         *("training.stepps", "training.seed", "optimizer", "loss.focl", "loss.dice"),
-        *("method.name", "sampling.sampler", "plugins.focal.fokus", "plugins.tversky"),
+        *("method.name", "sampling.sampler", "plugins.robust.fokus", "plugins.tversky"),
         *("patches.size.1", "network.feature", "mirroring.axes.0"),
         "preprocessing.channels.0.normalisation",
     }
@@ -96,7 +96,7 @@ def test_what_is_wrong_says_what_there_is_and_where_more_comes_from():
     _, problems = problems_of(
         "method.name=steady",
         "loss.focl=1",
-        "plugins.focal.fokus=3",
+        "plugins.robust.fokus=3",
         "network.name=vnet",
         "trainin.seed=1",
         "training=3",
@@ -106,7 +106,7 @@ def test_what_is_wrong_says_what_there_is_and_where_more_comes_from():
     assert 'network.name: "vnet" is none of unet3d, ' in told
     assert ", tiny; another comes with" in told
     assert "loss.focl: no such setting; check the spelling, or give the plugin" in told
-    assert "plugins.focal.fokus: no such setting; check the spelling\n" in told + "\n"
+    assert "plugins.robust.fokus: no such setting; check the spelling\n" in told + "\n"
     assert "trainin: no such table; there are augmentation, " in told
     assert "training: must be a table, not 3" in told
 
@@ -138,12 +138,43 @@ def test_kernels_of_pictures_wait_for_the_network_that_the_planner_chooses():
     assert len(problems) == 1
 
 
-def test_weights_of_borders_without_their_loss_are_refused():
-    _, problems = problems_of("border_weights.factor=5")
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("border_cross_entropy", "factor=5"),
+        ("top_k", "percent=20"),
+        ("focal", "gamma=1"),
+        ("tversky", "false_positives=0.5"),
+    ],
+)
+def test_options_of_a_loss_without_weight_are_refused(name, option):
+    _, problems = problems_of(f"loss_options.{name}.{option}")
+    assert problems == [f"loss_options.{name} changes nothing while loss.{name} is 0"]
+    choose(f"loss_options.{name}.{option}", f"loss.{name}=1")
+
+
+def test_class_weights_without_cross_entropy_are_refused():
+    weights = "loss_options.cross_entropy.class_weights.lesion=5"
+    settings, _ = choose(weights)
+    assert settings.loss_options.cross_entropy.class_weights == {"lesion": 5.0}
+    _, problems = problems_of(weights, "loss.cross_entropy=0")
     assert problems == [
-        "border_weights changes nothing while loss.border_cross_entropy is 0"
+        "loss_options.cross_entropy changes nothing while loss.cross_entropy is 0"
     ]
-    choose("border_weights.factor=5", "loss.border_cross_entropy=1")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("top_k.percent=0", "top_k.percent=101", "focal.gamma=-1"),
+        *("tversky.false_positives=0", "cross_entropy.class_weights.liver=-1"),
+        *("dice.smooth=1", "top_k.k=10"),
+    ],
+)
+def test_options_outside_their_range_are_refused(option):
+    name = option.split("=")[0].removesuffix(".smooth")
+    _, problems = problems_of(f"loss_options.{option}", "loss.top_k=1")
+    assert any(problem.startswith(f"loss_options.{name}:") for problem in problems)
 
 
 def test_a_plan_file_is_checked_with_its_changes_before_anything_is_read(tmp_path):
@@ -175,21 +206,21 @@ def test_later_sources_win_and_paths_are_those_of_their_source(tmp_path, monkeyp
 
 
 def test_options_of_a_plugin_have_its_defaults_and_are_saved():
-    settings, _ = choose("loss.focal=0.5")
-    assert settings.loss.weights == {"cross_entropy": 1.0, "dice": 1.0, "focal": 0.5}
+    settings, _ = choose("loss.robust=0.5")
+    assert settings.loss.weights == {"cross_entropy": 1.0, "dice": 1.0, "robust": 0.5}
     saved = tomllib.loads(to_toml(settings))
-    assert saved["plugins"] == {"focal": {"focus": 2.0}}
+    assert saved["plugins"] == {"robust": {"focus": 2.0}}
     again = changed_settings(settings, {"training": {"steps": 3}})
-    assert tomllib.loads(to_toml(again))["plugins"] == {"focal": {"focus": 2.0}}
-    with pytest.raises(SettingsError, match=r"plugins\.focal\.fokus: no such setting"):
-        changed_settings(again, {"plugins": {"focal": {"fokus": 3}}})
+    assert tomllib.loads(to_toml(again))["plugins"] == {"robust": {"focus": 2.0}}
+    with pytest.raises(SettingsError, match=r"plugins\.robust\.fokus: no such setting"):
+        changed_settings(again, {"plugins": {"robust": {"fokus": 3}}})
 
 
 def test_what_a_run_saved_is_read_without_its_plugins_and_unchanged(tmp_path):
-    settings, _ = choose("loss.focal=0.5", "plugins.focal.focus=3")
+    settings, _ = choose("loss.robust=0.5", "plugins.robust.focus=3")
     (tmp_path / "settings.toml").write_text(to_toml(settings))
     read, _ = read_settings(tmp_path / "settings.toml")
-    assert read.loss.weights["focal"] == 0.5
+    assert read.loss.weights["robust"] == 0.5
     assert to_toml(read) == to_toml(settings)
     plan = plan_model(WITH_PLUGINS).model_validate(
         PLAN | {"network": {"name": "tiny", "width": 3}}
@@ -213,8 +244,8 @@ def test_another_network_begins_with_its_own_defaults():
 def test_weights_of_all_losses_may_not_be_zero_together():
     with pytest.raises(SettingsError, match="loss: at least one weight must be above"):
         choose("loss.dice=0", "loss.cross_entropy=0")
-    settings, _ = choose("loss.dice=0", "loss.cross_entropy=0", "loss.focal=2")
-    assert settings.loss.weights == {"focal": 2.0}
+    settings, _ = choose("loss.dice=0", "loss.cross_entropy=0", "loss.robust=2")
+    assert settings.loss.weights == {"robust": 2.0}
 
 
 def test_a_value_and_a_table_of_one_name_do_not_break_the_options():

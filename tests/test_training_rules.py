@@ -54,6 +54,13 @@ def refused(match, **tables):
         rehearse(settings_of(**tables), PLAN, building.WITHOUT_PLUGINS)
 
 
+def test_jitter_that_leaves_no_spacing_is_refused_before_training():
+    refused(
+        r"spacing_jitter_mm 1 must be below the smallest of .*spacing_mm, 1",
+        augmentation={"spacing_jitter_probability": 1.0, "spacing_jitter_mm": 1.0},
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "expected"),
     [

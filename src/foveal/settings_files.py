@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from foveal.config import Section
 from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.parts import PartSections, plan_model, settings_model
-from foveal.config.plan import Plan
+from foveal.config.plan import LEARN, Plan
 from foveal.config.settings import Settings
 from foveal.errors import SettingsError
 
@@ -29,7 +29,7 @@ PATHS = (("dataset",), ("store",), ("transfer", "weights"))
 
 
 def read_plan(path: Path, model: type[Plan] = Plan) -> Plan:
-    """Read and check a plan file.
+    """Read and check a plan file; paths in it are relative to it.
 
     Args:
         path: TOML.
@@ -38,7 +38,8 @@ def read_plan(path: Path, model: type[Plan] = Plan) -> Plan:
     Raises:
         SettingsError: Lists every wrong entry with its full name.
     """
-    return _validated(model, _read_table(path), str(path))
+    table = _with_landmarks_from(path.parent, _read_table(path))
+    return _validated(model, table, str(path))
 
 
 def parse_plan(text: str, source: str) -> Plan:
@@ -178,7 +179,22 @@ def _with_paths_from(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
     """Settings whose paths are relative to a folder no more."""
     for keys in PATHS:
         table = _with_path_from(folder, table, keys)
-    return table
+    return _with_landmarks_from(folder, table)
+
+
+def _with_landmarks_from(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """Plan whose landmark files are relative to a folder no more."""
+    section = table.get("preprocessing")
+    channels = section.get("channels") if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(channels, list):
+        return table
+    placed = [
+        channel
+        if not isinstance(channel, dict) or channel.get("landmarks") == LEARN
+        else _with_path_from(folder, channel, ("landmarks",))
+        for channel in channels
+    ]
+    return table | {"preprocessing": section | {"channels": placed}}
 
 
 def _with_path_from(

@@ -14,12 +14,14 @@ from foveal.augmentation.spatial import (
 
 EVERYTHING = SpatialAugmentation(
     rotation_probability=1.0,
-    rotation_degrees=40.0,
-    rotation_axes=(0, 1, 2),
+    rotation_degrees=(40.0, 40.0, 40.0),
     scaling_probability=1.0,
     scaling=(0.7, 1.4),
     shear_probability=1.0,
-    shear=0.2,
+    shear_degrees=12.0,
+    shear_axes=(0, 1, 2),
+    spacing_jitter_probability=1.0,
+    spacing_jitter_mm=0.1,
     translation_probability=1.0,
     translation_voxels=4.0,
     elastic_probability=1.0,
@@ -78,6 +80,7 @@ def test_a_quarter_turn_of_a_picture_is_exact():
         EVERYTHING,
         scaling_probability=0.0,
         shear_probability=0.0,
+        spacing_jitter_probability=0.0,
         translation_probability=0.0,
         elastic_probability=0.0,
         mirror_probability=0.0,
@@ -110,6 +113,7 @@ def test_growth_keeps_the_thickness_of_a_slice(axis):
         EVERYTHING,
         rotation_probability=0.0,
         shear_probability=0.0,
+        spacing_jitter_probability=0.0,
         scaling=(2.0, 2.0),
     )
     matrix = grows.draw(SIZES[axis], seeded(), (1.0, 1.0, 3.0)).deformation.matrix

@@ -19,6 +19,9 @@ NOTHING = IntensityAugmentation(
     noise_deviation=(0.0, 0.3),
     blur_probability=0.0,
     blur_sigma_voxels=(0.5, 1.0),
+    shift_probability=0.0,
+    shift_deviation=0.1,
+    shift_factor_deviation=0.0,
     brightness_probability=0.0,
     brightness=(0.75, 1.25),
     contrast_probability=0.0,
@@ -32,6 +35,7 @@ EVERYTHING = replace(
     NOTHING,
     noise_probability=0.5,
     blur_probability=0.5,
+    shift_probability=0.5,
     brightness_probability=0.5,
     contrast_probability=0.5,
     low_resolution_probability=0.5,
@@ -102,6 +106,48 @@ def test_brightness_multiplies_each_channel_by_a_factor_of_its_own(image):
 def test_brightness_factor_is_exact(image):
     doubled = replace(NOTHING, brightness_probability=1.0, brightness=(2.0, 2.0))
     assert torch.equal(doubled.apply(image, seeded()), 2 * image)
+
+
+def test_shift_adds_one_normal_number_to_each_channel():
+    shifted = replace(NOTHING, shift_probability=1.0, shift_deviation=0.1)
+    image = torch.randn(2000, 2, 2, 2, 2, generator=seeded(0))
+    shifts = (shifted.apply(image, seeded()) - image).flatten(2)
+    assert torch.allclose(shifts, shifts[..., :1].expand_as(shifts), atol=1e-6)
+    drawn = shifts[..., 0]
+    assert abs(drawn.mean()) < 0.005
+    assert abs(drawn.std() - 0.1) < 0.004
+    within = (drawn.abs() < 0.1).float().mean()
+    assert abs(within - 0.683) < 0.02  # of a normal distribution
+    assert abs(torch.corrcoef(drawn.T)[0, 1]) < 0.06
+
+
+def test_shifted_values_are_multiplied_by_a_factor_about_1():
+    # Two voxels per channel, 0 and 1: shift * factor, and one factor more.
+    both = replace(
+        NOTHING,
+        shift_probability=1.0,
+        shift_deviation=0.05,
+        shift_factor_deviation=0.01,
+    )
+    image = torch.tensor([0.0, 1.0]).repeat(3000, 1).reshape(3000, 1, 1, 1, 2)
+    low, high = both.apply(image, seeded()).flatten(1).T
+    factor = high - low
+    assert abs(factor.mean() - 1) < 0.001
+    assert abs(factor.std() - 0.01) < 0.0005
+    assert abs((low / factor).std() - 0.05) < 0.002
+    assert abs(torch.corrcoef(torch.stack([low / factor, factor]))[0, 1]) < 0.05
+
+
+def test_shift_of_no_strength_changes_no_bit(image):
+    idle = replace(NOTHING, shift_probability=1.0, shift_deviation=0.0)
+    assert torch.equal(idle.apply(image, seeded()), image)
+
+
+def test_same_seed_gives_the_same_shifts(image):
+    shifted = replace(NOTHING, shift_probability=1.0)
+    first = shifted.apply(image, seeded())
+    assert torch.equal(first, shifted.apply(image, seeded()))
+    assert not torch.equal(first, shifted.apply(image, seeded(2)))
 
 
 def test_noise_has_the_deviation_asked_for():

@@ -3,9 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from foveal.augmentation.spatial import (
     Deformation,
@@ -21,12 +23,14 @@ from foveal.case import IGNORED
 
 NOTHING = SpatialAugmentation(
     rotation_probability=0.0,
-    rotation_degrees=30.0,
-    rotation_axes=(0, 1, 2),
+    rotation_degrees=(30.0, 30.0, 30.0),
     scaling_probability=0.0,
     scaling=(0.7, 1.4),
     shear_probability=0.0,
-    shear=0.1,
+    shear_degrees=6.0,
+    shear_axes=(0, 1, 2),
+    spacing_jitter_probability=0.0,
+    spacing_jitter_mm=0.1,
     translation_probability=0.0,
     translation_voxels=4.0,
     elastic_probability=0.0,
@@ -43,6 +47,7 @@ EVERYTHING = replace(
     rotation_probability=1.0,
     scaling_probability=1.0,
     shear_probability=1.0,
+    spacing_jitter_probability=1.0,
     translation_probability=1.0,
     elastic_probability=1.0,
     mirror_probability=0.5,
@@ -197,7 +202,8 @@ def test_rotation_by_90_degrees_is_rot90(image, label_map, axis, turned):
 
 def test_rotation_turns_what_is_seen_in_millimetres():
     # Voxel i + 4 lies 4 mm away, as does voxel j + 2.
-    matrix = in_voxels(rotation_matrix((0.0, 0.0, 90.0)), (1.0, 2.0, 3.0))
+    spacing = torch.tensor([1.0, 2.0, 3.0])
+    matrix = in_voxels(rotation_matrix((0.0, 0.0, 90.0)), spacing, spacing)
     assert torch.allclose(matrix @ torch.tensor([4.0, 0, 0]), torch.tensor([0, 2.0, 0]))
     assert torch.allclose(
         matrix @ torch.tensor([0, 2.0, 0]), torch.tensor([-4.0, 0, 0])
@@ -239,7 +245,9 @@ def test_scaling_factors_are_uniform_in_their_logarithm():
 
 
 def test_rotation_stays_about_the_allowed_axes_and_within_the_largest_angle():
-    in_plane = replace(NOTHING, rotation_probability=1.0, rotation_axes=(2,))
+    in_plane = replace(
+        NOTHING, rotation_probability=1.0, rotation_degrees=(0.0, 0.0, 30.0)
+    )
     random = seeded()
     angles = []
     for _ in range(500):
@@ -252,11 +260,120 @@ def test_rotation_stays_about_the_allowed_axes_and_within_the_largest_angle():
 
 
 def test_shear_stays_in_the_planes_across_the_allowed_axes():
-    sheared = replace(NOTHING, shear_probability=1.0, rotation_axes=(2,))
+    sheared = replace(NOTHING, shear_probability=1.0, shear_axes=(2,))
     matrix = sheared.draw((4, 4, 4), seeded(), ISOTROPIC).deformation.matrix
     is_moved = matrix != torch.eye(3)
     assert is_moved.nonzero().tolist() == [[0, 1], [1, 0]]
-    assert (matrix - torch.eye(3)).abs().max() <= 0.1
+    assert (matrix - torch.eye(3)).abs().max() <= np.tan(np.radians(6.0))
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 1.3, 6.0)])
+def test_each_axis_is_turned_up_to_an_angle_of_its_own(spacing_mm):
+    turned = replace(
+        NOTHING, rotation_probability=1.0, rotation_degrees=(10.0, 4.0, 2.0)
+    )
+    random = seeded()
+    spacing = np.array(spacing_mm)
+    matrices = [
+        turned.draw((9, 9, 9), random, spacing_mm).deformation.matrix.double().numpy()
+        for _ in range(400)
+    ]
+    in_mm = np.array([matrix * spacing[:, None] / spacing for matrix in matrices])
+    # Extrinsic: about the fixed axes i, then j, then k.
+    angles = Rotation.from_matrix(in_mm).as_euler("xyz", degrees=True)
+    largest = np.abs(angles).max(0)
+    assert (largest <= np.array([10, 4, 2]) + 1e-3).all()
+    assert (largest > 0.98 * np.array([10, 4, 2])).all()
+    assert np.abs(angles.mean(0) / [10, 4, 2]).max() < 0.1
+    # Uniform: half of the angles lie in the middle half of the range.
+    is_inner = np.abs(angles) < np.array([5, 2, 1])
+    assert np.abs(is_inner.mean(0) - 0.5).max() < 0.08
+    assert np.abs(np.corrcoef(angles.T) - np.eye(3)).max() < 0.15
+
+
+def test_largest_shear_angle_is_reached():
+    sheared = replace(NOTHING, shear_probability=1.0, shear_degrees=10.0)
+    random = seeded()
+    leans = torch.stack(
+        [
+            sheared.draw((4, 4, 4), random, ISOTROPIC).deformation.matrix - torch.eye(3)
+            for _ in range(400)
+        ]
+    )
+    degrees = leans.atan().rad2deg().abs().amax(0)
+    expected = 10 * (1 - torch.eye(3))
+    assert torch.allclose(degrees, expected, atol=0.2)
+    assert degrees.max() <= 10 + 1e-4
+
+
+# -------------------------------------------------------------------- spacing jitter
+
+
+def test_voxels_of_twice_the_edge_length_halve_a_distance():
+    # Bright voxels 4 voxels apart along i, in a patch of twice that edge length.
+    volume = torch.zeros(1, 16, 8, 8)
+    volume[0, 6, 4, 4] = volume[0, 10, 4, 4] = 1.0
+    spacing = torch.tensor([1.5, 1.0, 4.0])
+    patch_spacing = spacing * torch.tensor([2.0, 1.0, 1.0])
+    matrix = in_voxels(torch.eye(3), patch_spacing, spacing)
+    patch, _, _ = patch_of(deformed((5, 5, 5), matrix), volume, (6, 2, 2))
+    # The middle of the patch, its voxel 2, is voxel 8 of the volume.
+    expected = torch.zeros(5, 5, 5)
+    expected[1, 2, 2] = expected[3, 2, 2] = 1.0
+    assert torch.allclose(patch[0], expected, atol=1e-5)
+
+
+def test_voxels_of_half_the_edge_length_double_a_distance():
+    spacing = torch.tensor([1.0, 1.0, 3.0])
+    matrix = in_voxels(torch.eye(3), spacing * torch.tensor([1.0, 1.0, 0.5]), spacing)
+    patch, _, _ = patch_of(deformed((3, 3, 9), matrix), ramps((9, 9, 20)), (2, 3, 4))
+    # Voxels 0 and 8 are 8 voxels apart, and what they show 4 voxels of the volume.
+    assert float(patch[2, 1, 1, 8] - patch[2, 1, 1, 0]) == pytest.approx(4.0, abs=1e-5)
+    assert float(patch[0, 2, 1, 1] - patch[0, 0, 1, 1]) == pytest.approx(2.0, abs=1e-5)
+
+
+def test_rotation_turns_the_patchs_own_millimetres():
+    # Voxels 2 mm long along j, turned by 90 degrees in a volume of 1 mm: voxel j + 1 is
+    # 2 mm from the middle, as is what it shows, along i.
+    matrix = in_voxels(
+        rotation_matrix((0.0, 0.0, 90.0)),
+        torch.tensor([1.0, 2.0, 1.0]),
+        torch.tensor([1.0, 1.0, 1.0]),
+    )
+    assert torch.allclose(
+        matrix @ torch.tensor([0.0, 1, 0]), torch.tensor([-2.0, 0, 0])
+    )
+    assert torch.allclose(
+        matrix @ torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0]), atol=1e-6
+    )
+
+
+def test_jitter_is_uniform_in_millimetres_and_drawn_for_each_axis():
+    jittered = replace(NOTHING, spacing_jitter_probability=1.0, spacing_jitter_mm=0.1)
+    random = seeded()
+    spacing = torch.tensor([1.0, 1.0, 1.5])
+    matrices = torch.stack(
+        [
+            jittered.draw((4, 4, 4), random, spacing.tolist()).deformation.matrix
+            for _ in range(1000)
+        ]
+    )
+    steps = torch.diagonal(matrices, dim1=1, dim2=2)
+    assert torch.equal(matrices, torch.diag_embed(steps))
+    differences_mm = (steps - 1) * spacing
+    assert 0.099 < differences_mm.amax(0).min() <= differences_mm.max() < 0.1 + 1e-6
+    assert -0.1 - 1e-6 < differences_mm.min() <= differences_mm.amin(0).max() < -0.099
+    assert differences_mm.mean(0).abs().max() < 0.006
+    deviation = 0.1 / 3**0.5
+    assert torch.allclose(differences_mm.std(0), torch.tensor(deviation), atol=0.003)
+    off_diagonal = torch.corrcoef(differences_mm.T) - torch.eye(3)
+    assert off_diagonal.abs().max() < 0.1
+
+
+def test_jitter_along_a_slices_thickness_reads_no_other_slice():
+    jittered = replace(NOTHING, spacing_jitter_probability=1.0, spacing_jitter_mm=0.9)
+    transform = jittered.draw((6, 7, 1), seeded(), ISOTROPIC)
+    assert transform.source_window((0, 0, 5), (6, 7, 1))[2] == slice(5, 6)
 
 
 def test_translation_is_within_its_limit_along_each_axis():
@@ -278,7 +395,8 @@ def test_patch_of_one_slice_stays_in_its_slice_under_in_plane_changes(label_map)
         rotation_probability=1.0,
         scaling_probability=1.0,
         shear_probability=1.0,
-        rotation_axes=(0,),
+        rotation_degrees=(30.0, 0.0, 0.0),
+        shear_axes=(0,),
     )
     transform = in_plane.draw((1, 9, 9), seeded(), ISOTROPIC)
     patch, _, _ = patch_of(transform, ramps((20, 22, 24)), (7, 5, 5), label_map)
@@ -332,6 +450,39 @@ def test_displacement_is_about_a_third_of_the_control_points():
     assert 0.3 < moved.std() / 3.0 < 0.4
 
 
+@pytest.mark.parametrize(
+    ("spacing", "deviation"), [(16.0, 3.0), (16.0, 6.4), (4.0, 1.6)]
+)
+def test_displacements_up_to_two_fifths_of_the_spacing_fold_nothing(spacing, deviation):
+    # Where the determinant of the map's derivatives is positive, no anatomy is turned
+    # inside out.
+    elastic = replace(
+        NOTHING,
+        elastic_probability=1.0,
+        elastic_spacing_voxels=spacing,
+        elastic_voxels=deviation,
+    )
+    for seed in range(10):
+        deformation = elastic.draw((32, 32, 32), seeded(seed), ISOTROPIC).deformation
+        places = deformation.places((32, 32, 32), torch.device("cpu"))
+        inner = places[:, :-1, :-1, :-1]
+        steps = (
+            places[:, 1:, :-1, :-1] - inner,
+            places[:, :-1, 1:, :-1] - inner,
+            places[:, :-1, :-1, 1:] - inner,
+        )
+        volumes = (steps[0] * torch.linalg.cross(steps[1], steps[2], dim=0)).sum(0)
+        assert volumes.min() > 0
+
+
+def test_elastic_deformation_moves_image_and_label_map_alike():
+    elastic = replace(NOTHING, elastic_probability=1.0, elastic_voxels=4.0)
+    for seed in range(4):
+        transform = elastic.draw((40, 42, 44), seeded(seed), (1.0, 1.2, 1.5))
+        assert transform.deformation.spline.control_points.std() > 3
+        assert aligned_ball(transform, (10, 12, 9)) > 0.95
+
+
 # ------------------------------------------------------------------- all in one map
 
 
@@ -372,6 +523,53 @@ def test_mirroring_a_deformed_patch_reverses_it(image, label_map):
     assert torch.equal(reversed_labels, labels.flip(1, 2))
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    spacing_mm=st.tuples(*[st.floats(0.5, 4.0)] * 3),
+    seed=st.integers(0, 2**31),
+)
+def test_composed_map_is_scipys_affine_transform(spacing_mm, seed):
+    everything = replace(EVERYTHING, elastic_probability=0.0, mirror_probability=0.0)
+    volume = torch.randn(1, 14, 15, 16, generator=seeded(seed))
+    corner, size = (4, 5, 3), (6, 5, 8)
+    transform = everything.draw(size, seeded(seed), spacing_mm)
+    patch, _, _ = patch_of(transform, volume, corner)
+    matrix = transform.deformation.matrix.double().numpy()
+    middle = (np.array(size) - 1) / 2
+    shift = transform.deformation.translation.double().numpy()
+    # SciPy maps the voxel v of its result to matrix @ v + offset.
+    offset = np.array(corner) + middle + shift - matrix @ middle
+    # Zeros about the volume, as the store's reader puts there.
+    expected = scipy.ndimage.affine_transform(
+        np.pad(volume[0].double().numpy(), 60),
+        matrix,
+        offset=offset + 60,
+        output_shape=size,
+        order=1,
+    )
+    assert np.allclose(patch[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("spacing_mm", [ISOTROPIC, (0.7, 1.3, 6.0)])
+def test_changes_of_no_strength_leave_the_patch_as_it_is(image, label_map, spacing_mm):
+    idle = replace(
+        EVERYTHING,
+        rotation_degrees=(0.0, 0.0, 0.0),
+        scaling=(1.0, 1.0),
+        shear_degrees=0.0,
+        spacing_jitter_mm=0.0,
+        translation_voxels=0.0,
+        elastic_voxels=0.0,
+        mirror_probability=0.0,
+    )
+    transform = idle.draw((6, 7, 8), seeded(), spacing_mm)
+    window = transform.source_window((3, 4, 5), (6, 7, 8))
+    assert window == (slice(3, 9), slice(4, 11), slice(5, 13))
+    patch, labels, _ = patch_of(transform, image, (3, 4, 5), label_map)
+    assert torch.equal(patch, image[:, *window])
+    assert torch.equal(labels, label_map[window])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.tuples(*[st.integers(1, 14)] * 3),
@@ -379,6 +577,7 @@ def test_mirroring_a_deformed_patch_reverses_it(image, label_map):
     seed=st.integers(0, 2**31),
 )
 def test_source_window_holds_every_place(size, spacing_mm, seed):
+    assume(max(size) > 1)
     transform = EVERYTHING.draw(size, seeded(seed), spacing_mm)
     window = transform.source_window((0, 0, 0), size)
     places = transform.deformation.places(size, torch.device("cpu")).flatten(1)
@@ -396,6 +595,7 @@ def test_source_window_holds_every_place(size, spacing_mm, seed):
     seed=st.integers(0, 2**31),
 )
 def test_linear_ramps_are_sampled_where_the_map_says(size, corner, seed):
+    assume(max(size) > 1)
     # Wide enough that no place lies beyond the volume.
     volume = ramps((90, 90, 90))
     transform = EVERYTHING.draw(size, seeded(seed), (1.0, 1.5, 2.0))

@@ -92,10 +92,13 @@ def test_it_outlines_nothing(run, folder):
     assert "transfer.weights" in text
 
 
-def test_losses_of_outlines_are_refused(folder):
+@pytest.mark.parametrize(
+    "option", ["loss.dice=2", "loss_options.cross_entropy.class_weights.ball=2"]
+)
+def test_losses_of_outlines_are_refused(folder, option):
     status, text = command(
         *("train", folder / "cases.csv", "--out", folder / "other"),
-        *("--set", f"store={folder / 'store'}", *OPTIONS, "--set", "loss.dice=2"),
+        *("--set", f"store={folder / 'store'}", *OPTIONS, "--set", option),
     )
     assert status == 1
     assert "has a loss of its own" in text

@@ -152,6 +152,15 @@ def register(parts):
         rehearsed(tmp_path, text, {"sampling": {"sampler": "other"}})
 
 
+def test_voxel_weights_are_refused_with_a_method_that_gives_losses_none(tmp_path):
+    weighted = {"loss_options": {"cross_entropy": {"voxel_weights": True}}}
+    text = METHOD.format(value="super().forward(batches, clock)", cases="labelled")
+    with pytest.raises(SettingsError, match="is for method supervised; leave it out"):
+        rehearsed(tmp_path, text, WITH_METHOD | weighted)
+    loss = LOSS.format(value="logits.mean()")
+    rehearsed(tmp_path, loss, {"loss": {"mine": 1.0}} | weighted)
+
+
 def test_settings_that_do_not_fit_the_labels_are_told_without_plugins_too():
     settings = Settings.model_validate(
         {"sampling": {"structure_weights": {"bowl": 1.0}}}

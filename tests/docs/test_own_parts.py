@@ -47,13 +47,13 @@ def test_command_and_example_of_the_page_train_a_phantom(
     assert result.exit_code == 0, result.output
     rows = read_log(tmp_path / "RUN" / "log.jsonl")
     terms = [row["terms"] for row in rows if row["kind"] == "step"]
-    assert terms[0].keys() == {"cross_entropy", "dice", "focal", "steadiness"}
-    assert 0 < terms[0]["focal"] < terms[0]["cross_entropy"]
+    assert terms[0].keys() == {"cross_entropy", "dice", "robust", "steadiness"}
+    assert 0 < terms[0]["robust"] < terms[0]["cross_entropy"]
     assert terms[0]["steadiness"] == 0 < terms[2]["steadiness"]
     settings = tomllib.loads((tmp_path / "RUN" / "settings.toml").read_text())
     assert settings["method"] == {"name": "steady"}
     assert settings["plugins"] == {
-        "focal": {"focus": 2.0},
+        "robust": {"q": 0.7},
         "steady": {"weight": 1.0, "noise": 0.2},
     }
     kept = tmp_path / "RUN" / "plugins" / "my_parts.py"

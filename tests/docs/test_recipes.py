@@ -46,3 +46,24 @@ def test_recipe_is_what_a_run_takes(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_says_how_it_is_run(path):
     assert f"foveal train recipes/{path.name} --out " in path.read_text("utf-8")
+
+
+EMMA = [path for path in RECIPES if path.stem.startswith("emma_")]
+
+NORMALISATIONS = ("", ", bias_field={}", ', bias_field={}, landmarks="learn"')
+
+
+@pytest.mark.parametrize("options", NORMALISATIONS)
+@pytest.mark.parametrize("path", EMMA, ids=lambda path: path.stem)
+def test_members_of_emma_take_each_of_three_normalisations(path, options):
+    channel = '{name="MR", normalisation="zscore"' + options + "}"
+    parts = building.WITHOUT_PLUGINS
+
+    _, entries = choose_settings(
+        path, [f"preprocessing.channels=[{channel}]"], {}, sections=parts.sections
+    )
+
+    (chosen,) = changed_plan(PLAN, entries, parts.plan_model).preprocessing.channels
+    assert chosen.normalisation == "zscore"
+    assert (chosen.bias_field is not None) == ("bias_field" in options)
+    assert chosen.landmarks == ("learn" if "landmarks" in options else None)

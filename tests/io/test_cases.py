@@ -227,3 +227,51 @@ def test_label_values_beyond_32_bits_are_refused():
 )
 def test_present_labels_are_the_sorted_distinct_values(array):
     assert present_labels(array) == tuple(np.unique(array).tolist())
+
+
+def test_a_weight_map_is_read_as_stored(tmp_path):
+    weights = image() / 7
+    path = write(tmp_path / "w.nii.gz", weights)
+    case = read_case(listed(tmp_path, weight_map=path))
+    np.testing.assert_array_equal(case.weight_map, weights)
+    assert case.weight_map.dtype == np.float32
+    assert read_case(listed(tmp_path)).weight_map is None
+
+
+def test_a_weight_map_of_whole_numbers_is_read_as_weights(tmp_path):
+    path = write(tmp_path / "w.nii.gz", np.full((4, 5, 6), 3, np.uint8))
+    case = read_case(listed(tmp_path, weight_map=path))
+    assert case.weight_map.dtype == np.float32
+    assert (case.weight_map == 3).all()
+
+
+def with_a_voxel(value):
+    weights = np.ones((4, 5, 6), np.float64)
+    weights[1, 2, 3] = value
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (with_a_voxel(-0.5), "1 voxels below 0, the lowest -0.5; weights are 0 or"),
+        (with_a_voxel(np.nan), "1 voxels that are NaN, infinite or too large"),
+        (with_a_voxel(np.inf), "1 voxels that are NaN, infinite or too large"),
+        (with_a_voxel(1e300), "1 voxels that are NaN, infinite or too large"),
+        (np.zeros((4, 5, 6), np.float32), "is 0 everywhere; give some voxels"),
+    ],
+)
+def test_what_cannot_be_weights_is_refused_by_name(tmp_path, weights, message):
+    path = write(tmp_path / "w.nii.gz", weights)
+    with pytest.raises(CaseError, match=f"case liver_017: weight map .*{message}"):
+        read_case(listed(tmp_path, weight_map=path))
+
+
+def test_a_weight_map_on_another_grid_is_refused_with_the_remedy(tmp_path):
+    path = write(tmp_path / "w.nii.gz", np.ones((4, 5, 7), np.float32))
+    with pytest.raises(
+        CaseError,
+        match=r"case liver_017: image is .* but weight map is .*; both must share one "
+        "grid: resample the weight map onto the grid of the image",
+    ):
+        read_case(listed(tmp_path, weight_map=path))

@@ -465,6 +465,7 @@ def test_documented_toml_table_is_read(tmp_path):
     assert case.channels[1].path == tmp_path / "p3" / "t1c.nii.gz"
     assert case.label_map == tmp_path / "p3" / "label.nii.gz"
     assert case.mask == tmp_path / "p3" / "brain.nii.gz"
+    assert case.weight_map == tmp_path / "p3" / "weights.nii.gz"
     assert case.annotated == ("edema",)
 
 
@@ -480,6 +481,21 @@ def test_documented_csv_table_is_read(tmp_path):
     assert [case.patient for case in dataset.cases] == ["p3", "p4"]
     assert [case.split for case in dataset.cases] == ["train", "test"]
     assert dataset.cases[0].channels[0].path == tmp_path / "p3" / "flair.nii.gz"
+
+
+def test_a_csv_table_names_the_weight_maps_of_some_cases(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "case,channels,label_map,weight_map\n"
+        "a,a.nii.gz,a_label.nii.gz,weights/a.nii.gz\n"
+        "b,b.nii.gz,b_label.nii.gz,\n",
+        encoding="utf-8",
+    )
+    for name in "ab":
+        volume(tmp_path / f"{name}_label.nii.gz", 1)
+    first, second = read_dataset(path).cases
+    assert first.weight_map == tmp_path / "weights" / "a.nii.gz"
+    assert second.weight_map is None
 
 
 def test_documented_table_of_masks_is_read(tmp_path):

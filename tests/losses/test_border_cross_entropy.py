@@ -8,13 +8,32 @@ import torch
 from scipy import ndimage
 
 from foveal.building import losses
-from foveal.config.settings import BorderWeightsConfig, LossConfig, Settings
+from foveal.config.plan import Plan
+from foveal.config.settings import (
+    BorderWeightsConfig,
+    LossConfig,
+    LossOptionsConfig,
+    Settings,
+)
 from foveal.losses.border_cross_entropy import (
     border_cross_entropy,
     gap_closeness,
     without_parts,
 )
 from foveal.losses.cross_entropy import cross_entropy
+
+PLAN = Plan.model_validate(
+    {
+        "dataset_name": "made up",
+        "labels": {"names": ("cell",), "values": (1,)},
+        "preprocessing": {
+            "spacing_mm": (1.0, 1.0, 1.0),
+            "channels": ({"name": "EM", "normalisation": "zscore"},),
+        },
+        "patches": {"size": (8, 8, 1), "batch_size": 2},
+        "network": {"name": "unet3d"},
+    }
+)
 
 ONE_STRUCTURE = np.array([[False, True]])
 
@@ -199,10 +218,12 @@ def test_gradient_is_that_of_finite_differences(batch):
 def test_settings_reach_the_loss(batch):
     settings = Settings(
         loss=LossConfig(cross_entropy=0.0, dice=0.0, border_cross_entropy=0.5),
-        border_weights=BorderWeightsConfig(factor=3.0, sigma_voxels=2.0),
+        loss_options=LossOptionsConfig(
+            border_cross_entropy=BorderWeightsConfig(factor=3.0, sigma_voxels=2.0)
+        ),
     )
-    ((name, (loss, weight)),) = losses(settings).items()
+    ((name, (loss, weight)),) = losses(settings, PLAN).items()
     assert (name, weight) == ("border_cross_entropy", 0.5)
     expected = border_cross_entropy(*batch, factor=3.0, sigma_voxels=2.0)
     torch.testing.assert_close(loss(*batch), expected)
-    assert "border_cross_entropy" not in losses(Settings())
+    assert "border_cross_entropy" not in losses(Settings(), PLAN)

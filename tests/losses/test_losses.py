@@ -5,15 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from every_loss import EVERY_LOSS, EVERY_LOSS_WITHOUT_PLACES
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveal.case import IGNORED, seen_classes
 from foveal.losses.cross_entropy import cross_entropy
-from foveal.losses.dice import dice_loss, with_own_parts
+from foveal.losses.dice import dice_loss
 from foveal.losses.partial_annotation import merge_unannotated
+from foveal.losses.soft_counts import with_own_parts
 
-LOSSES = [cross_entropy, dice_loss]
+ORGAN_AND_LESION = torch.tensor([[False, True, True], [False, False, True]])
+"""Class 1 is organ, class 2 a lesion in it: the organ is the union of both."""
 
 
 def all_annotated(patches, classes):
@@ -51,7 +54,7 @@ def test_dice_of_two_voxels_by_hand():
     assert loss.item() == pytest.approx(1 - 2 * 0.75 / (1 + 1), abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_ignored_voxels_carry_nothing(loss):
     logits, labels = random_patch(0)
     labels[:, 0] = IGNORED
@@ -65,7 +68,7 @@ def test_ignored_voxels_carry_nothing(loss):
     assert logits.grad[:, :, 1:].abs().max() > 0
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_nothing_known_is_no_loss_and_no_gradient(loss):
     logits, labels = random_patch(1)
     labels[:] = IGNORED
@@ -76,7 +79,7 @@ def test_nothing_known_is_no_loss_and_no_gradient(loss):
     assert logits.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_perfect_prediction_costs_nothing(loss):
     _, labels = random_patch(2)
     one_hot = torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1)
@@ -84,7 +87,7 @@ def test_perfect_prediction_costs_nothing(loss):
     assert value.item() == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 @given(seed=st.integers(0, 10_000))
 def test_loss_falls_along_its_gradient(loss, seed):
     logits, labels = random_patch(seed)
@@ -96,21 +99,90 @@ def test_loss_falls_along_its_gradient(loss, seed):
     assert loss(better, labels, *all_annotated(2, 4)) < value
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_gradient_equals_finite_differences(loss):
-    logits, labels = random_patch(3, classes=3, patches=1)
-    labels[0, 0, 0] = IGNORED
-    annotated = torch.tensor([[True, False]])
-    labels[labels == 2] = 0
-    logits = logits[:, :, :2, :2, :2].double().requires_grad_()
-    labels = labels[:, :2, :2, :2]
-    # The losses compute in float32, hence the wide step.
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+@pytest.mark.parametrize(
+    "structures",
+    [
+        one_class_each(4),
+        torch.tensor([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).bool(),
+    ],
+    ids=["apart", "nested"],
+)
+def test_gradient_equals_finite_differences(loss, structures):
+    logits, labels = random_patch(3)
+    logits = logits[:, :, :2, :2, :3].double().requires_grad_()
+    labels = labels[:, :2, :2, :3].clone()
+    labels[:, 0, 0] = IGNORED
+    # Class 2 was not annotated in the second patch, and shows as what it lies in.
+    annotated = torch.tensor([[True, True, True], [True, False, True]])
+    labels[1][labels[1] == 2] = int(structures[0, 2])
     assert torch.autograd.gradcheck(
-        lambda z: loss(z, labels, annotated, one_class_each(3)).double(),
-        logits,
-        eps=1e-2,
-        atol=2e-3,
+        lambda z: loss(z, labels, annotated, structures), logits, eps=1e-6, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+@settings(max_examples=12)
+@given(seed=st.integers(0, 10_000), ignored_fraction=st.floats(0.0, 1.0))
+def test_predictions_of_ignored_voxels_change_nothing(loss, seed, ignored_fraction):
+    logits, labels = random_patch(seed)
+    other = random_patch(seed + 1)[0]
+    is_ignored = other[:, 0].sigmoid() < ignored_fraction
+    labels[is_ignored] = IGNORED
+    changed = torch.where(is_ignored.unsqueeze(1), 9 * other, logits).requires_grad_()
+    value = loss(changed, labels, *all_annotated(2, 4))
+    assert value.item() == pytest.approx(
+        loss(logits, labels, *all_annotated(2, 4)).item(), rel=1e-5, abs=1e-7
+    )
+    value.backward()
+    assert (changed.grad * is_ignored.unsqueeze(1)).abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS_WITHOUT_PLACES)
+@settings(max_examples=12)
+@given(seed=st.integers(0, 10_000))
+def test_order_of_voxels_does_not_matter(loss, seed):
+    logits, labels = random_patch(seed)
+    labels[:, 0, 0] = IGNORED
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+    shuffled_logits = logits.flatten(2)[:, :, order].reshape(logits.shape)
+    shuffled_labels = labels.flatten(1)[:, order].reshape(labels.shape)
+    annotated = all_annotated(2, 4)
+    assert loss(shuffled_logits, shuffled_labels, *annotated).item() == pytest.approx(
+        loss(logits, labels, *annotated).item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+@settings(max_examples=12)
+@given(seed=st.integers(0, 10_000))
+def test_perfect_prediction_of_nested_structures_costs_nothing(loss, seed):
+    labels = random_patch(seed, classes=3)[1]
+    labels[:, 0] = IGNORED
+    one_hot = torch.nn.functional.one_hot((labels % IGNORED).long(), 3).movedim(-1, 1)
+    both = torch.ones(2, 2, dtype=torch.bool)
+    value = loss(40.0 * one_hot, labels, both, ORGAN_AND_LESION)
+    assert value.item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_half_precision_is_summed_in_single(loss):
+    logits, labels = random_patch(6)
+    halves = logits.bfloat16()
+    value = loss(halves, labels, *all_annotated(2, 4))
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(
+        value, loss(halves.float(), labels, *all_annotated(2, 4))
+    )
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_autocast_changes_nothing(loss):
+    logits, labels = random_patch(6, classes=3)
+    arguments = logits, labels, torch.ones(2, 2, dtype=torch.bool), ORGAN_AND_LESION
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(*arguments)
+    assert value == loss(*arguments)
 
 
 def test_merged_background_has_the_probability_of_both():
@@ -124,7 +196,7 @@ def test_merged_background_has_the_probability_of_both():
     torch.testing.assert_close(after[1], before[1])
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_predicting_a_structure_that_was_not_annotated_is_not_punished(loss):
     labels = torch.zeros(1, 3, 4, 5, dtype=torch.uint8)
     labels[0, 0] = 1
@@ -155,10 +227,6 @@ def test_dice_of_a_class_annotated_nowhere_is_left_out():
     assert value.item() == pytest.approx(expected.item())
 
 
-ORGAN_AND_LESION = torch.tensor([[False, True, True], [False, False, True]])
-"""Class 1 is organ, class 2 a lesion in it: the organ is the union of both."""
-
-
 def test_dice_of_overlapping_structures_by_hand():
     # One voxel each of organ and of lesion; probabilities bg, organ, lesion.
     probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.3, 0.6]])
@@ -173,7 +241,7 @@ def test_dice_of_overlapping_structures_by_hand():
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_without_lesions_annotated_a_lesion_is_organ(loss):
     labels = torch.ones(1, 3, 4, 5, dtype=torch.uint8)
     labels[0, 0] = 0
@@ -209,3 +277,14 @@ def test_only_structures_that_overlap_have_parts_of_their_own():
     # A union that overlaps with nothing, and a structure of one class.
     apart = torch.tensor([[False, True, True, False], [False, False, False, True]])
     assert torch.equal(with_own_parts(apart, annotated)[0], apart)
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_nothing_annotated_is_no_loss_and_no_gradient(loss):
+    logits, _ = random_patch(7, classes=3)
+    logits.requires_grad_()
+    labels = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+    value = loss(logits, labels, torch.zeros(2, 2, dtype=torch.bool), ORGAN_AND_LESION)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert logits.grad.abs().max() < 1e-6

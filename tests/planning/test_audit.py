@@ -116,6 +116,18 @@ def mask_elsewhere(write):
     return {"mask": write(np.ones(SHAPE, np.uint8), np.diag([1.0, 1, 1.5, 1]))}
 
 
+def weights_elsewhere(write):
+    return {"weight_map": write(np.ones(SHAPE, np.uint8), np.diag([1.0, 1, 1.5, 1]))}
+
+
+def negative_weights(write):
+    return {"weight_map": write(np.full(SHAPE, -1, np.int16))}
+
+
+def no_weights(write):
+    return {"weight_map": write(np.zeros(SHAPE, np.float32))}
+
+
 def nan(write):
     array = image()
     array[0, 0, 0] = np.nan
@@ -135,6 +147,9 @@ def half_labels(write):
         (four_axes, "holds 2 channels where one was expected"),
         (label_map_elsewhere, "but label map is 4×5×7"),  # noqa: RUF001
         (mask_elsewhere, "image and mask lie up to"),
+        (weights_elsewhere, "image and weight map lie up to"),
+        (negative_weights, "weight map has 120 voxels below 0, the lowest -1"),
+        (no_weights, "weight map is 0 everywhere"),
         (nan, "channel 0 has 1 voxels that are NaN or infinite"),
         (half_labels, "not integers, for example 0.5"),
     ],

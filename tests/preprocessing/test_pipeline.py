@@ -154,6 +154,43 @@ def test_a_volume_of_one_slice_can_be_used():
     assert result.label_map is None
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAR", "PIL"])
+def test_weights_and_mask_lie_where_the_image_does(orientation):
+    case = case_with_a_block()
+    case.image[:] = np.random.default_rng(0).random(case.image.shape)
+    # The first face along each axis is cropped away.
+    inside = np.zeros(case.grid.shape, np.bool_)
+    inside[2:, 1:, 3:] = True
+    inside[4, 3, 5] = False
+    case = replace(case, mask=inside, weight_map=case.image[0].copy())
+    recipe = replace(RECIPE, orientation=orientation, crop="mask")
+
+    coarse = preprocess_case(case, replace(recipe, spacing_mm=(1.0, 1.0, 1.0)))
+    change, window = coarse.restoration.reorientation, coarse.restoration.window
+
+    np.testing.assert_array_equal(coarse.weight_map, coarse.image[0])
+    assert coarse.mask.shape == coarse.weight_map.shape == coarse.grid.shape
+    same = preprocess_case(
+        case, replace(recipe, spacing_mm=change.apply_to_grid(case.grid).spacing_mm)
+    )
+    np.testing.assert_array_equal(same.mask, change.apply(inside)[window])
+    np.testing.assert_array_equal(
+        same.weight_map, change.apply(case.weight_map)[window]
+    )
+
+
+def test_without_mask_and_weight_map_there_are_none():
+    result = preprocess_case(case_with_a_block(), RECIPE)
+
+    assert (result.mask, result.weight_map) == (None, None)
+
+
+def only_outside_the_block():
+    weights = np.ones((8, 6, 10), np.float32)
+    weights[2:5, 1:4, 3:9] = 0
+    return weights
+
+
 @pytest.mark.parametrize(
     ("change", "recipe", "message"),
     [
@@ -182,6 +219,11 @@ def test_a_volume_of_one_slice_can_be_used():
             {},
             replace(RECIPE, label_values=(10,)),
             r"case a: label map holds 20 \(1 voxels\)",
+        ),
+        (
+            {"weight_map": only_outside_the_block()},
+            replace(RECIPE, crop="nonzero"),
+            "case a: its weight map is 0 in all that cropping and resampling leave",
         ),
     ],
 )

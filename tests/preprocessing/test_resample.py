@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from foveal.preprocessing.resample import (
     linear_taps,
     resample_channel,
     resample_label_map,
+    resample_mask,
     resampled_shape,
 )
 
@@ -202,3 +205,38 @@ def test_labels_have_the_largest_share_of_one_hot_interpolation(shape, target, s
     chosen = np.select([result == value for value in order], range(4))
     share = shares.gather(0, torch.from_numpy(chosen)[None].long())[0]
     torch.testing.assert_close(share, shares.max(dim=0).values, atol=1e-5, rtol=0)
+
+
+def test_a_mask_takes_the_nearest_voxel_and_of_two_the_later():
+    mask = np.array([True, False, True, False]).reshape(4, 1, 1)
+
+    assert resample_mask(mask, (2, 1, 1)).ravel().tolist() == [False, False]
+    finer = resample_mask(mask, (8, 2, 1))
+    assert (
+        finer[:, 1, 0].tolist() == [True] * 2 + [False] * 2 + [True] * 2 + [False] * 2
+    )
+
+
+@given(shape=shapes, target=shapes)
+def test_a_mask_resampled_holds_no_voxel_of_another_place(shape, target):
+    places = np.random.default_rng(0).random(shape) > 0.5
+
+    result = resample_mask(places, target)
+
+    for index in np.ndindex(*target):
+        voxel = [
+            int((place + Fraction(1, 2)) * before / after)
+            for place, before, after in zip(index, shape, target, strict=True)
+        ]
+        assert result[index] == places[tuple(voxel)]
+
+
+@given(shape=shapes, target=shapes, zeros=st.floats(0, 0.99))
+def test_weights_resampled_are_not_negative(shape, target, zeros):
+    weights = np.abs(noise(shape))
+    weights[np.random.default_rng(1).random(shape) < zeros] = 0
+
+    result = resample_channel(weights, target)
+
+    assert result.min() >= 0
+    assert result.max() <= weights.max() * (1 + 1e-5)

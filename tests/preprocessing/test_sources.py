@@ -8,7 +8,7 @@ from foveal.preprocessing.sources import FileDigests, case_content
 
 @pytest.fixture
 def files(tmp_path):
-    for name in ("image", "labels", "mask"):
+    for name in ("image", "labels", "mask", "weights"):
         (tmp_path / f"{name}.nii").write_bytes(name.encode())
     return CaseFiles(
         name="a",
@@ -16,6 +16,7 @@ def files(tmp_path):
         channels=(ChannelFile(tmp_path / "image.nii"),),
         label_map=tmp_path / "labels.nii",
         mask=tmp_path / "mask.nii",
+        weight_map=tmp_path / "weights.nii",
         annotated=("c", "a"),
     )
 
@@ -24,7 +25,7 @@ def content(files, folder):
     return case_content(files, FileDigests(folder / "digests.json"))
 
 
-@pytest.mark.parametrize("name", ["image", "labels", "mask"])
+@pytest.mark.parametrize("name", ["image", "labels", "mask", "weights"])
 def test_a_changed_file_changes_the_content(files, tmp_path, name):
     before = content(files, tmp_path)
 
@@ -42,6 +43,7 @@ def test_a_renamed_file_of_the_same_content_does_not(files, tmp_path):
         channels=(ChannelFile(tmp_path / "moved.nii"),),
         label_map=files.label_map,
         mask=files.mask,
+        weight_map=files.weight_map,
         annotated=("a", "c"),
     )
 

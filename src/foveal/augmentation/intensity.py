@@ -1,4 +1,4 @@
-"""Noise, blur, brightness, contrast, low resolution and gamma of training patches.
+"""Noise, blur, shifts, brightness, contrast, resolution and gamma of training patches.
 
 Written for whole batches on any device. Blur and low resolution act along one axis at a
 time, as a matrix product; on a CPU that is several times faster than convolutions.
@@ -17,7 +17,7 @@ class IntensityAugmentation:
     """How likely and how strong the changes of intensities are.
 
     Every probability is per patch; strengths are drawn per channel of a changed patch,
-    uniformly between the two values given.
+    uniformly between the two values given, those of shifts normally.
     """
 
     noise_probability: float
@@ -27,6 +27,14 @@ class IntensityAugmentation:
     blur_probability: float
     blur_sigma_voxels: tuple[float, float]
     """Positive."""
+
+    shift_probability: float
+    shift_deviation: float
+    """Standard deviation of what is added to all values of a channel, in units of the
+    preprocessed image: with z-scores, of the deviation of its image."""
+
+    shift_factor_deviation: float
+    """Standard deviation of the factor, 1 on average, of the shifted values."""
 
     brightness_probability: float
     brightness: tuple[float, float]
@@ -60,6 +68,7 @@ class IntensityAugmentation:
         for probability, change in (
             (self.noise_probability, self._change_noise),
             (self.blur_probability, self._change_sharpness),
+            (self.shift_probability, self._change_level),
             (self.brightness_probability, self._change_brightness),
             (self.contrast_probability, self._change_contrast),
             (self.low_resolution_probability, self._change_resolution),
@@ -78,6 +87,13 @@ class IntensityAugmentation:
 
     def _change_sharpness(self, image: Tensor, generator: torch.Generator) -> Tensor:
         return blurred(image, _strengths(image, self.blur_sigma_voxels, generator))
+
+    def _change_level(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        deviates = torch.randn((2, *image.shape[:2]), generator=generator)
+        shift, change = deviates.to(image.device)
+        factor = 1 + self.shift_factor_deviation * change
+        shifted = image + _per_channel(self.shift_deviation * shift)
+        return shifted * _per_channel(factor)
 
     def _change_brightness(self, image: Tensor, generator: torch.Generator) -> Tensor:
         return image * _per_channel(_strengths(image, self.brightness, generator))

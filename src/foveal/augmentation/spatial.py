@@ -1,4 +1,4 @@
-"""Rotation, scaling, shear, translation, elastic deformation and mirroring of patches.
+"""Where the voxels of patches lie: rotation, spacing, elastic deformation, mirroring.
 
 All that is drawn for a patch becomes one map from its voxels to places in the volume,
 so the image is interpolated once, and only the box of the volume that the map reaches
@@ -6,7 +6,8 @@ is read. Elastic deformation is the free-form deformation by cubic B-splines of 
 et al. 1999, https://doi.org/10.1109/42.796284.
 
 A *place* is a point of the volume in voxels, in general between them. Rotation and
-shear act in millimetres, so that anisotropic voxels do not distort what is rotated.
+shear act in millimetres, so that anisotropic voxels do not distort what is rotated. A
+patch of another spacing than the volume's is one whose voxels lie that far apart.
 """
 
 import math
@@ -29,12 +30,8 @@ class SpatialAugmentation:
     """
 
     rotation_probability: float
-    rotation_degrees: float
-    """Largest angle about each of ``rotation_axes``; angles are uniform up to it."""
-
-    rotation_axes: tuple[int, ...]
-    """Array axes about which patches may be rotated; shear stays in the planes across
-    them. On strongly anisotropic grids only the axis of the coarse spacing."""
+    rotation_degrees: tuple[float, float, float]
+    """Largest angle about each array axis; angles are uniform up to it."""
 
     scaling_probability: float
     scaling: tuple[float, float]
@@ -42,8 +39,17 @@ class SpatialAugmentation:
     its logarithm, the same for all axes."""
 
     shear_probability: float
-    shear: float
-    """Largest shift along one axis per unit length along another."""
+    shear_degrees: float
+    """Largest angle by which an axis leans towards another, below 90; uniform."""
+
+    shear_axes: tuple[int, ...]
+    """Array axes in whose planes, those across them, axes may lean. On strongly
+    anisotropic grids only the axis of the coarse spacing."""
+
+    spacing_jitter_probability: float
+    spacing_jitter_mm: float
+    """Largest difference between the spacing of a patch and that of the volume along
+    each axis, smaller than the latter; uniform, drawn for each axis."""
 
     translation_probability: float
     translation_voxels: float
@@ -105,52 +111,61 @@ class SpatialAugmentation:
         generator: torch.Generator,
         spacing_mm: Sequence[float],
     ) -> "Deformation | None":
-        rotates, scales, shears, translates, bends = (
+        rotates, scales, shears, jitters, translates, bends = (
             _happens(probability, generator)
             for probability in (
                 self.rotation_probability,
                 self.scaling_probability,
                 self.shear_probability,
+                self.spacing_jitter_probability,
                 self.translation_probability,
                 self.elastic_probability,
             )
         )
-        if not (rotates or scales or shears or translates or bends):
+        if not (rotates or scales or shears or jitters or translates or bends):
             return None
         is_thick = torch.tensor([size > 1 for size in patch_size])
-        turned = [axis for axis in self.rotation_axes if _across(axis, is_thick)]
         matrix_mm = torch.eye(3)
         if rotates:
-            matrix_mm = matrix_mm @ self._draw_rotation(turned, generator)
+            matrix_mm = matrix_mm @ self._draw_rotation(is_thick, generator)
         if shears:
-            matrix_mm = matrix_mm @ self._draw_shear(turned, generator)
+            matrix_mm = matrix_mm @ self._draw_shear(is_thick, generator)
         if scales:
             # The map leads from the patch to the volume: growth there is a step less.
             # A row is one axis of the volume; a slice grows in its plane only.
             factor = self._draw_factor(generator)
             matrix_mm = matrix_mm / torch.where(is_thick, factor, 1.0)[:, None]
+        spacing = torch.tensor([float(length) for length in spacing_mm])
+        patch_spacing = spacing
+        if jitters:
+            patch_spacing = spacing + self.spacing_jitter_mm * _signed(3, generator)
         translation = torch.zeros(3)
         if translates:
             translation = self.translation_voxels * _signed(3, generator) * is_thick
-        return Deformation(
-            matrix=in_voxels(matrix_mm, spacing_mm),
+        deformation = Deformation(
+            matrix=in_voxels(matrix_mm, patch_spacing, spacing),
             translation=translation,
             spline=self._draw_spline(patch_size, generator) if bends else None,
         )
+        return None if deformation.is_identity else deformation
 
     def _draw_rotation(
-        self, axes: Sequence[int], generator: torch.Generator
+        self, is_thick: Bool[Tensor, " 3"], generator: torch.Generator
     ) -> Float32[Tensor, "3 3"]:
-        allowed = torch.tensor([axis in axes for axis in range(3)])
-        degrees = self.rotation_degrees * _signed(3, generator) * allowed
+        allowed = torch.tensor([_across(axis, is_thick) for axis in range(3)])
+        largest = torch.tensor(self.rotation_degrees)
+        degrees = largest * _signed(3, generator) * allowed
         return rotation_matrix(degrees.tolist())
 
     def _draw_shear(
-        self, axes: Sequence[int], generator: torch.Generator
+        self, is_thick: Bool[Tensor, " 3"], generator: torch.Generator
     ) -> Float32[Tensor, "3 3"]:
-        shifts = self.shear * _signed((3, 3), generator)
+        angles = torch.deg2rad(self.shear_degrees * _signed((3, 3), generator))
+        shifts = torch.tan(angles)
         matrix = torch.eye(3)
-        for axis in axes:
+        for axis in self.shear_axes:
+            if not _across(axis, is_thick):
+                continue
             first, second = (axis + 1) % 3, (axis + 2) % 3
             matrix[first, second] = shifts[first, second]
             matrix[second, first] = shifts[second, first]
@@ -274,6 +289,15 @@ class Deformation:
     spline: "Spline | None"
     """Elastic displacement."""
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether every voxel stays where it is."""
+        return (
+            torch.equal(self.matrix, torch.eye(3))
+            and not self.translation.any()
+            and (self.spline is None or not self.spline.control_points.any())
+        )
+
     def box(self, patch_size: Sequence[int]) -> tuple[slice, slice, slice]:
         """Voxels about all places with a margin of one, counted from the corner.
 
@@ -378,11 +402,18 @@ def rotation_matrix(degrees: Sequence[float]) -> Float32[Tensor, "3 3"]:
 
 
 def in_voxels(
-    matrix_mm: Float32[Tensor, "3 3"], spacing_mm: Sequence[float]
+    matrix_mm: Float32[Tensor, "3 3"],
+    from_spacing_mm: Float32[Tensor, " 3"],
+    to_spacing_mm: Float32[Tensor, " 3"],
 ) -> Float32[Tensor, "3 3"]:
-    """Matrix that does to offsets in voxels what ``matrix_mm`` does to those in mm."""
-    spacing = torch.tensor([float(length) for length in spacing_mm])
-    return matrix_mm * spacing / spacing[:, None]
+    """Matrix that does to offsets in voxels what ``matrix_mm`` does to those in mm.
+
+    Args:
+        matrix_mm: From and to millimetres.
+        from_spacing_mm: Of the voxels in which offsets are given, a patch's.
+        to_spacing_mm: Of the voxels in which the results count, a volume's.
+    """
+    return matrix_mm * from_spacing_mm / to_spacing_mm[:, None]
 
 
 def linear_values(

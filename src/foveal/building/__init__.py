@@ -21,6 +21,7 @@ from foveal.building.prediction import (
     model,
     numerics,
     preprocessing_recipe,
+    recipe_before_landmarks,
     resolved_device,
     tiles,
     windows,
@@ -33,6 +34,7 @@ from foveal.building.training import (
     patch_sources,
     sampler,
     spatial_augmentation,
+    weighs_voxels,
 )
 from foveal.building.updates import frozen_layers, optimisers, update_rules
 
@@ -59,11 +61,13 @@ __all__ = [
     "patch_sources",
     "planned_network",
     "preprocessing_recipe",
+    "recipe_before_landmarks",
     "require_used",
     "resolved_device",
     "sampler",
     "spatial_augmentation",
     "tiles",
     "update_rules",
+    "weighs_voxels",
     "windows",
 ]

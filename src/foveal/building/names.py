@@ -11,6 +11,12 @@ from foveal.errors import PluginError, SettingsError
 from foveal.losses.border_cross_entropy import border_cross_entropy
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.dice import dice_loss
+from foveal.losses.focal import focal_loss
+from foveal.losses.generalised_dice import generalised_dice_loss
+from foveal.losses.iou import iou_loss
+from foveal.losses.region_cross_entropy import region_cross_entropy
+from foveal.losses.top_k import top_k_loss
+from foveal.losses.tversky import tversky_loss
 from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
 from foveal.methods.supervised import Supervised
@@ -79,7 +85,13 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": cross_entropy,
+    "top_k": top_k_loss,
+    "focal": focal_loss,
     "dice": dice_loss,
+    "generalised_dice": generalised_dice_loss,
+    "iou": iou_loss,
+    "tversky": tversky_loss,
+    "region_cross_entropy": region_cross_entropy,
     "border_cross_entropy": border_cross_entropy,
 }
 

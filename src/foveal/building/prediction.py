@@ -7,7 +7,7 @@ from torch import Tensor
 
 from foveal.building.names import WITHOUT_PLUGINS
 from foveal.building.networks import planned_network
-from foveal.config.plan import Plan
+from foveal.config.plan import ChannelConfig, Plan
 from foveal.config.settings import Settings
 from foveal.errors import GeometryError, RunError, SettingsError
 from foveal.inference.model import Model
@@ -15,19 +15,30 @@ from foveal.inference.numerics import Numerics
 from foveal.inference.tiling import AdjoiningTiles, OverlappingTiles, Tiles
 from foveal.networks.interface import Network
 from foveal.plugins.parts import Parts
-from foveal.preprocessing.intensity import IntensityRecipe
+from foveal.preprocessing.bias_field import BiasField
+from foveal.preprocessing.histogram_standardisation import Landmarks
+from foveal.preprocessing.intensity import (
+    WINDOW_PERCENTILES,
+    Cutoffs,
+    IntensityRecipe,
+)
 from foveal.preprocessing.pipeline import PreprocessingRecipe
 
 
 def preprocessing_recipe(plan: Plan) -> PreprocessingRecipe:
-    """What a plan makes of a case."""
+    """What a plan makes of a case.
+
+    Raises:
+        SettingsError: Landmarks of a channel are not known yet.
+    """
     section = plan.preprocessing
     return PreprocessingRecipe(
         orientation=section.orientation,
         spacing_mm=section.spacing_mm,
         crop=section.crop,
         channels=tuple(
-            IntensityRecipe(**channel.model_dump()) for channel in section.channels
+            _intensity_recipe(channel, _known_landmarks(channel))
+            for channel in section.channels
         ),
         label_values=plan.labels.values,
         combinations=tuple(
@@ -36,6 +47,46 @@ def preprocessing_recipe(plan: Plan) -> PreprocessingRecipe:
         ignore_value=plan.labels.ignore_value,
         resample_channels=section.resample_channels,
     )
+
+
+def recipe_before_landmarks(plan: Plan) -> PreprocessingRecipe:
+    """What a plan makes of a case until landmarks are learned from it."""
+    channels = tuple(
+        channel.model_copy(update={"landmarks": None, "landmark_percentiles": None})
+        for channel in plan.preprocessing.channels
+    )
+    section = plan.preprocessing.model_copy(update={"channels": channels})
+    return preprocessing_recipe(plan.model_copy(update={"preprocessing": section}))
+
+
+def _intensity_recipe(
+    channel: ChannelConfig, landmarks: Landmarks | None
+) -> IntensityRecipe:
+    bias_field, cutoffs = channel.bias_field, channel.cutoffs
+    return IntensityRecipe(
+        name=channel.name,
+        normalisation=channel.normalisation,
+        clip=channel.clip,
+        mean=channel.mean,
+        deviation=channel.deviation,
+        percentiles=channel.percentiles or WINDOW_PERCENTILES,
+        cutoffs=None if cutoffs is None else Cutoffs(**cutoffs.model_dump()),
+        bias_field=None if bias_field is None else BiasField(**bias_field.model_dump()),
+        landmarks=landmarks,
+    )
+
+
+def _known_landmarks(channel: ChannelConfig) -> Landmarks | None:
+    if isinstance(channel.landmarks, str):
+        raise SettingsError(
+            f'channel "{channel.name}": landmarks = "{channel.landmarks}", but '
+            "landmarks are learned from the training cases of a fold, so foveal train "
+            "learns them when a run begins; give the plan.toml of that run, or the "
+            "path of its landmarks.json in place of it"
+        )
+    if channel.landmarks is None:
+        return None
+    return Landmarks(channel.landmarks.percentiles, channel.landmarks.values)
 
 
 def membership(plan: Plan) -> Tensor:

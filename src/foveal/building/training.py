@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from typing import Any
 
 from lightning_fabric import Fabric
 
@@ -67,6 +68,11 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
                 "method classification has a loss of its own, the cross entropy of "
                 "what a patch shows; leave the table loss out"
             )
+        if settings.loss_options.changed:
+            raise SettingsError(
+                "method classification has a loss of its own; leave out "
+                f"loss_options.{', loss_options.'.join(settings.loss_options.changed)}"
+            )
         if unused := [
             f"prediction.{name}"
             for name in ("overlap_fraction", "patch_size")
@@ -77,10 +83,18 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
                 f"of its patches; leave out {', '.join(unused)}, which it does not use"
             )
         return Classification(trained, sampler=drawn, batch_size=batch_size)
-    context = trained, losses(settings, parts)
+    context = trained, losses(settings, plan, parts)
     own = parts.added("method", name)
+    weighted = ("cross_entropy",) if weighs_voxels(settings) else ()
     if own is None:
-        return Supervised(*context, sampler=drawn, batch_size=batch_size)
+        return Supervised(
+            *context, sampler=drawn, batch_size=batch_size, voxel_weighted=weighted
+        )
+    if weighted:
+        raise SettingsError(
+            "loss_options.cross_entropy.voxel_weights is for method supervised; leave "
+            f"it out with method {name}, which gives its losses no weights"
+        )
     options = own_options(settings, name)
     made = parts.built(own, options, *context, sampler=drawn, batch_size=batch_size)
     if not isinstance(made, Method):
@@ -88,11 +102,23 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
     return made
 
 
+def weighs_voxels(settings: Settings) -> bool:
+    """Whether voxels count by the users' weight maps in a loss."""
+    return settings.loss_options.cross_entropy.voxel_weights
+
+
 def losses(
-    settings: Settings, parts: Parts = WITHOUT_PLUGINS
+    settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS
 ) -> dict[str, tuple[Loss, float]]:
-    """Losses that count and their weights."""
-    options_of_built_in = {"border_cross_entropy": settings.border_weights.model_dump()}
+    """Losses that count and their weights.
+
+    Raises:
+        SettingsError: Weights of classes do not suit the plan.
+    """
+    options_of_built_in: dict[str, dict[str, Any]] = settings.loss_options.model_dump()
+    options_of_built_in["cross_entropy"] = {
+        "class_weights": class_weights(settings, plan)
+    }
     found: dict[str, tuple[Loss, float]] = {}
     for name, weight in settings.loss.weights.items():
         own = parts.added("loss", name)
@@ -106,6 +132,33 @@ def losses(
             )
         found[name] = partial(loss, **options), weight
     return found
+
+
+def class_weights(settings: Settings, plan: Plan) -> tuple[float, ...] | None:
+    """Weight of every inside class in cross entropy; ``None``: all alike.
+
+    Raises:
+        SettingsError: A name is no structure, or no class is left that counts.
+    """
+    named = settings.loss_options.cross_entropy.class_weights
+    if not named:
+        return None
+    structures = plan.labels.structures
+    if unknown := sorted(named.keys() - structures.keys() - {"background"}):
+        raise SettingsError(
+            f"loss_options.cross_entropy.class_weights names {unknown}; there are "
+            f"{list(structures)} and background"
+        )
+    weights = [1.0] * plan.labels.num_classes
+    for name, classes in {**structures, "background": (0,)}.items():
+        for number in classes:
+            weights[number] *= named.get(name, 1.0)
+    if not any(weights):
+        raise SettingsError(
+            "loss_options.cross_entropy.class_weights leaves nothing: every class "
+            "weighs 0"
+        )
+    return tuple(weights)
 
 
 def sampler(
@@ -209,6 +262,7 @@ def patch_sources(
             seed=settings.training.seed,
             rank=rank,
             tells_presence=stream.cases == "image_labelled",
+            reads_weight_maps=weighs_voxels(settings),
             one_case_per_batch=settings.sampling.one_case_per_batch,
             curriculum=Curriculum(maps, curriculum_steps) if curriculum_steps else None,
         )
@@ -230,20 +284,34 @@ def fabric(settings: Settings) -> Fabric:
 
 
 def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
-    """Changes of geometry, with what the plan says of axes and sides."""
+    """Changes of geometry, with what the plan says of axes and sides.
+
+    Raises:
+        SettingsError: Jitter would leave no spacing.
+    """
     chosen = settings.augmentation
     mirroring = plan.mirroring
     spacing_mm = plan.preprocessing.spacing_mm
     coarsest = max(range(3), key=lambda axis: spacing_mm[axis])
     is_flat = spacing_mm[coarsest] >= ANISOTROPY * min(spacing_mm)
+    axes = (coarsest,) if is_flat else (0, 1, 2)
+    if chosen.spacing_jitter_probability and (
+        chosen.spacing_jitter_mm >= min(spacing_mm)
+    ):
+        raise SettingsError(
+            f"augmentation.spacing_jitter_mm {chosen.spacing_jitter_mm:g} must be "
+            f"below the smallest of preprocessing.spacing_mm, {min(spacing_mm):g}"
+        )
     return SpatialAugmentation(
         rotation_probability=chosen.rotation_probability,
-        rotation_degrees=chosen.rotation_degrees,
-        rotation_axes=(coarsest,) if is_flat else (0, 1, 2),
+        rotation_degrees=_angle_per_axis(chosen.rotation_degrees, axes),
         scaling_probability=chosen.scaling_probability,
         scaling=chosen.scaling,
         shear_probability=chosen.shear_probability,
-        shear=chosen.shear,
+        shear_degrees=chosen.shear_degrees,
+        shear_axes=axes,
+        spacing_jitter_probability=chosen.spacing_jitter_probability,
+        spacing_jitter_mm=chosen.spacing_jitter_mm,
         translation_probability=chosen.translation_probability,
         translation_voxels=chosen.translation_voxels,
         elastic_probability=chosen.elastic_probability,
@@ -255,6 +323,16 @@ def spatial_augmentation(settings: Settings, plan: Plan) -> SpatialAugmentation:
         swapped_classes=plan.swapped_classes,
         swapped_structures=plan.swapped_structures,
     )
+
+
+def _angle_per_axis(
+    degrees: float | tuple[float, float, float], axes: Sequence[int]
+) -> tuple[float, float, float]:
+    """Angles for i, j and k; a single one holds for ``axes`` only."""
+    if isinstance(degrees, tuple):
+        return degrees
+    i, j, k = (degrees if axis in axes else 0.0 for axis in range(3))
+    return i, j, k
 
 
 def intensity_augmentation(settings: Settings) -> IntensityAugmentation:

@@ -9,6 +9,7 @@ from typing import Any
 
 from foveal.building import preprocessing_recipe
 from foveal.case import CaseFiles, Dataset
+from foveal.commands.landmarks import with_landmarks_of_files
 from foveal.commands.plan import cases_at_once
 from foveal.commands.plan import plan as make_plan
 from foveal.config.plan import Plan
@@ -17,12 +18,9 @@ from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.preprocessing.labels import annotated_structures
 from foveal.preprocessing.pipeline import PreprocessingRecipe, preprocess_case
-from foveal.preprocessing.sources import FileDigests, case_content
+from foveal.preprocessing.sources import DIGESTS_FILE, FileDigests, readable_content
 from foveal.settings_files import read_plan
 from foveal.store.store import Store, StoredCase, default_store_root, entry_key
-
-DIGESTS_FILE = "file_digests.json"
-"""In the store: hashes of the data sets' files."""
 
 PROBLEMS_SHOWN = 10
 
@@ -54,6 +52,8 @@ def preprocess(
 
     Raises:
         CaseError: Some cases cannot be used; the others are in the store.
+        SettingsError: The plan asks for landmarks to be learned, which needs the
+            training cases of a fold: see `foveal.train`.
     """
     if not isinstance(dataset, Dataset):
         dataset = read_dataset(Path(dataset))
@@ -61,6 +61,7 @@ def preprocess(
         plan = make_plan(dataset, threads=threads).plan
     elif not isinstance(plan, Plan):
         plan = read_plan(plan)
+    plan = with_landmarks_of_files(plan)
     recipe, structures = preprocessing_recipe(plan), tuple(plan.labels.structures)
     target = Store(store or default_store_root())
     target.remove_unfinished()
@@ -116,10 +117,10 @@ def stored_copy(
     recipe, structures = preprocessing_recipe(plan), tuple(plan.labels.structures)
     kept = Store(store or default_store_root())
     try:
-        content = case_content(files, FileDigests(kept.root / DIGESTS_FILE))
+        content = readable_content(files, FileDigests(kept.root / DIGESTS_FILE))
         key = _key(recipe, structures, content)
         return kept.open(key, name=files.name, patient=files.patient)
-    except (OSError, CaseError):
+    except CaseError:
         return None
 
 
@@ -139,13 +140,7 @@ def _stored_case(
     digests: FileDigests,
 ) -> StoredCase:
     """The case from the store, where it is put first if it is not there."""
-    try:
-        content = case_content(files, digests)
-    except OSError as error:
-        raise CaseError(
-            f"case {files.name}: {error.filename} cannot be read ({error.strerror}); "
-            "correct the path or take the case out of the data set"
-        ) from error
+    content = readable_content(files, digests)
     key = _key(recipe, structures, content)
     if store.contains(key):
         try:

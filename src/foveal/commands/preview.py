@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from foveal import building
 from foveal.case import CaseFiles, Dataset
 from foveal.commands.fit import Watcher
+from foveal.commands.landmarks import with_landmarks_of_files
 from foveal.commands.preprocess import preprocess
 from foveal.commands.refreshing import error_map_folder
 from foveal.commands.train import (
+    cases_of,
     dataset_path,
     files_of_streams,
+    plan_of_fold,
+    require_weight_maps,
     resolved_plan,
     resolved_settings,
     resolved_splits,
@@ -73,9 +77,10 @@ def preview(
     """Draw the patches of one training step, and where patches of their cases lie.
 
     The patches are those that training with the same settings takes at that step, to
-    the voxel; only the cases that they come from are preprocessed. With adaptive
-    sampling they are those of the newest error maps of a run, and of none of a data
-    set, and every case is preprocessed.
+    the voxel; only the cases that they come from are preprocessed. Landmarks that the
+    plan asks for are learned from all training cases. With adaptive sampling the patches
+    are those of the newest error maps of a run, and of none of a data set, and every
+    case is preprocessed.
 
     Args:
         source: A data set, a settings file that names one, or the folder of a run.
@@ -101,6 +106,7 @@ def preview(
         Path(source), plan, options, parts, watcher
     )
     method = building.method(settings, planned, parts)
+    require_weight_maps(settings, cases_of(dataset, fold.train))
     cases = {
         name: CasesOnUse(files, dataset, planned, settings, watcher)
         for name, files in files_of_streams(method, dataset, fold).items()
@@ -195,7 +201,9 @@ def resolved(
         dataset = _dataset(settings, watcher)
         splits = resolved_splits(dataset, settings)
         planned = resolved_plan(dataset, settings, plan, entries, parts, watcher)
-        return settings, planned, dataset, splits.folds[settings.splits.fold]
+        division = splits.folds[settings.splits.fold]
+        planned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
+        return settings, planned, dataset, division
     if plan is not None:
         raise SettingsError(
             f"{source} is a run, which has a plan of its own; leave out --plan, or "
@@ -216,7 +224,10 @@ def resolved(
             f"splits.fold {settings.splits.fold}: the run has {len(folds)} folds, "
             "counted from 0"
         )
-    return settings, planned, dataset, folds[settings.splits.fold]
+    division = folds[settings.splits.fold]
+    planned = with_landmarks_of_files(planned)
+    planned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
+    return settings, planned, dataset, division
 
 
 def current_error_maps(
@@ -235,7 +246,7 @@ def current_error_maps(
             made yet.
     """
     if not is_run(source) or not open_run(source).error_maps.is_dir():
-        return WITHOUT_ERROR_MAPS, "no error maps yet"
+        return WITHOUT_ERROR_MAPS, "drawn without error maps, as there are none yet"
     maps = error_map_folder(open_run(source), settings, cases)
     for case in maps.cases:
         step = maps.newest(case.name)
@@ -246,7 +257,7 @@ def current_error_maps(
             watcher.on_stage(f"case {case.name} counts as wrong everywhere: {error}")
     steps = maps.steps.values()
     if not steps:
-        return maps, "no error maps yet"
+        return maps, "drawn without error maps, as there are none yet"
     first, last = min(steps), max(steps)
     when = f"step {last}" if first == last else f"steps {first} to {last}"
     return maps, f"drawn by the error maps of {when}"

@@ -127,13 +127,14 @@ def rehearse(settings: Settings, plan: Plan, parts: Parts) -> None:
             f"patches.size does not suit network {plan.network.name}: {error}"
         ) from error
     building.tiles(settings, plan, trained.predictor)
+    building.spatial_augmentation(settings, plan)
     if not settings.transfer.freeze:
         # Frozen batch norms keep the deviations that they have.
         _require_enough_to_norm(plan, trained.task)
     if parts.plugins:
         device = torch.device(building.resolved_device(settings.training.device))
         with blaming([plugin.path for plugin in parts.plugins]):
-            for name, (loss, _) in building.losses(settings, parts).items():
+            for name, (loss, _) in building.losses(settings, plan, parts).items():
                 _try_loss(name, loss, plan, predicted, device)
             _try_network(trained.predictor.to(device).eval(), plan, device)
             _try_step(trained.to(device).train(), plan, device)
@@ -269,4 +270,5 @@ def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Bat
         corners=((0, 0, 0),),
         present=flags,
         presence_known=flags,
+        voxel_weights=torch.ones(1, *size, device=device),
     )

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from foveal.case import Dataset
 from foveal.config.networks.section import NetworkConfig
 from foveal.config.networks.unet import UNetConfig
-from foveal.config.plan import ChannelConfig, Plan
+from foveal.config.plan import ChannelConfig, LandmarksConfig, Plan
 from foveal.config.settings import OptimiserConfig, Settings
 from foveal.errors import listed
 from foveal.planning.splits import Fold, Splits
+from foveal.preprocessing.intensity import WINDOW_PERCENTILES
 
 Facts = list[tuple[str, str]]
 """Topic and a sentence or two."""
@@ -233,19 +234,33 @@ def _network_words(network: NetworkConfig) -> str:
 
 
 def _channel_words(channel: ChannelConfig) -> str:
+    before = ""
+    if channel.bias_field is not None:
+        before += "bias field corrected by N4; "
+    if isinstance(channel.landmarks, LandmarksConfig):
+        before += (
+            f"histogram brought to {len(channel.landmarks.values)} landmarks of "
+            f"{channel.landmarks.num_cases} training cases; "
+        )
     if channel.normalisation == "ct":
         low, high = channel.clip or (0.0, 0.0)
+        # With landmarks, on their scale.
+        unit = " HU" if channel.landmarks is None else ""
         return (
-            f"{channel.name}: clipped to {low:g} to {high:g} HU, then less "
-            f"{channel.mean:.1f} and over {channel.deviation:.1f} HU, the mean and "
+            f"{channel.name}: {before}clipped to {low:g} to {high:g}{unit}, then less "
+            f"{channel.mean:.1f} and over {channel.deviation:.1f}{unit}, the mean and "
             "deviation of the data set's structures."
         )
+    low, high = channel.percentiles or WINDOW_PERCENTILES
     meaning = {
         "robust_zscore": "per case, less the median and over the interquartile range",
-        "zscore": "per case, less the mean and over the standard deviation",
-        "none": "as in the files",
+        "zscore": "per case, less the mean and over the standard deviation"
+        + (" of what lies within the cut-offs" if channel.cutoffs else ""),
+        "percentiles": f"per case, percentiles {low:g} and {high:g} become 0 and 1",
+        "unit": "per case, the smallest and largest value become 0 and 1",
+        "none": "not scaled" if before else "as in the files",
     }
-    return f"{channel.name}: {meaning[channel.normalisation]}."
+    return f"{channel.name}: {before}{meaning[channel.normalisation]}."
 
 
 def _mirroring_words(plan: Plan) -> str:

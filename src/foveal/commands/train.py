@@ -14,6 +14,14 @@ from foveal.case import CaseFiles, Dataset
 from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher, fit
 from foveal.commands.folds import is_finished
+from foveal.commands.landmarks import (
+    channels_to_learn,
+    require_landmark_files,
+    with_landmarks_of_files,
+    with_landmarks_of_run,
+    with_learned_landmarks,
+    write_learned_landmarks,
+)
 from foveal.commands.out_of_fold import measured_out_of_fold
 from foveal.commands.plan import plan as make_plan
 from foveal.commands.plan import usable_threads
@@ -224,7 +232,7 @@ def _train_all(
             told.on_stage("finished already")
             continue
         if fabric.is_global_zero and not is_run(run.path):
-            _begin_fold(folder, number, parts)
+            _begin_fold(folder, number, dataset, parts, told)
         fabric.barrier()
         settings, _ = read_settings(open_run(run.path).settings)
         _train_run(fabric, run, settings, dataset, parts, told)
@@ -315,6 +323,7 @@ def resolved_settings(
     if settings.store is not None:
         # In the run's own settings file the path would be relative to that file.
         settings = settings.model_copy(update={"store": settings.store.absolute()})
+    require_landmark_files(plan_entries)
     before = DEFAULT_NETWORK if plan is None else read_plan(plan).network.name
     network_name = plan_entries.get("network", {}).get("name", before)
     building.require_used(settings, network_name, parts)
@@ -386,7 +395,11 @@ def _refuse_other_source(
         plan=begun.plan,
     )
     planned = read_plan(begun.plan, parts.plan_model)
-    changed = changed_plan(planned, plan_entries, parts.plan_model)
+    changed = with_landmarks_of_files(
+        changed_plan(planned, plan_entries, parts.plan_model)
+    )
+    if isinstance(begun, RunDirectory):
+        changed = with_landmarks_of_run(changed, begun)
     differing = [
         *_differing(
             _with_resolved_paths(named),
@@ -449,10 +462,14 @@ def _begin(
     _refuse_plateau_without_validation(
         splits, [settings.splits.fold], dataset, settings
     )
+    _refuse_missing_weight_maps(splits, [settings.splits.fold], dataset, settings)
     _refuse_seen(splits, [settings.splits.fold], dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _refuse_other_weights(settings, planned, parts)
-    _write_beginning(run, splits, planned, settings, parts)
+    division = splits.folds[settings.splits.fold]
+    learned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
+    write_learned_landmarks(run, planned, learned)
+    _write_beginning(run, splits, learned, settings, parts)
 
 
 def _begin_all(
@@ -474,6 +491,7 @@ def _begin_all(
         )
     folds = range(len(splits.folds))
     _refuse_plateau_without_validation(splits, folds, dataset, settings)
+    _refuse_missing_weight_maps(splits, folds, dataset, settings)
     _refuse_seen(splits, folds, dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _refuse_other_weights(settings, planned, parts)
@@ -487,6 +505,37 @@ def _refuse_plateau_without_validation(
         # A classifier validates on what others do, and more.
         widest = held_out_files("classification", dataset, splits.folds[number])
         _require_validation(settings, widest)
+
+
+def _refuse_missing_weight_maps(
+    splits: Splits, folds: Iterable[int], dataset: Dataset, settings: Settings
+) -> None:
+    for number in folds:
+        require_weight_maps(settings, cases_of(dataset, splits.folds[number].train))
+
+
+def require_weight_maps(settings: Settings, training: Sequence[CaseFiles]) -> None:
+    """Refuse settings that need weight maps which there are not.
+
+    Raises:
+        SettingsError: Voxels are to be weighed, but no case to train on has a weight
+            map; or to be drawn by it, but some case has none.
+    """
+    without = [case.name for case in training if case.weight_map is None]
+    remedy = (
+        "list them in the column weight_map of a table (docs/datasets.md), or leave "
+        "the setting out"
+    )
+    if building.weighs_voxels(settings) and len(without) == len(training):
+        raise SettingsError(
+            "loss_options.cross_entropy.voxel_weights is true, but no case to train on "
+            f"has a weight map; {remedy}"
+        )
+    if settings.sampling.sampler == "weight_map" and without:
+        raise SettingsError(
+            f"sampling.sampler is weight_map, but {len(without)} of {len(training)} "
+            f"cases to train on have none, such as {without[0]}; {remedy}"
+        )
 
 
 def _require_validation(settings: Settings, held_out: Sequence[CaseFiles]) -> None:
@@ -530,8 +579,49 @@ def _refuse_other_weights(settings: Settings, plan: Plan, parts: Parts) -> None:
         require_fitting_weights(weights, plan, parts)
 
 
-def _begin_fold(folder: CrossValidationDirectory, number: int, parts: Parts) -> None:
-    """Write down what a fold starts from: what all share, and its number.
+def plan_of_fold(
+    planned: Plan,
+    settings: Settings,
+    dataset: Dataset,
+    division: Fold,
+    parts: Parts,
+    watcher: Watcher,
+) -> Plan:
+    """Plan with what is learned from the training cases before the network is.
+
+    Cases that are validated or tested are not looked at.
+
+    Raises:
+        CaseError: A training case cannot be used.
+        DatasetError: The training cases do not have landmarks in common.
+    """
+    channels = channels_to_learn(planned)
+    if not channels:
+        return planned
+    method = building.method(settings, planned, parts)
+    groups = files_of_streams(method, dataset, division).values()
+    cases = {files.name: files for group in groups for files in group}
+    names = ", ".join(channel.name for channel in channels.values())
+    watcher.on_stage(
+        f"Landmarks: those of {names} are learned from {len(cases)} training cases"
+    )
+    return with_learned_landmarks(
+        planned,
+        tuple(cases.values()),
+        store=settings.store,
+        threads=settings.training.threads,
+        on_progress=watcher.on_cases,
+    )
+
+
+def _begin_fold(
+    folder: CrossValidationDirectory,
+    number: int,
+    dataset: Dataset,
+    parts: Parts,
+    watcher: Watcher,
+) -> None:
+    """Write down what a fold starts from: what all share, its number and landmarks.
 
     Precision and layout are those that the fold before was timed with, so that the
     folds differ in their patients only.
@@ -543,13 +633,12 @@ def _begin_fold(folder: CrossValidationDirectory, number: int, parts: Parts) -> 
         changes["training"] = before.training.model_dump(
             include={"precision", "memory_layout"}
         )
-    _write_beginning(
-        create_run(folder.fold(number).path),
-        read_splits(folder.splits),
-        read_plan(folder.plan),
-        changed_settings(settings, changes),
-        parts,
-    )
+    settings, splits = changed_settings(settings, changes), read_splits(folder.splits)
+    planned, division = read_plan(folder.plan, parts.plan_model), splits.folds[number]
+    run = create_run(folder.fold(number).path)
+    learned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
+    write_learned_landmarks(run, planned, learned)
+    _write_beginning(run, splits, learned, settings, parts)
 
 
 def _write_beginning(
@@ -650,6 +739,7 @@ def resolved_plan(
                 f"voxels, as suits network {suited.network.name}"
             )
         chosen = suited
+    chosen = with_landmarks_of_files(chosen)
     rehearse(settings, chosen, parts)
     return chosen
 

@@ -1,9 +1,11 @@
 """What follows from the data: grids, intensities, network, patch and batch size."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -18,10 +20,36 @@ from foveal.config.networks.section import (
     NetworkConfig,
     UnknownNetworkConfig,
 )
-from foveal.config.sections import Range, Section, Triple
+from foveal.config.sections import Factors, Range, Section, Triple
 
 MOST_LABELS = 254
 """One byte holds these, background and ignored voxels."""
+
+NORMALISATION_OF_OPTION = {
+    "clip": "ct",
+    "mean": "ct",
+    "deviation": "ct",
+    "percentiles": "percentiles",
+    "cutoffs": "zscore",
+}
+"""Options of a channel that one normalisation has."""
+
+STANDARD_PERCENTILES = (1.0, *(10.0 * tenth for tenth in range(1, 10)), 99.0)
+"""Whose landmarks are learned: deciles, and cut-offs beyond which are outliers."""
+
+LEARN = "learn"
+"""In place of landmarks: learn them when a run begins."""
+
+Percentile = Annotated[float, Field(ge=0.0, le=100.0)]
+Percentiles = Annotated[tuple[Percentile, ...], Field(min_length=2)]
+
+
+def _increasing(pair: Range) -> Range:
+    _require_increasing("percentiles", pair)
+    return pair
+
+
+PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(_increasing)]
 
 
 class LabelsConfig(Section):
@@ -158,15 +186,77 @@ def both_ways(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return dict(pairs) | {right: left for left, right in pairs}
 
 
+class BiasFieldConfig(Section):
+    """How N4 fits the bias field of an MR channel; ``{}`` takes the defaults."""
+
+    shrink_factor: PositiveInt = 4
+    """Look at every so many voxels along each axis; the field is evaluated at all."""
+
+    iterations: tuple[PositiveInt, ...] = Field((50, 50, 50, 50), min_length=1)
+    """At most so many at each level, each twice as fine as the one before."""
+
+
+class LandmarksConfig(Section):
+    """Landmarks that were learned: where percentiles of a case are brought to."""
+
+    percentiles: Percentiles
+    """The outer two are the cut-offs."""
+
+    values: tuple[float, ...] = Field(min_length=2)
+    """One per percentile, on a scale from 0 to 100."""
+
+    num_cases: PositiveInt
+    """Training cases that they were learned from."""
+
+    @model_validator(mode="after")
+    def both_increase(self) -> Self:
+        """Refuse lines that would fold intensities over."""
+        if len(self.percentiles) != len(self.values):
+            raise ValueError(
+                f"there are {len(self.percentiles)} percentiles and "
+                f"{len(self.values)} values; give one value per percentile"
+            )
+        _require_increasing("percentiles", self.percentiles)
+        _require_increasing("values", self.values)
+        return self
+
+
+class CutoffsConfig(Section):
+    """Voxels that have no part in mean and deviation, as in DeepMedic."""
+
+    percentiles: PercentileRange | None = None
+    """Leave out up to the one and from the other, such as [5, 95]."""
+
+    deviations: Factors | None = None
+    """Leave out what is further below and above the mean than so many standard
+    deviations, such as [3, 3]."""
+
+    below_mean: bool = False
+    """Leave out what is not brighter than the mean of the whole channel, as air is."""
+
+    @model_validator(mode="after")
+    def leaves_something_out(self) -> Self:
+        """Refuse a table that changes nothing."""
+        if (self.percentiles, self.deviations, self.below_mean) == (None, None, False):
+            raise ValueError("set percentiles, deviations or below_mean of cutoffs")
+        return self
+
+
 class ChannelConfig(Section):
-    """How the intensities of one channel are brought to a common scale."""
+    """How the intensities of one channel are brought to a common scale.
+
+    Bias field first, then landmarks, then normalisation.
+    """
 
     name: str
 
-    normalisation: Literal["ct", "robust_zscore", "zscore", "none"]
-    """``ct``: clip, then data set mean and deviation. ``robust_zscore``: per case,
-    median and interquartile range; ``zscore``: per case, mean and deviation, both under
-    the mask. ``none``: values are used as they are."""
+    normalisation: Literal[
+        "ct", "zscore", "robust_zscore", "percentiles", "unit", "none"
+    ]
+    """``ct``: clip, then subtract and divide by constants. All others are per case and
+    under the mask. ``zscore``: mean and deviation; ``robust_zscore``: median and
+    interquartile range; ``percentiles``: clip to two percentiles, then scale to 0 to 1;
+    ``unit``: smallest and largest value become 0 and 1. ``none``: as they are."""
 
     clip: Range | None = None
     """For ``ct``: lowest and highest value kept (HU)."""
@@ -177,6 +267,23 @@ class ChannelConfig(Section):
     deviation: PositiveFloat | None = None
     """For ``ct``: data set standard deviation of the clipped foreground."""
 
+    percentiles: PercentileRange | None = None
+    """For ``percentiles``: those clipped to; unset: 2 and 98."""
+
+    cutoffs: CutoffsConfig | None = None
+    """For ``zscore``: which voxels have no part in mean and deviation."""
+
+    bias_field: BiasFieldConfig | None = None
+    """Correct the bias field with N4; unset: it stays."""
+
+    landmarks: str | LandmarksConfig | None = None
+    """Standardise the histogram (Nyul and Udupa): ``"learn"`` from the training cases
+    when a run begins, or the path of a run's ``landmarks.json``. A run's own plan has
+    the numbers. Unset: it stays."""
+
+    landmark_percentiles: Percentiles | None = None
+    """For ``landmarks``; the outer two are the cut-offs. Unset: 1, 10, 20, … 90, 99."""
+
     @model_validator(mode="after")
     def ct_has_constants(self) -> Self:
         """Refuse a CT channel without its data set constants."""
@@ -186,7 +293,58 @@ class ChannelConfig(Section):
                 f'channel "{self.name}": normalisation "ct" needs clip, mean and '
                 'deviation; run "foveal plan" to find them'
             )
+        if self.clip is not None and self.clip[0] > self.clip[1]:
+            raise ValueError(
+                f'channel "{self.name}": clip {list(self.clip)} must not fall'
+            )
         return self
+
+    @model_validator(mode="after")
+    def options_are_used(self) -> Self:
+        """Refuse what is set and would change nothing."""
+        for option, normalisation in NORMALISATION_OF_OPTION.items():
+            if (
+                getattr(self, option) is not None
+                and self.normalisation != normalisation
+            ):
+                raise ValueError(
+                    f'channel "{self.name}": {option} is for normalisation '
+                    f'"{normalisation}" and not used by "{self.normalisation}"; leave '
+                    "it out, or choose that"
+                )
+        if self.landmark_percentiles is None:
+            return self
+        if self.landmarks is None:
+            raise ValueError(
+                f'channel "{self.name}": landmark_percentiles is for landmarks, which '
+                'is not set; set landmarks = "learn", or leave it out'
+            )
+        _require_increasing("landmark_percentiles", self.landmark_percentiles)
+        return self
+
+    @model_validator(mode="after")
+    def landmarks_are_of_the_percentiles(self) -> Self:
+        """Refuse landmarks of other percentiles than those asked for."""
+        if isinstance(self.landmarks, LandmarksConfig):
+            wanted = self.landmark_percentiles or STANDARD_PERCENTILES
+            if self.landmarks.percentiles != wanted:
+                raise ValueError(
+                    f'channel "{self.name}": the landmarks are of percentiles '
+                    f"{list(self.landmarks.percentiles)}, but {list(wanted)} are "
+                    "asked for; set landmark_percentiles to those of the landmarks, "
+                    "or learn others"
+                )
+        return self
+
+
+def _require_increasing(name: str, numbers: Sequence[float]) -> None:
+    for before, after in itertools.pairwise(numbers):
+        # Not-a-number is refused too.
+        if not before < after:
+            raise ValueError(
+                f"{name} must increase from one to the next, but {before:g} is "
+                f"followed by {after:g}"
+            )
 
 
 class PreprocessingConfig(Section):

@@ -2,12 +2,20 @@
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[float, float]
 Factors = tuple[PositiveFloat, PositiveFloat]
+PerAxis = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
 Pair = tuple[PositiveInt, PositiveInt]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 

@@ -17,6 +17,7 @@ from pydantic import (
 from foveal.config.sections import (
     Factors,
     Fraction,
+    PerAxis,
     PositiveFraction,
     Section,
     Triple,
@@ -80,14 +81,20 @@ class AugmentationConfig(Section):
     """Changes of training patches; each ``_probability`` is per patch."""
 
     rotation_probability: Fraction = 0.2
-    rotation_degrees: NonNegativeFloat = 30.0
-    """Largest angle about each axis; on strongly anisotropic grids only in plane."""
+    rotation_degrees: NonNegativeFloat | PerAxis = 30.0
+    """Largest angle. One number: about each axis, on strongly anisotropic grids only
+    that across the slices. Three: about i, j and k, whatever the grid."""
 
     scaling_probability: Fraction = 0.2
     scaling: Factors = (0.7, 1.4)
     shear_probability: Fraction = 0.0
-    shear: NonNegativeFloat = 0.1
-    """Largest shift per unit length."""
+    shear_degrees: Annotated[float, Field(ge=0.0, lt=90.0)] = 6.0
+    """Largest angle by which an axis leans; on strongly anisotropic grids only in
+    the slices."""
+
+    spacing_jitter_probability: Fraction = 0.0
+    spacing_jitter_mm: NonNegativeFloat = 0.1
+    """Largest difference of a patch's spacing from the plan's, drawn per axis."""
 
     translation_probability: Fraction = 0.0
     translation_voxels: NonNegativeFloat = 4.0
@@ -96,7 +103,8 @@ class AugmentationConfig(Section):
     """Distance of the control points."""
 
     elastic_voxels: NonNegativeFloat = 3.0
-    """Standard deviation of the control points' displacement."""
+    """Standard deviation of the control points' displacement, at most 0.4 times their
+    distance."""
 
     mirror_probability: Fraction = 0.5
     """Per axis of ``mirroring.axes``."""
@@ -105,6 +113,14 @@ class AugmentationConfig(Section):
     noise_deviation: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 0.3)
     blur_probability: Fraction = 0.1
     blur_sigma_voxels: Factors = (0.5, 1.0)
+    shift_probability: Fraction = 0.0
+    shift_deviation: NonNegativeFloat = 0.1
+    """Standard deviation of what is added to a channel, in units of the preprocessed
+    image."""
+
+    shift_factor_deviation: NonNegativeFloat = 0.0
+    """Standard deviation of the factor, 1 on average, of the shifted values."""
+
     brightness_probability: Fraction = 0.15
     brightness: Factors = (0.75, 1.25)
     """Factor."""
@@ -119,6 +135,38 @@ class AugmentationConfig(Section):
     low_resolution: tuple[PositiveFraction, PositiveFraction] = (0.5, 1.0)
     """Factor of the voxel count per axis."""
 
+    @model_validator(mode="after")
+    def anatomy_is_not_folded(self) -> Self:
+        """Refuse elastic deformation that turns tissue inside out."""
+        # At 0.4 no drawn patch of 64 x 64 x 64 voxels folded, at 0.5 half of them with
+        # a spacing of 4 voxels.
+        if self.elastic_voxels > 0.4 * self.elastic_spacing_voxels:
+            raise ValueError(
+                f"elastic_voxels {self.elastic_voxels:g} must be at most 0.4 times "
+                f"elastic_spacing_voxels {self.elastic_spacing_voxels:g}; control "
+                "points that pass each other fold the image"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def strengths_are_used(self) -> Self:
+        """Refuse the strength of a change that never happens."""
+        # By their values: those of a saved run are all set.
+        fields = type(self).model_fields
+        suffix = "_probability"
+        changes = [name.removesuffix(suffix) for name in fields if suffix in name]
+        for change in changes:
+            strengths = [name for name in fields if name.startswith(change)]
+            strengths.remove(change + suffix)
+            for name in strengths if getattr(self, change + suffix) == 0 else ():
+                usual = fields[name].default
+                if getattr(self, name) != usual:
+                    raise ValueError(
+                        f"{name} changes nothing while {change}{suffix} is 0; raise "
+                        f"that, or leave {name} out"
+                    )
+        return self
+
 
 class LossConfig(Section, extra="allow"):
     """Weighted sum of losses; a weight of 0 leaves one out.
@@ -129,9 +177,25 @@ class LossConfig(Section, extra="allow"):
     __pydantic_extra__: dict[str, NonNegativeFloat] = Field(init=False)
 
     cross_entropy: NonNegativeFloat = 1.0
+    top_k: NonNegativeFloat = 0.0
+    """Cross entropy of the voxels that are predicted worst."""
+
+    focal: NonNegativeFloat = 0.0
+    """Cross entropy in which voxels count little that are right already."""
+
     dice: NonNegativeFloat = 1.0
+    generalised_dice: NonNegativeFloat = 0.0
+    """One Dice of everything, structures weighted by the inverse of squared volume."""
+
+    iou: NonNegativeFloat = 0.0
+    tversky: NonNegativeFloat = 0.0
+    """Dice in which voxels missed count more than voxels too many."""
+
+    region_cross_entropy: NonNegativeFloat = 0.0
+    """Binary cross entropy of every structure, for structures that overlap."""
+
     border_cross_entropy: NonNegativeFloat = 0.0
-    """Cross entropy with ``[border_weights]``; usually instead of ``cross_entropy``."""
+    """Cross entropy with border weights; usually instead of ``cross_entropy``."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -144,6 +208,42 @@ class LossConfig(Section, extra="allow"):
         if not self.weights:
             raise ValueError("at least one weight must be above 0")
         return self
+
+
+class CrossEntropyConfig(Section):
+    """What counts more in ``loss.cross_entropy``; the mean is weighted."""
+
+    class_weights: dict[str, NonNegativeFloat] = Field({})
+    """Structure or ``background`` to weight; 1 for all others. A voxel in several
+    structures has the product of their weights."""
+
+    voxel_weights: bool = False
+    """Weigh every voxel by its case's ``weight_map``."""
+
+
+class TopKConfig(Section):
+    """Which voxels count in ``loss.top_k``."""
+
+    percent: Annotated[float, Field(gt=0.0, le=100.0)] = 10.0
+    """Of the known voxels of a batch, those with the largest cross entropy."""
+
+
+class FocalConfig(Section):
+    """How ``loss.focal`` leaves out what is easy."""
+
+    gamma: NonNegativeFloat = 2.0
+    """A voxel counts as the power of what its right class lacks in probability; 0:
+    cross entropy."""
+
+
+class TverskyConfig(Section):
+    """What errors cost in ``loss.tversky``; both 0.5: Dice, both 1: IoU."""
+
+    false_positives: PositiveFloat = 0.3
+    """Weight of voxels predicted too much (alpha)."""
+
+    false_negatives: PositiveFloat = 0.7
+    """Weight of voxels missed (beta)."""
 
 
 class BorderWeightsConfig(Section):
@@ -159,6 +259,30 @@ class BorderWeightsConfig(Section):
     """The weight falls by 40 % where the distances to two objects sum to this. With
     deep supervision it counts the voxels of every scale, so gaps reach farther at the
     coarse ones."""
+
+
+class LossOptionsConfig(Section):
+    """Options of the losses that have any.
+
+    Those of a loss whose weight is 0 are an error.
+    """
+
+    cross_entropy: CrossEntropyConfig = CrossEntropyConfig()
+    top_k: TopKConfig = TopKConfig()
+    focal: FocalConfig = FocalConfig()
+    tversky: TverskyConfig = TverskyConfig()
+    border_cross_entropy: BorderWeightsConfig = BorderWeightsConfig()
+
+    @property
+    def changed(self) -> list[str]:
+        """Losses with an option that is not the default."""
+        # By their values: those of a saved run are all set.
+        usual = LossOptionsConfig().model_dump()
+        return [
+            name
+            for name, options in self.model_dump().items()
+            if options != usual[name]
+        ]
 
 
 class NamedSection(Section):
@@ -518,7 +642,7 @@ class Settings(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()
     loss: LossConfig = LossConfig()
-    border_weights: BorderWeightsConfig = BorderWeightsConfig()
+    loss_options: LossOptionsConfig = LossOptionsConfig()
     plugins: PluginsConfig = PluginsConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -536,15 +660,14 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def border_weights_are_used(self) -> Self:
-        """Refuse weights of borders that no loss has."""
-        # By their values: those of a saved run are all set.
-        usual = BorderWeightsConfig().model_dump()
-        if (
-            self.border_weights.model_dump() != usual
-            and self.loss.border_cross_entropy == 0
-        ):
+    def loss_options_are_used(self) -> Self:
+        """Refuse options of losses that do not count."""
+        unused = [n for n in self.loss_options.changed if n not in self.loss.weights]
+        if unused:
             raise ValueError(
-                "border_weights changes nothing while loss.border_cross_entropy is 0"
+                "; ".join(
+                    f"loss_options.{name} changes nothing while loss.{name} is 0"
+                    for name in unused
+                )
             )
         return self

@@ -73,6 +73,9 @@ class PatchSource:
     tells_presence: bool = False
     """Whether batches tell which structures each patch shows."""
 
+    reads_weight_maps: bool = False
+    """Whether batches have the users' voxel weights."""
+
     one_case_per_batch: bool = False
     """Whether the patches of a batch come from one case, each equally likely."""
 
@@ -122,6 +125,7 @@ class PatchSource:
                     draw,
                     transform,
                     read_beyond_borders(case, window),
+                    read_weights(case, window) if self.reads_weight_maps else None,
                 )
             )
         return patches
@@ -140,8 +144,12 @@ class PatchSource:
     ) -> Batch:
         """Augment the patches of a step on a device."""
         images, label_maps, annotations, presence = [], [], [], []
+        weight_maps = []
         for patch in patches:
             image, label_map = patch.box
+            if patch.weights is not None:
+                # As one channel more they go wherever the image does.
+                image = torch.cat((image, patch.weights[None]))
             annotated = annotated_structures(patch.case, len(self.structures))
             image, label_map, annotated = patch.transform.apply(
                 image.to(device, non_blocking=True),
@@ -154,6 +162,11 @@ class PatchSource:
                 # those that look alike.
                 shown = seen_classes(annotated.numpy(), self.structures.numpy())
                 label_map = renamed_labels(label_map, shown)
+            if patch.weights is not None:
+                image, weights = image[:-1], image[-1]
+                weight_maps.append(weights)
+            elif self.reads_weight_maps:
+                weight_maps.append(torch.ones(self.patch_size, device=device))
             images.append(image)
             annotations.append(annotated)
             if label_map is not None:
@@ -175,6 +188,7 @@ class PatchSource:
             draws=tuple(patch.draw for patch in patches),
             present=torch.stack([one[0] for one in told]) if is_told else None,
             presence_known=torch.stack([one[1] for one in told]) if is_told else None,
+            voxel_weights=torch.stack(weight_maps) if self.reads_weight_maps else None,
         )
 
     def _presence(
@@ -215,6 +229,9 @@ class ReadPatch:
     transform: PatchTransform
     box: tuple[Tensor, Tensor | None]
     """Image and label map of the transform's source window."""
+
+    weights: Tensor | None = None
+    """The user's weights there; ``None``: not wanted, or the case has none."""
 
     @property
     def corner(self) -> tuple[int, int, int]:
@@ -257,6 +274,17 @@ def read_beyond_borders(
         torch.from_numpy(image),
         None if label_map is None else torch.from_numpy(label_map),
     )
+
+
+def read_weights(case: StoredCase, window: Sequence[slice]) -> Tensor | None:
+    """Read the weights of a window that may reach beyond the volume: 0 there."""
+    if case.weight_map is None:
+        return None
+    inside, target = _within(window, case.shape)
+    weights = np.zeros([axis.stop - axis.start for axis in window], np.float32)
+    if all(part.stop > part.start for part in inside):
+        weights[target] = case.read_weight_map(inside)
+    return torch.from_numpy(weights)
 
 
 def _within(

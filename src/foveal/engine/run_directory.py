@@ -38,6 +38,11 @@ class RunDirectory:
         return self.path / "plan.toml"
 
     @property
+    def landmarks(self) -> Path:
+        """Landmarks that were learned, to be given to other runs; in the plan too."""
+        return self.path / "landmarks.json"
+
+    @property
     def splits(self) -> Path:
         """Patients of every fold."""
         return self.path / "splits.toml"
@@ -135,7 +140,13 @@ class CrossValidationDirectory:
         return RunDirectory(self.path / f"fold_{number}")
 
 
-BEFORE_SETTINGS = {"plan.toml", "plugins", "plugins.toml", "splits.toml"}
+BEFORE_SETTINGS = {
+    "landmarks.json",
+    "plan.toml",
+    "plugins",
+    "plugins.toml",
+    "splits.toml",
+}
 """What a run that was killed before it really began may have left behind."""
 
 

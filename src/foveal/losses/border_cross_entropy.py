@@ -15,13 +15,12 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, UInt8
 from scipy import ndimage
 from torch import Tensor
 
 from foveal.case import IGNORED
-from foveal.losses.partial_annotation import merge_unannotated
+from foveal.losses.cross_entropy import voxel_cross_entropy
 
 REACH_IN_SIGMAS = 4
 
@@ -49,10 +48,7 @@ def border_cross_entropy(
     Returns:
         Not negative; 0 if every voxel is ignored.
     """
-    merged = merge_unannotated(logits.float(), annotated, structures)
-    surprise = F.cross_entropy(
-        merged, label_map.long(), ignore_index=IGNORED, reduction="none"
-    )
+    surprise = voxel_cross_entropy(logits, label_map, annotated, structures)
     gaps = torch.stack(
         [
             torch.from_numpy(

@@ -27,8 +27,11 @@ def merge_unannotated(
 
     Returns:
         Logits with the same softmax for classes that nothing was merged with; a class
-        that was merged into another has ``-inf``, hence probability 0.
+        that was merged into another has ``-inf``, hence probability 0. Half precision,
+        in which losses cannot be summed, becomes single.
     """
+    if logits.dtype != torch.float64:
+        logits = logits.float()
     if bool(annotated.all()):
         return logits
     table = structures.cpu().numpy()
@@ -54,4 +57,6 @@ def structure_sums(
     """Sum over the classes that each structure includes."""
     if bool((structures.sum(dim=1) == 1).all()):
         return values[:, structures.int().argmax(dim=1)]
-    return torch.einsum("sc,pcv->psv", structures.to(values.dtype), values)
+    # Autocast would make the product, and with it the sum, one in half precision.
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.einsum("sc,pcv->psv", structures.to(values.dtype), values)

@@ -1,6 +1,6 @@
 """Supervised training: labelled patches and a weighted sum of losses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from foveal.methods.interface import Clock, Method, Stream
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
+"""Of (logits, label map, annotated, structures); some take ``voxel_weights`` too."""
 
 
 class Supervised(Method):
@@ -22,6 +23,8 @@ class Supervised(Method):
             weight.
         sampler: Name of the sampler of the labelled patches.
         batch_size: Patches per step.
+        voxel_weighted: Names of the losses in which voxels count by the users' weight
+            maps.
     """
 
     def __init__(
@@ -31,10 +34,12 @@ class Supervised(Method):
         *,
         sampler: str,
         batch_size: int,
+        voxel_weighted: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.losses = dict(losses)
+        self.voxel_weighted = frozenset(voxel_weighted)
         self.streams = {"labelled": Stream("labelled", sampler, batch_size)}
 
     @property
@@ -51,24 +56,32 @@ class Supervised(Method):
         batch = batches["labelled"]
         output = self.network(batch.image)
         scales = [output.logits, *output.coarse_logits]
-        label_map, annotated, structures = batch.labels()
-        label_map = predicted_labels(label_map, self.network)
         shares = halving_shares(len(scales))
         return {
             name: torch.stack(
                 [
-                    weight
-                    * share
-                    * loss(z, labels_at(label_map, z), annotated, structures)
+                    weight * share * self._loss_at(name, loss, z, batch)
                     for share, z in zip(shares, scales, strict=True)
                 ]
             ).sum()
             for name, (loss, weight) in self.losses.items()
         }
 
+    def _loss_at(self, name: str, loss: Loss, logits: Tensor, batch: Batch) -> Tensor:
+        """A loss on the grid of ``logits``, which may be coarser than the patch."""
+        label_map, annotated, structures = batch.labels()
+        labels = labels_at(predicted_labels(label_map, self.network), logits)
+        if name not in self.voxel_weighted:
+            return loss(logits, labels, annotated, structures)
+        weights = labels_at(predicted_labels(batch.weights(), self.network), logits)
+        return loss(logits, labels, annotated, structures, voxel_weights=weights)
+
 
 def predicted_labels(label_map: Tensor, network: Network) -> Tensor:
-    """Labels of the voxels that a network predicts, of those of its whole input."""
+    """Labels of the voxels that a network predicts, of those of its whole input.
+
+    Or other numbers per voxel, such as weights.
+    """
     return label_map[(slice(None), *network.output_window(label_map.shape[1:]))]
 
 
@@ -79,7 +92,10 @@ def halving_shares(count: int) -> Sequence[float]:
 
 
 def labels_at(label_map: Tensor, logits: Tensor) -> Tensor:
-    """Label map on the coarser grid of ``logits``: the voxel nearest each centre."""
+    """Label map on the coarser grid of ``logits``: the voxel nearest each centre.
+
+    Or other numbers per voxel, such as weights.
+    """
     for axis, length in enumerate(logits.shape[2:], start=1):
         stride = label_map.shape[axis] // length
         if stride > 1:

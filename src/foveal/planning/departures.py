@@ -103,7 +103,10 @@ def departures(
                     f"{_range_text(known)} {unit}"
                 )
     for n, channel in enumerate(channels):
-        if channel.normalisation in ("ct", "none") and not seen.is_constant[n]:
+        is_absolute = (
+            channel.normalisation in ("ct", "none") and channel.landmarks is None
+        )
+        if is_absolute and not seen.is_constant[n]:
             reasons += _unusual_intensities(
                 channel, seen.quantiles[n], usual.image_quantiles[n]
             )

@@ -1,12 +1,13 @@
 """A case as the network sees it, and the way back to the case's own grid.
 
-Steps: reorient, crop, normalise the intensities, resample. Labels become consecutive
-numbers of one byte.
+Steps: reorient, crop, bring the intensities to a common scale, resample. Labels become
+consecutive numbers of one byte.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -22,12 +23,14 @@ from foveal.geometry import (
     reorientation,
     resampled_grid,
 )
+from foveal.preprocessing.bias_field import without_bias_field
 from foveal.preprocessing.crop import (
     Window,
     bounding_box,
     nonzero_voxels,
     whole_window,
 )
+from foveal.preprocessing.histogram_standardisation import case_landmarks
 from foveal.preprocessing.intensity import IntensityRecipe, normalise
 from foveal.preprocessing.labels import (
     classes_of_combinations,
@@ -167,9 +170,83 @@ def preprocess_case(
         raise CaseError(f"case {case.name}: {error}") from error
 
 
+def landmarks_of_case(
+    case: Case,
+    recipe: PreprocessingRecipe,
+    percentiles: Mapping[int, Sequence[float]],
+) -> dict[int, tuple[float, ...]]:
+    """What landmarks are learned from, see `case_landmarks`, of some channels.
+
+    Taken where `preprocess_case` takes statistics, after the bias field is corrected.
+
+    Args:
+        case: As read.
+        recipe: Its landmarks and normalisations have no part.
+        percentiles: Number of a channel to its percentiles.
+
+    Raises:
+        CaseError: As of `preprocess_case`, or a channel has no landmarks.
+    """
+    try:
+        image, inside, _, _ = _cropped(case, recipe)
+        return {
+            number: _landmarks_of_channel(
+                image[number], inside, recipe.channels[number], wanted
+            )
+            for number, wanted in percentiles.items()
+        }
+    except CaseError as error:
+        raise CaseError(f"case {case.name}: {error}") from error
+
+
+def _landmarks_of_channel(
+    channel: NDArray[np.float32],
+    inside: NDArray[np.bool_] | None,
+    recipe: IntensityRecipe,
+    percentiles: Sequence[float],
+) -> tuple[float, ...]:
+    with _naming_channel(recipe.name):
+        channel = np.ascontiguousarray(channel)
+        if recipe.bias_field is not None:
+            channel = without_bias_field(channel, inside, recipe.bias_field)
+        return case_landmarks(channel, inside, percentiles)
+
+
+@contextmanager
+def _naming_channel(name: str) -> Iterator[None]:
+    """Say in every error which channel it is about."""
+    try:
+        yield
+    except CaseError as error:
+        raise CaseError(f'channel "{name}": {error}') from error
+
+
 def _preprocess(
     case: Case, recipe: PreprocessingRecipe, annotated: Sequence[str] | None
 ) -> PreprocessedCase:
+    image, inside, change, window = _cropped(case, recipe)
+    grid = cropped_grid(change.apply_to_grid(case.grid), window)
+    shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
+    return PreprocessedCase(
+        image=_preprocessed_image(image, inside, recipe.channels, shape),
+        label_map=_preprocessed_label_map(
+            case, recipe, annotated, change, window, shape
+        ),
+        grid=grid if shape == grid.shape else resampled_grid(grid, shape),
+        restoration=Restoration(case.grid, change, window, shape),
+        mask=None
+        if case.mask is None
+        else resample_mask(change.apply(case.mask)[window], shape),
+        weight_map=None
+        if case.weight_map is None
+        else _preprocessed_weight_map(change.apply(case.weight_map), window, shape),
+    )
+
+
+def _cropped(
+    case: Case, recipe: PreprocessingRecipe
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, Reorientation, Window]:
+    """Channels of the crop, its voxels to take statistics from, and the way there."""
     if len(case.image) != len(recipe.channels):
         names = ", ".join(channel.name for channel in recipe.channels)
         raise CaseError(
@@ -184,20 +261,7 @@ def _preprocess(
         raise CaseError(
             "its mask holds no voxel of the image; correct the mask or leave it out"
         )
-    grid = cropped_grid(change.apply_to_grid(case.grid), window)
-    shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
-    return PreprocessedCase(
-        image=_preprocessed_image(image[:, *window], inside, recipe.channels, shape),
-        label_map=_preprocessed_label_map(
-            case, recipe, annotated, change, window, shape
-        ),
-        grid=grid if shape == grid.shape else resampled_grid(grid, shape),
-        restoration=Restoration(case.grid, change, window, shape),
-        mask=None if mask is None else resample_mask(mask[window], shape),
-        weight_map=None
-        if case.weight_map is None
-        else _preprocessed_weight_map(change.apply(case.weight_map), window, shape),
-    )
+    return image[:, *window], inside, change, window
 
 
 def _inside_and_window(
@@ -231,7 +295,8 @@ def _preprocessed_image(
 ) -> NDArray[np.float32]:
     result = np.empty((len(recipes), *shape), np.float32)
     for channel, recipe, preprocessed in zip(image, recipes, result, strict=True):
-        normalised = normalise(np.ascontiguousarray(channel), recipe, inside)
+        with _naming_channel(recipe.name):
+            normalised = normalise(np.ascontiguousarray(channel), recipe, inside)
         if not np.isfinite(normalised).all():
             raise CaseError(
                 f'channel "{recipe.name}" has values from {channel.min():g} to '

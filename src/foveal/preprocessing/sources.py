@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from foveal.case import CaseFiles
+from foveal.errors import CaseError
 from foveal.io.files import atomic_write_text
+
+DIGESTS_FILE = "file_digests.json"
+"""In the store: hashes of the data sets' files."""
 
 DATA_FILE = "ElementDataFile"
 """Entry of an ``.mhd`` header that names the file of the voxels."""
@@ -76,6 +80,21 @@ def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
         else digests.digest(files.weight_map),
         "annotated": None if files.annotated is None else sorted(files.annotated),
     }
+
+
+def readable_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
+    """What `case_content` gives, for a message that names the case.
+
+    Raises:
+        CaseError: A file is missing or cannot be read.
+    """
+    try:
+        return case_content(files, digests)
+    except OSError as error:
+        raise CaseError(
+            f"case {files.name}: {error.filename} cannot be read ({error.strerror}); "
+            "correct the path or take the case out of the data set"
+        ) from error
 
 
 def _read_kept(path: Path) -> dict[str, dict[str, Any]]:

@@ -46,6 +46,10 @@ class Batch:
     """Whether it is known that the patch shows the structure, or that it does not:
     ignored voxels could be of a structure that is not seen elsewhere in the patch."""
 
+    voxel_weights: Float[Tensor, "patch i j k"] | None = None
+    """The user's weight of every voxel, not negative; 1 in cases without a weight map,
+    0 beyond the volume of those with one. ``None`` where no loss asks for them."""
+
     def with_image(self, image: Float[Tensor, "patch channel i j k"]) -> "Batch":
         """The same batch with other intensities or another memory layout."""
         return replace(self, image=image)
@@ -88,6 +92,19 @@ class Batch:
                 "a stream of labelled patches needs labelled cases only"
             )
         return self.label_map, self.annotated, self.structures
+
+    def weights(self) -> Float[Tensor, "patch i j k"]:
+        """The user's voxel weights.
+
+        Raises:
+            SamplingError: They were not asked for.
+        """
+        if self.voxel_weights is None:
+            raise SamplingError(
+                f"cases {', '.join(self.case_names)}: the batch has no voxel weights; "
+                "the source of its patches must read weight maps"
+            )
+        return self.voxel_weights
 
 
 def shown_structures(
