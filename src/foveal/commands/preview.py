@@ -78,9 +78,9 @@ def preview(
 
     The patches are those that training with the same settings takes at that step, to
     the voxel; only the cases that they come from are preprocessed. Landmarks that the
-    plan asks for are learned from all training cases. With adaptive sampling the patches
-    are those of the newest error maps of a run, and of none of a data set, and every
-    case is preprocessed.
+    plan asks for are learned from all training cases. With adaptive sampling the
+    patches are those of the newest error maps of a run, and of none of a data set, and
+    every case is preprocessed.
 
     Args:
         source: A data set, a settings file that names one, or the folder of a run.

@@ -70,9 +70,9 @@ def curves_beside(runs: Sequence[ReportedRun]) -> tuple[list[Curve], list[str]]:
     Raises:
         RunError: A run is given twice.
     """
-    names = labels_of(runs)
-    losses = {names[run]: _losses(run) for run in runs if run.steps_done}
-    scored = [run for run in runs if run.best_step is not None]
+    named = dict(zip(names_of(runs), runs, strict=True))
+    losses = {name: _losses(run) for name, run in named.items() if run.steps_done}
+    scored = {name: run for name, run in named.items() if run.best_step is not None}
     curves, notes = [], []
     if losses:
         caption = "On training patches; the thick lines are running means."
@@ -83,14 +83,16 @@ def curves_beside(runs: Sequence[ReportedRun]) -> tuple[list[Curve], list[str]]:
             )
         curves.append(Curve("Loss", caption, figures.smoothed_loss_curves(losses)))
     if scored:
-        measure = _measure(scored[0])
-        others = [names[run] for run in scored if _measure(run) != measure]
+        measure = _measure(next(iter(scored.values())))
+        alike = {
+            name: _mean_scores(run)
+            for name, run in scored.items()
+            if _measure(run) == measure
+        }
+        others = [name for name in scored if name not in alike]
         if others:
             notes.append(f"Scored by another measure, and left out: {listed(others)}.")
-        scores = {
-            names[run]: _mean_scores(run) for run in scored if _measure(run) == measure
-        }
-        svg = figures.fold_score_curves(scores, measure)
+        svg = figures.fold_score_curves(alike, measure)
         caption = "Mean of the structures, on the preprocessed grid."
         curves.append(Curve(f"Validation {measure}", caption, svg))
     first, *rest = (set(division(run.directory).validation) for run in runs)
@@ -99,8 +101,8 @@ def curves_beside(runs: Sequence[ReportedRun]) -> tuple[list[Curve], list[str]]:
     return curves, notes
 
 
-def labels_of(runs: Sequence[ReportedRun]) -> dict[ReportedRun, str]:
-    """Runs by name, with the folder above where names are the same, and their kind.
+def names_of(runs: Sequence[ReportedRun]) -> list[str]:
+    """What runs are called side by side: by folder, its whole path if names are alike.
 
     Raises:
         RunError: A run is given twice.
@@ -109,13 +111,13 @@ def labels_of(runs: Sequence[ReportedRun]) -> dict[ReportedRun, str]:
     for path in paths:
         if paths.count(path) > 1:
             raise RunError(f"{path} is given twice; --beside takes other runs")
-    names = [path.name for path in paths]
-    labels = {}
+    folders = [path.name for path in paths]
+    names = []
     for run, path in zip(runs, paths, strict=True):
-        name = path.name if names.count(path.name) == 1 else str(path)
+        name = path.name if folders.count(path.name) == 1 else str(path)
         kind = "adaptive" if run.settings.sampling.adaptive else "not adaptive"
-        labels[run] = f"{name}, {kind}"
-    return labels
+        names.append(f"{name}, {kind}")
+    return names
 
 
 def _losses(run: ReportedRun) -> tuple[list[int], list[float]]:

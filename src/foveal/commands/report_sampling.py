@@ -70,7 +70,8 @@ def sampling_facts(run: ReportedRun) -> Facts:
     chosen = run.settings.error_maps or ErrorMapsConfig()
     law = (
         "Patches came from where the network erred: one is accepted with probability "
-        f"min(1, E + {chosen.epsilon:g}), where E is 1 - p(true class) at its middle."
+        f"min(1, E + {chosen.epsilon:g}), where E is 1 - p(true class) of the voxel it "
+        "lies around."
     )
     words = [law]
     refreshes = run.rows("refresh")
@@ -163,8 +164,8 @@ def _sampling(
         pictures.append(
             Picture(
                 "Where patches were drawn",
-                "Centres of the patches drawn from a case, early and late, seen "
-                "through the whole case: the brighter, the more. The outlines are "
+                "Voxels that patches of a case were drawn around, early and late, "
+                "seen through the whole case: the brighter, the more. The outlines are "
                 "those of the structures before and behind the slice.",
                 drawn_places_picture(seen, labels),
             )
@@ -231,6 +232,8 @@ def _read_slice(path: Path) -> tuple[str, _KeptSlice]:
     """
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     axis, index = int(record["slice"]["axis"]), int(record["slice"]["index"])
+    if axis not in (0, 1, 2):
+        raise ValueError(f"{path} was cut across axis {axis}")
     i, j, k = (int(length) for length in record["shape"])
     affine = np.array(record["slice"]["affine"], np.float64).reshape(4, 4)
     grid = Grid((i, j, k), affine)
