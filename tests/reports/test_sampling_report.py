@@ -76,11 +76,13 @@ def copy(run, tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What the two pictures are given."""
+    """What the two pictures are given; nothing else is drawn."""
+    for name in ("plain_curves", "loss_curve", "learning_rate_curve", "score_curve"):
+        monkeypatch.setattr(figures, name, lambda *_: b"<svg/>")
     given = {}
     for name in ("error_maps_picture", "drawn_places_picture"):
 
-        def note(cases, labels, name=name):
+        def note(cases, _labels, name=name):
             given[name] = cases
             return b"picture"
 
@@ -161,7 +163,7 @@ def test_patches_are_divided_into_early_and_late_and_lie_where_they_were(run, dr
     assert set(np.nonzero(late.projections[0].centres)[1]) == {23 - 6, 23 - 7, 23 - 8}
 
 
-# ------------------------------------------------------------- missing and damaged files
+# ------------------------------------------------------------ missing and damaged files
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None])
@@ -216,11 +218,12 @@ def test_without_the_store_the_error_maps_are_shown_alone(copy, run, tmp_path):
 # ------------------------------------------------------------------- runs side by side
 
 
+@pytest.mark.usefixtures("drawn")
 def test_two_runs_stand_beside_each_other_by_name_and_kind(run, plain, monkeypatch):
     given = {}
     for name in ("smoothed_loss_curves", "fold_score_curves"):
 
-        def note(curves, measure="", name=name):
+        def note(curves, *_measure, name=name):
             given[name] = curves
             return b"<svg/>"
 
@@ -235,6 +238,7 @@ def test_two_runs_stand_beside_each_other_by_name_and_kind(run, plain, monkeypat
     assert "Adaptive sampling picks hard patches" in page.text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_both_names_are_on_the_page(run, plain, tmp_path):
     path = tmp_path / "both.html"
     runner = CliRunner()
@@ -256,7 +260,8 @@ def test_a_run_is_not_put_beside_itself(run):
         report(run, beside=[run])
 
 
-def test_runs_that_validated_others_and_by_other_measures_are_named(run, plain, copy):
+@pytest.mark.usefixtures("drawn")
+def test_runs_that_validated_others_and_by_other_measures_are_named(plain, copy):
     log = (copy / "log.jsonl").read_text()
     (copy / "log.jsonl").write_text(log.replace('"Dice"', '"balanced accuracy"'))
     splits = (copy / "splits.toml").read_text()
@@ -266,7 +271,7 @@ def test_runs_that_validated_others_and_by_other_measures_are_named(run, plain, 
     assert "validated different patients" in page.text
 
 
-# --------------------------------------------------------------------- parts of a report
+# -------------------------------------------------------------------- parts of a report
 
 
 def test_centres_are_gathered_by_case_over_streams():
