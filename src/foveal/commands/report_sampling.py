@@ -30,7 +30,7 @@ from foveal.reports.sampling_figures import (
     error_maps_picture,
 )
 from foveal.reports.slices import Slice, percentile_range, slab_slice
-from foveal.store.store import StoredCase
+from foveal.store.store import Store, StoredCase, default_store_root
 
 MOST_VERSIONS = 4
 """Of a case's error maps, spread over the training."""
@@ -139,11 +139,12 @@ def _sampling(
     curves = _curves(run)
     if not (slices or notes or drawn or curves):
         return None
-    stored = {
-        name: stored_copy(files[name], plan, store=run.settings.store)
-        for name in {*slices, *drawn}
-        if name in files
-    }
+    stored: dict[str, StoredCase | None] = {}
+    for name in (*slices, *drawn):
+        if name in slices:
+            stored[name] = _stored_content(run, name, slices[name][0].content)
+        elif name in files:
+            stored[name] = stored_copy(files[name], plan, store=run.settings.store)
     labels = dict(enumerate(plan.labels.names, start=1))
     pictures = []
     if slices:
@@ -171,6 +172,15 @@ def _sampling(
             )
         )
     return Sampling(pictures, curves, notes)
+
+
+def _stored_content(run: ReportedRun, name: str, content: str) -> StoredCase | None:
+    """The preprocessed case that an error map is of; ``None``: it is gone."""
+    try:
+        store = Store(run.settings.store or default_store_root())
+        return store.open(content, name=name, patient=name)
+    except CaseError:
+        return None
 
 
 # ------------------------------------------------------------------------- error maps
@@ -273,7 +283,7 @@ def _errors_through_training(
 
 def _image_of(kept: _KeptSlice, case: StoredCase | None) -> tuple[Slice | None, str]:
     """The slice of image and reference, or why there is none."""
-    if case is None or case.image.path.parent.name != kept.content:
+    if case is None or case.shape != kept.grid.shape:
         return None, "the store has no preprocessed copy of the case any more."
     window = [slice(0, length) for length in case.shape]
     window[kept.axis] = slice(kept.index, kept.index + 1)
