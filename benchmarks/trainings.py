@@ -125,7 +125,7 @@ def trained(
     Returns:
         Steps, seconds per step, seconds of all steps, and peak gigabytes.
     """
-    record = run.with_suffix(".json")
+    record = run.with_name(run.name + ".json")
     if record.exists():
         return json.loads(record.read_text())
     words: list[object] = ["train", source, "--out", run]

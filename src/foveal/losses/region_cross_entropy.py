@@ -57,12 +57,12 @@ def structure_log_odds(
     if logits.dtype != torch.float64:
         logits = logits.float()
     numbers = range(logits.shape[1])
-    of_classes = class_log_odds(logits)
+    of_classes = class_log_odds(logits).unbind(dim=1)
     odds = []
     for row in structures.tolist():
         inside = [number for number in numbers if row[number]]
         if len(inside) == 1:
-            odds.append(of_classes[:, inside[0]])
+            odds.append(of_classes[inside[0]])
         else:
             outside = [number for number in numbers if not row[number]]
             ours, others = (logits[:, part].logsumexp(1) for part in (inside, outside))
