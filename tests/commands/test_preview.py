@@ -14,8 +14,10 @@ from foveal.commands import preview as command
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.train import cases_of
+from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import RunError, SettingsError
+from foveal.inference.errors import CaseErrors
 from foveal.io.datasets import read_dataset
 from foveal.planning.splits import read_splits
 from foveal.settings_files import read_plan, read_settings
@@ -167,3 +169,29 @@ def test_the_command_says_where_the_picture_is_and_what_is_wrong(run, tmp_path):
     result = runner.invoke(app, ["preview", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
     assert "does not exist" in " ".join(result.output.split())
+
+
+def test_an_adaptive_run_is_shown_with_its_newest_error_maps(run, tmp_path, seen):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    adaptive = ["sampling.adaptive=true", "error_maps.epsilon=0"]
+    foveal.preview(copy, tmp_path / "p.png", options=adaptive)
+    assert "drawn without error maps, as there are none yet" in seen[-1][0]
+
+    # One voxel of each case is wrong, so every patch is drawn around it.
+    directory = RunDirectory(copy)
+    settings, plan = read_settings(directory.settings)[0], read_plan(directory.plan)
+    stored = preprocess(settings.dataset, plan, store=settings.store)
+    cases = {case.name: case for case in stored}
+    maps = ErrorMapFolder(directory.error_maps, cases)
+    for case in stored:
+        error = np.zeros(case.shape, np.uint8)
+        middle = tuple(length // 2 for length in case.shape)
+        error[middle] = 255
+        maps.write(case.name, 4, CaseErrors(error, 1.0, {}))
+    foveal.preview(copy, tmp_path / "p.png", options=adaptive)
+    title, _, drawn, _, _ = seen[-1]
+    assert "drawn by the error maps of step 4" in title
+    for case in drawn:
+        for projection, _ in case.projections:
+            assert projection.centres.max() == 500

@@ -76,8 +76,8 @@ def test_a_projection_counts_every_patch_centre_once(plane):
     labels[1, 2, 3] = 7
     grid = Grid(labels.shape, RAS)
     shown = fullest_slice(volume(), None, grid, plane=plane)
-    # A patch of 2 voxels has its centre one voxel after its corner.
-    seen = projection(shown, labels, [(0, 1, 2), (0, 1, 2), (3, 3, 5)], (2, 2, 2), grid)
+    # The last lies beyond the border, and counts as on it.
+    seen = projection(shown, labels, [(1, 2, 3), (1, 2, 3), (4, 4, 6)], grid)
     assert seen.centres.shape == shown.image.shape
     assert seen.centres.sum() == 3
     assert seen.centres[seen.structures[7]].tolist() == [2.0]

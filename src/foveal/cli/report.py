@@ -22,11 +22,20 @@ def report(
             "--output", "-o", help="HTML file; report.html in the folder if unset."
         ),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--beside",
+            help="Another run, whose loss and validation scores are drawn with these, "
+            "such as one without adaptive sampling. May be repeated.",
+            metavar="RUN|RUNS",
+        ),
+    ] = None,
 ) -> None:
     """Make one HTML file of a run: worst cases first, scores, curves, plan in words."""
     with errors_for_people():
         from foveal.commands.report import report as command
 
         with console.status("drawing the report"):
-            path = command(run, output)
+            path = command(run, output, beside=beside or ())
         console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)

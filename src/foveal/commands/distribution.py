@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from foveal import building
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
-from foveal.commands.preview import resolved
+from foveal.commands.preview import current_error_maps, resolved
 from foveal.commands.train import cases_of
 from foveal.engine.loading import PatchSource
 from foveal.plugins.registration import Plugin
+from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS
 from foveal.sampling.randomness import generator
 from foveal.store.store import StoredCase
 
@@ -94,8 +95,12 @@ def distribution(
     method = building.method(settings, planned, parts)
     # Only of outlined cases is it known which class a voxel is of.
     groups = {stream.cases: cases for stream in method.streams.values()}
+    maps = WITHOUT_ERROR_MAPS
+    if settings.sampling.adaptive:
+        maps, words = current_error_maps(Path(source), settings, groups, watcher)
+        watcher.on_stage(f"patches are {words}")
     sources = building.patch_sources(
-        settings, planned, method, groups, rank=0, parts=parts
+        settings, planned, method, groups, rank=0, parts=parts, maps=maps
     )
     stream = next(iter(sources.values()))
     num_classes = planned.labels.num_classes

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from foveal.building import preprocessing_recipe
 from foveal.case import CaseFiles, Dataset
@@ -100,6 +101,37 @@ def preprocess(
     ]
 
 
+def stored_copy(
+    files: CaseFiles, plan: Plan, *, store: Path | None = None
+) -> StoredCase | None:
+    """The preprocessed case if the store holds it; nothing is made or changed.
+
+    Args:
+        files: Of the case.
+        plan: By which it was preprocessed.
+        store: Folder; ``None``: `default_store_root`.
+
+    Returns:
+        ``None``: it is not there, or not sound, or its files cannot be read.
+    """
+    recipe, structures = preprocessing_recipe(plan), tuple(plan.labels.structures)
+    kept = Store(store or default_store_root())
+    try:
+        content = readable_content(files, FileDigests(kept.root / DIGESTS_FILE))
+        key = _key(recipe, structures, content)
+        return kept.open(key, name=files.name, patient=files.patient)
+    except CaseError:
+        return None
+
+
+def _key(
+    recipe: PreprocessingRecipe, structures: Sequence[str], content: dict[str, Any]
+) -> str:
+    return entry_key(
+        {"recipe": recipe.digest, "structures": list(structures), **content}
+    )
+
+
 def _stored_case(
     files: CaseFiles,
     recipe: PreprocessingRecipe,
@@ -109,9 +141,7 @@ def _stored_case(
 ) -> StoredCase:
     """The case from the store, where it is put first if it is not there."""
     content = readable_content(files, digests)
-    key = entry_key(
-        {"recipe": recipe.digest, "structures": list(structures), **content}
-    )
+    key = _key(recipe, structures, content)
     if store.contains(key):
         try:
             return store.open(key, name=files.name, patient=files.patient)

@@ -14,6 +14,7 @@ from foveal.case import CaseFiles, Dataset
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import with_landmarks_of_files
 from foveal.commands.preprocess import preprocess
+from foveal.commands.refreshing import error_map_folder
 from foveal.commands.train import (
     cases_of,
     dataset_path,
@@ -28,7 +29,7 @@ from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.loading import PatchSource, ReadPatch
 from foveal.engine.run_directory import is_run, open_run
-from foveal.errors import SettingsError
+from foveal.errors import RunError, SettingsError
 from foveal.geometry import Grid
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_bytes, require_ending
@@ -40,11 +41,12 @@ from foveal.reports.patches import (
     DrawnCase,
     ShownPatch,
     patches_picture,
-    projection,
+    projections,
     seen_through,
 )
 from foveal.reports.slices import fullest_slice, percentile_range
 from foveal.reports.views import planes_of
+from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS, ErrorMaps
 from foveal.sampling.randomness import generator
 from foveal.settings_files import changed_plan, choose_settings, read_plan
 from foveal.store.store import StoredCase
@@ -75,8 +77,10 @@ def preview(
     """Draw the patches of one training step, and where patches of their cases lie.
 
     The patches are those that training with the same settings takes at that step, to
-    the voxel. Only the cases that they come from are preprocessed; landmarks that the
-    plan asks for are learned from all training cases.
+    the voxel; only the cases that they come from are preprocessed. Landmarks that the
+    plan asks for are learned from all training cases. With adaptive sampling the
+    patches are those of the newest error maps of a run, and of none of a data set, and
+    every case is preprocessed.
 
     Args:
         source: A data set, a settings file that names one, or the folder of a run.
@@ -107,10 +111,14 @@ def preview(
         name: CasesOnUse(files, dataset, planned, settings, watcher)
         for name, files in files_of_streams(method, dataset, fold).items()
     }
-    sources = building.patch_sources(
-        settings, planned, method, cases, rank=0, parts=parts
-    )
+    maps = WITHOUT_ERROR_MAPS
     title = f"{dataset.name}: patches of step {step}, augmented"
+    if settings.sampling.adaptive:
+        maps, words = current_error_maps(Path(source), settings, cases, watcher)
+        title += f"; {words}"
+    sources = building.patch_sources(
+        settings, planned, method, cases, rank=0, parts=parts, maps=maps
+    )
     if any(predicts_less(stream) for stream in sources.values()):
         title += "; the network predicts what is framed"
     patches: list[ShownPatch] = []
@@ -222,6 +230,39 @@ def resolved(
     return settings, planned, dataset, division
 
 
+def current_error_maps(
+    source: Path,
+    settings: Settings,
+    cases: Mapping[str, Sequence[StoredCase]],
+    watcher: Watcher,
+) -> tuple[ErrorMaps, str]:
+    """The newest error maps of a run, and what to say of them.
+
+    Args:
+        source: Only a run has any.
+        settings: Of an adaptive sampler.
+        cases: To train on, by the names that streams use.
+        watcher: Told of maps that are of other data, or damaged; they count as not
+            made yet.
+    """
+    if not is_run(source) or not open_run(source).error_maps.is_dir():
+        return WITHOUT_ERROR_MAPS, "drawn without error maps, as there are none yet"
+    maps = error_map_folder(open_run(source), settings, cases)
+    for case in maps.cases:
+        step = maps.newest(case.name)
+        try:
+            if step is not None:
+                maps.use(case.name, step)
+        except RunError as error:
+            watcher.on_stage(f"case {case.name} counts as wrong everywhere: {error}")
+    steps = maps.steps.values()
+    if not steps:
+        return maps, "drawn without error maps, as there are none yet"
+    first, last = min(steps), max(steps)
+    when = f"step {last}" if first == last else f"steps {first} to {last}"
+    return maps, f"drawn by the error maps of {when}"
+
+
 def _dataset(settings: Settings, watcher: Watcher) -> Dataset:
     dataset = read_dataset(dataset_path(settings))
     if dataset.left_out:
@@ -307,21 +348,10 @@ def _drawn_case(
     corners = [
         stream.sampler.draw([case], size, draws).corner for _ in range(NUM_DRAWS)
     ]
+    centres = np.add(corners, np.array(size) // 2).tolist()
     whole = tuple(slice(0, length) for length in case.shape)
     channel, labels = case.read_image(whole)[0], case.read_label_map(whole)
-    seen = []
-    planes = planes_of(case.grid)
-    for plane in planes if len(planes) == 1 else ("axial", "coronal"):
-        shown = fullest_slice(channel, labels, case.grid, plane=plane)
-        seen.append(
-            projection(
-                replace(shown, labels=None),
-                labels,
-                corners,
-                size,
-                case.grid,
-            )
-        )
+    seen = projections(channel, labels, centres, case.grid)
     display_range = percentile_range(channel)
     return DrawnCase(
         case=case.name,

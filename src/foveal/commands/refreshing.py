@@ -21,7 +21,11 @@ from foveal.inference.errors import CaseErrors, case_errors
 from foveal.inference.numerics import apply_layout
 from foveal.inference.predict import patch_function
 from foveal.networks.interface import Network
+from foveal.reports.views import stored_slice_axis
 from foveal.store.store import StoredCase
+
+NUM_SHOWN = 2
+"""Training cases, first by name, of which a slice of every error map is kept."""
 
 
 def error_map_folder(
@@ -43,7 +47,15 @@ def error_map_folder(
         for case in group
         if case.class_counts
     }
-    return ErrorMapFolder(run.error_maps, outlined, chosen.block_voxels)
+    return ErrorMapFolder(
+        run.error_maps,
+        outlined,
+        chosen.block_voxels,
+        {
+            name: stored_slice_axis(outlined[name].grid)
+            for name in sorted(outlined)[:NUM_SHOWN]
+        },
+    )
 
 
 def finder(settings: Settings, plan: Plan, device: torch.device) -> FindErrors:

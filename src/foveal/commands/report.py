@@ -1,21 +1,12 @@
 """Show how a run went: one HTML file, worst case first."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from foveal import __version__
 from foveal.case import (
-    Case,
-    CaseFiles,
     Dataset,
-    StructureFile,
-    meaning_of_values,
 )
 from foveal.commands.out_of_fold import (
     division,
@@ -24,6 +15,10 @@ from foveal.commands.out_of_fold import (
     validation_predictions,
 )
 from foveal.commands.presence import read_presence
+from foveal.commands.report_curves import curves_beside, curves_of_folds, curves_of_run
+from foveal.commands.report_overlays import NUM_OVERLAYS, overlays_of
+from foveal.commands.report_sampling import sampling_facts, sampling_of
+from foveal.commands.reported_run import ReportedRun, read_run
 from foveal.commands.run_words import (
     Facts,
     dataset_facts,
@@ -34,107 +29,63 @@ from foveal.commands.run_words import (
     training_facts,
     transfer_facts,
 )
-from foveal.config.plan import LabelsConfig, Plan
 from foveal.config.settings import Settings
-from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
-from foveal.errors import CaseError, DatasetError
-from foveal.io.cases import read_case
+from foveal.errors import DatasetError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
-from foveal.io.label_maps import read_reference, require_same_grid
-from foveal.io.volumes import case_stem, only_volumes, read_volume
-from foveal.metrics.evaluation import Evaluation
 from foveal.metrics.presence import PresenceScores, pooled_presence
 from foveal.planning.splits import Fold, read_splits
 from foveal.plugins.kept import kept_plugins
-from foveal.reports import figures
-from foveal.reports.page import Curve, Overlay, Page, number, render
-from foveal.reports.scores import CaseScores, FoldScores, RunScores, ordered_scores
-from foveal.reports.views import worst_view
-from foveal.settings_files import read_plan, read_settings
-
-NUM_OVERLAYS = 6
-"""Cases shown as pictures."""
-
-SOFT_TISSUE_HU = (-160.0, 240.0)
-"""Window in which a CT is shown."""
+from foveal.reports.page import Beside, Overlay, Page, number, render
+from foveal.reports.scores import FoldScores, RunScores, ordered_scores
+from foveal.settings_files import read_plan
 
 FOOTER = f"Made by Foveal {__version__}. This file needs no network."
 
-LogRow = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class _Run:
-    """What one run left behind."""
-
-    directory: RunDirectory
-    settings: Settings
-    log: tuple[LogRow, ...]
-
-    measured: Evaluation | None
-    """``None`` before the validation cases were measured."""
-
-    @property
-    def name(self) -> str:
-        return self.directory.path.resolve().name
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether it is known how good the run is in its validation cases."""
-        return self.measured is not None or self.directory.presence.exists()
-
-    @property
-    def steps_done(self) -> int:
-        return max(
-            (row["step"] + 1 for row in self.log if row["kind"] == "step"), default=0
-        )
-
-    @property
-    def best_step(self) -> int | None:
-        """Step of the best checkpoint; ``None`` before the first validation."""
-        known = [
-            (row["mean"], row["step"])
-            for row in self.log
-            if row["kind"] == "validation" and row["mean"] is not None
-        ]
-        # The earliest of equal ones, as the engine keeps it.
-        return max(known, key=lambda found: (found[0], -found[1]))[1] if known else None
-
-
-def report(run: Path | str, output: Path | None = None) -> Path:
+def report(
+    run: Path | str,
+    output: Path | None = None,
+    *,
+    beside: Sequence[Path | str] = (),
+) -> Path:
     """Make the report of a run or of a folder of runs, finished or not.
 
     Args:
         run: Folder that `foveal.train` wrote; or a folder of runs that validated
             different cases, such as a cross-validation.
         output: HTML file; unset: ``report.html`` in the folder.
+        beside: Other runs, or folders of runs, whose training curves are drawn with
+            those of this one, such as the same training without adaptive sampling.
 
     Returns:
         The file.
 
     Raises:
-        RunError: ``run`` is not a run and holds none.
+        RunError: ``run``, or one beside it, is not a run and holds none, or is given
+            twice.
         EvaluationError: A ``metrics.json`` is damaged, or several runs validated the
             same case.
         SettingsError: Settings, plan or splits are damaged.
     """
     folder = Path(run)
-    runs = [_read_run(directory) for directory in find_runs(folder)]
-    page = _page_of_run(runs[0]) if is_run(folder) else _page_of_runs(folder, runs)
+    runs = [read_run(directory) for directory in find_runs(folder)]
+    others = [
+        read_run(directory) for path in beside for directory in find_runs(Path(path))
+    ]
+    together = Beside(*curves_beside([*runs, *others])) if others else None
+    page = (
+        _page_of_run(runs[0], together)
+        if is_run(folder)
+        else _page_of_runs(folder, runs, together)
+    )
     path = output or folder / "report.html"
     atomic_write_text(path, render(page))
     return path
 
 
-def _read_run(directory: RunDirectory) -> _Run:
-    settings, _ = read_settings(directory.settings)
-    log = tuple(read_log(directory.path / "log.jsonl"))
-    return _Run(directory, settings, log, measured_out_of_fold([directory]))
-
-
-def _page_of_run(run: _Run) -> Page:
+def _page_of_run(run: ReportedRun, beside: Beside | None) -> Page:
     plan = read_plan(run.directory.plan)
     fold = division(run.directory)
     scores = ordered_scores(run.measured) if run.measured else None
@@ -142,7 +93,7 @@ def _page_of_run(run: _Run) -> Page:
     overlays: list[Overlay] = []
     if scores is not None and dataset is not None:
         predictions = validation_predictions(run.directory)
-        overlays, more_notes = _overlays(scores, dataset, plan, predictions)
+        overlays, more_notes = overlays_of(scores, dataset, plan, predictions)
         notes += more_notes
     return Page(
         title=f"{plan.dataset_name}: fold {run.settings.splits.fold}",
@@ -154,11 +105,14 @@ def _page_of_run(run: _Run) -> Page:
         folds=[],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
-        curves=_curves(run.log, run.settings),
+        curves=curves_of_run(run),
+        beside=beside,
+        sampling=sampling_of([run], dataset, plan),
         facts=[
             *dataset_facts(dataset, plan, patients_of_fold(fold)),
             *plan_facts(plan),
-            *training_facts(run.settings, _seconds(run.log)),
+            *training_facts(run.settings, run.seconds),
+            *sampling_facts(run),
             *transfer_facts(run.settings),
             *_plugin_facts(run.directory),
             *_environment_facts(run.directory),
@@ -169,7 +123,9 @@ def _page_of_run(run: _Run) -> Page:
     )
 
 
-def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
+def _page_of_runs(
+    folder: Path, runs: Sequence[ReportedRun], beside: Beside | None
+) -> Page:
     """Every case as the run predicted it that had left it out."""
     first = runs[0]
     plan = read_plan(first.directory.plan)
@@ -179,7 +135,7 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
     overlays: list[Overlay] = []
     if scores is not None and dataset is not None:
         predictions = find_out_of_fold(folder).predictions
-        overlays, more_notes = _overlays(scores, dataset, plan, predictions)
+        overlays, more_notes = overlays_of(scores, dataset, plan, predictions)
         notes += more_notes
     unfinished = [run.name for run in runs if not run.is_measured]
     lacking = (
@@ -204,13 +160,16 @@ def _page_of_runs(folder: Path, runs: Sequence[_Run]) -> Page:
         ],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
-        curves=_curves_of_folds(runs),
+        curves=curves_of_folds(runs),
+        beside=beside,
+        sampling=sampling_of(runs[:1], dataset, plan),
         facts=[
             *dataset_facts(
                 dataset, plan, patients_of_folds(read_splits(first.directory.splits))
             ),
             *plan_facts(plan),
-            *training_facts(first.settings, sum(_seconds(run.log) for run in runs)),
+            *training_facts(first.settings, sum(run.seconds for run in runs)),
+            *sampling_facts(first),
             *transfer_facts(first.settings),
             *_plugin_facts(first.directory),
             *_environment_facts(first.directory),
@@ -251,22 +210,22 @@ def _score_headlines(scores: RunScores | None) -> list[tuple[str, str, str]]:
     return [mean, ("worst case", number(worst.mean_dice), worst.name)]
 
 
-def _steps_headline(run: _Run) -> tuple[str, str, str]:
-    remark = f"of {run.settings.training.steps}; {duration(_seconds(run.log))}"
+def _steps_headline(run: ReportedRun) -> tuple[str, str, str]:
+    remark = f"of {run.settings.training.steps}; {duration(run.seconds)}"
     return "steps", f"{run.steps_done:,}", remark
 
 
-def _folds_headline(runs: Sequence[_Run]) -> tuple[str, str, str]:
+def _folds_headline(runs: Sequence[ReportedRun]) -> tuple[str, str, str]:
     measured = sum(run.is_measured for run in runs)
-    seconds = sum(_seconds(run.log) for run in runs)
+    seconds = sum(run.seconds for run in runs)
     return "folds measured", f"{measured}", f"of {len(runs)}; {duration(seconds)}"
 
 
-def _memory_warnings(run: _Run) -> list[str]:
+def _memory_warnings(run: ReportedRun) -> list[str]:
     return [row["note"] for row in run.log if row["kind"] == "memory"]
 
 
-def _presence(runs: Sequence[_Run]) -> dict[str, PresenceScores]:
+def _presence(runs: Sequence[ReportedRun]) -> dict[str, PresenceScores]:
     """What classifiers told of the cases that they had left out; else empty."""
     told = [
         read_presence(run.directory.presence)
@@ -283,197 +242,6 @@ def _why_no_scores(fold: Fold) -> str:
         "The validation cases have not been measured yet; that happens when training "
         "ends. If it was stopped, continue it with foveal train --resume."
     )
-
-
-def _overlays(
-    scores: RunScores, dataset: Dataset, plan: Plan, predictions: Mapping[str, Path]
-) -> tuple[list[Overlay], list[str]]:
-    """Pictures of the worst cases, and which could not be made and why."""
-    files = {case.name: case for case in dataset.cases}
-    overlays, notes = [], []
-    for case in scores.cases[:NUM_OVERLAYS]:
-        structure = case.worst_structure
-        if structure is None:
-            continue
-        if case.name not in predictions or case.name not in files:
-            where = "data set" if case.name in predictions else "validation folder"
-            notes.append(f"No picture of {case.name}: it is not in the {where}.")
-            continue
-        try:
-            overlays.append(
-                _overlay(
-                    case, structure, files[case.name], predictions[case.name], plan
-                )
-            )
-        except CaseError as error:
-            notes.append(f"No picture of {case.name}: {error}")
-    return overlays, notes
-
-
-def _overlay(
-    scores: CaseScores, structure: str, files: CaseFiles, prediction: Path, plan: Plan
-) -> Overlay:
-    """Picture of the slice where a case's worst structure has most errors.
-
-    Raises:
-        CaseError: A file cannot be read, or the prediction is on another grid.
-    """
-    case = read_case(files, resample_channels=plan.preprocessing.resample_channels)
-    structures = plan.labels.structure_values
-    drawn = frozenset(structures if files.annotated is None else files.annotated)
-    numbers: dict[frozenset[str], int] = {}
-    expected = _numbered(_label_map_of(case), case.meaning(structures), drawn, numbers)
-    found = _numbered(*_predicted(prediction, case, plan.labels), drawn, numbers)
-    if plan.labels.ignore_value is not None and case.combinations is None:
-        found[case.label_map == plan.labels.ignore_value] = 0
-    shown = [number for names, number in numbers.items() if structure in names]
-    view = worst_view(case.image[0], expected, found, case.grid, shown)
-    dice = scores.structures[structure]["dice"]
-    where = (
-        f": {view.plane} slice {view.axis} = {view.index}, counted from 0, where most "
-        "of it is wrong"
-    )
-    if 1 in case.grid.shape:
-        where = ""  # There is one slice.
-    return Overlay(
-        case=scores.name,
-        caption=f"{structure} is worst here, Dice {number(dice)}{where}. "
-        f"Mean Dice of the case {number(scores.mean_dice)}.",
-        png=figures.overlay(view, _display_range(case, plan)),
-    )
-
-
-def _label_map_of(case: Case) -> NDArray[Any]:
-    if case.label_map is None:
-        raise CaseError("its data set has no reference for it any more")
-    return case.label_map
-
-
-def _predicted(
-    prediction: Path, case: Case, labels: LabelsConfig
-) -> tuple[NDArray[Any], dict[int, frozenset[str]]]:
-    """Label map of a prediction, and the structures its numbers stand for.
-
-    Raises:
-        CaseError: A file cannot be read, or lies on another grid than the case.
-    """
-    if prediction.is_dir():
-        masks = tuple(
-            StructureFile(case_stem(file), file)
-            for file in only_volumes(sorted(prediction.iterdir()))
-        )
-        files = CaseFiles(case.name, case.name, (), structure_files=masks)
-        label_map, combinations = read_reference(files, case.grid)
-        return label_map, dict(enumerate(combinations or ()))
-    predicted = read_volume(prediction)
-    require_same_grid("image", case.grid, "prediction", predicted.grid)
-    meaning = meaning_of_values(labels.structure_values)
-    # Of the value of background there is nothing to say, as of 0.
-    return predicted.array, meaning | {labels.background_value: frozenset()}
-
-
-def _numbered(
-    label_map: NDArray[Any],
-    meaning: Mapping[int, frozenset[str]],
-    drawn: frozenset[str],
-    numbers: dict[frozenset[str], int],
-) -> NDArray[np.int32]:
-    """Label map in which a number stands for the same structures in every label map.
-
-    Args:
-        label_map: ``(i, j, k)``.
-        meaning: Structures that each of its numbers stands for.
-        drawn: Structures that count; the others are background.
-        numbers: Structures that lie over one another to their number, from 1; those
-            that are not there yet are added.
-    """
-    numbered = np.zeros(label_map.shape, np.int32)
-    for value, names in meaning.items():
-        if names & drawn:
-            number = numbers.setdefault(names & drawn, len(numbers) + 1)
-            numbered[label_map == value] = number
-    return numbered
-
-
-def _display_range(case: Case, plan: Plan) -> tuple[float, float]:
-    """Intensities of the first channel that are shown black and white."""
-    if plan.preprocessing.channels[0].normalisation == "ct":
-        return SOFT_TISSUE_HU
-    inside = case.image[0][case.image[0] != 0]
-    values: NDArray[np.float32] = inside if inside.size else case.image[0]
-    low, high = np.percentile(values, (0.5, 99.5))
-    return float(low), float(high)
-
-
-def _curves(log: Sequence[LogRow], settings: Settings) -> list[Curve]:
-    rows = [row for row in log if row["kind"] == "step"]
-    validations = [row for row in log if row["kind"] == "validation"]
-    curves = []
-    if rows:
-        steps = [row["step"] for row in rows]
-        losses = [row["loss"] for row in rows]
-        curves.append(
-            Curve("Loss", "On training patches.", figures.loss_curve(steps, losses))
-        )
-    if validations:
-        scores = {
-            structure: [row["scores"][structure] for row in validations]
-            for structure in validations[0]["scores"]
-        }
-        measure = validations[0]["measure"]
-        svg = figures.score_curve(
-            [row["step"] for row in validations],
-            scores,
-            [row["mean"] for row in validations],
-            measure,
-        )
-        caption = "Used for selecting the checkpoint; on the preprocessed grid."
-        curves.append(Curve(f"Validation {measure}", caption, svg))
-    if rows:
-        base = settings.optimiser.learning_rate
-        rates = [base * row["learning_rate_factor"] for row in rows]
-        svg = figures.learning_rate_curve(steps, rates)
-        curves.append(Curve("Learning rate", "Warm-up and schedule.", svg))
-    return curves
-
-
-def _curves_of_folds(runs: Sequence[_Run]) -> list[Curve]:
-    losses = {
-        run.name: (
-            [row["step"] for row in run.log if row["kind"] == "step"],
-            [row["loss"] for row in run.log if row["kind"] == "step"],
-        )
-        for run in runs
-        if run.steps_done
-    }
-    scores = {
-        run.name: (
-            [row["step"] for row in run.log if row["kind"] == "validation"],
-            [row["mean"] for row in run.log if row["kind"] == "validation"],
-        )
-        for run in runs
-        if run.best_step is not None
-    }
-    curves = []
-    if losses:
-        svg = figures.fold_loss_curves(losses)
-        curves.append(Curve("Loss", "On training patches, fold by fold.", svg))
-    if scores:
-        measure = next(
-            row["measure"]
-            for run in runs
-            for row in run.log
-            if row["kind"] == "validation"
-        )
-        caption = "Used for selecting the checkpoints; on the preprocessed grid."
-        svg = figures.fold_score_curves(scores, measure)
-        curves.append(Curve(f"Validation {measure}", caption, svg))
-    return curves
-
-
-def _seconds(log: Sequence[LogRow]) -> float:
-    """That the logged steps and validations took."""
-    return sum(row.get("seconds", 0.0) + row.get("waited_seconds", 0.0) for row in log)
 
 
 def _plugin_facts(run: RunDirectory) -> Facts:
@@ -508,7 +276,7 @@ def _environment_facts(run: RunDirectory) -> Facts:
 
 def _files(
     folder: Path,
-    runs: Sequence[_Run],
+    runs: Sequence[ReportedRun],
     dataset: Dataset | None,
     scores: RunScores | None,
 ) -> list[tuple[str, str]]:

@@ -134,17 +134,9 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
     )
     if settings.method.name == "classification":
         loss = "the cross entropy of which structures a patch shows"
-    share = settings.sampling.foreground_fraction
-    sampling = {
-        "uniform": "Patches are drawn anywhere.",
-        "class_balanced": f"{share:.0%} of the patches hold a voxel of a structure "
-        "drawn first, the others lie anywhere.",
-    }.get(
-        settings.sampling.sampler,
-        f"Patches are drawn by {settings.sampling.sampler}, a plugin's sampler.",
-    )
     return [
-        ("Method", f"{settings.method.name}; the loss is {loss}. {sampling}"),
+        ("Method", f"{settings.method.name}; the loss is {loss}."),
+        ("Where patches lie", _sampling_words(settings)),
         (
             "Optimiser",
             f"{optimiser.name}, learning rate {optimiser.learning_rate:g} with "
@@ -165,6 +157,37 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
             ),
         ),
     ]
+
+
+def _sampling_words(settings: Settings) -> str:
+    """How patches are drawn, and from which cases."""
+    sampling, error_maps = settings.sampling, settings.error_maps
+    share = sampling.foreground_fraction
+    chosen = {
+        "uniform": "Anywhere in the case.",
+        "class_balanced": f"{share:.0%} of the patches hold a voxel of a structure "
+        "drawn first, the others lie anywhere.",
+        "foreground_background": f"{share:.0%} of the patches lie around a voxel of "
+        "any structure, the others around background.",
+        "class_equal": "Around background and each structure of the case equally "
+        "often.",
+        "mask": "Around voxels of the case's mask.",
+        "weight_map": "Around voxels as often as the case's weight map says.",
+    }
+    own = f"Drawn by {sampling.sampler}, a plugin's sampler."
+    words = [chosen.get(sampling.sampler, own)]
+    if sampling.adaptive:
+        words.append(
+            "Of these, those where the network still errs (adaptive sampling)."
+        )
+    if sampling.one_case_per_batch:
+        words.append("All patches of a step come from one case.")
+    if error_maps is not None and error_maps.curriculum_steps:
+        words.append(
+            "From easy to hard: at first only the cases with the smallest errors in "
+            f"their structures, all from step {error_maps.curriculum_steps:,} on."
+        )
+    return " ".join(words)
 
 
 def transfer_facts(settings: Settings) -> Facts:

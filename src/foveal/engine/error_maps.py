@@ -4,6 +4,9 @@
 updates, one byte per voxel or block of voxels, 255 for an error of 1; the `.json`
 beside it says what they are of. A version is there when its `.tiles` is, which is
 written last. A case without any has an error of 1 everywhere.
+
+Of a few cases one slice of every version stays for people, as `.png`, while the map
+itself is deleted once no checkpoint needs it; the `.json` says which slice.
 """
 
 import json
@@ -12,11 +15,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.case import IGNORED
 from foveal.errors import CaseError, RunError
 from foveal.inference.errors import CaseErrors
 from foveal.io.files import atomic_path, atomic_write_text
@@ -27,6 +33,8 @@ FORMAT_VERSION = 1
 
 TILE_LENGTH = 32
 """Voxels per axis of a tile, or blocks where a byte stands for several voxels."""
+
+NONE_SHOWN: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +85,23 @@ class ErrorMapFolder:
         path: ``error_maps`` of a run; made when the first map is written.
         cases: Whose errors are kept, by name.
         block_voxels: Of maps written from now on.
+        slice_axes: Cases of which a slice of every version is kept for people, by name,
+            and the axis it is across, 0 to 2; the slice is that with most voxels of
+            structures.
     """
 
     def __init__(
-        self, path: Path, cases: Mapping[str, StoredCase], block_voxels: int = 1
+        self,
+        path: Path,
+        cases: Mapping[str, StoredCase],
+        block_voxels: int = 1,
+        slice_axes: Mapping[str, int] = NONE_SHOWN,
     ) -> None:
         self.path = path
         self._cases = dict(cases)
         self._block_voxels = block_voxels
+        self._slice_axes = dict(slice_axes)
+        self._slice_indices: dict[str, int] = {}
         self._current: dict[str, StoredErrorMap] = {}
         self._lock = threading.Lock()
 
@@ -126,6 +143,8 @@ class ErrorMapFolder:
             "difficulty": found.difficulty,
             "dice": found.dice,
         }
+        if name in self._slice_axes:
+            record["slice"] = self._write_slice(path.with_suffix(".png"), case, error)
         atomic_write_text(path.with_suffix(".json"), json.dumps(record, indent=2))
         with atomic_path(path) as temporary:
             write_tiles(
@@ -212,6 +231,21 @@ class ErrorMapFolder:
                 if step not in wanted and step < newest_wanted:
                     self._tiles_path(name, step).unlink(missing_ok=True)
 
+    def _write_slice(
+        self, path: Path, case: StoredCase, error: NDArray[np.uint8]
+    ) -> dict[str, Any]:
+        """Keep a slice of errors as a picture; returns where it lies."""
+        from foveal.io.pictures import write_picture  # brings readers of many formats
+
+        axis = self._slice_axes[case.name]
+        if case.name not in self._slice_indices:
+            self._slice_indices[case.name] = fullest_index(case, axis)
+        index = self._slice_indices[case.name]
+        with atomic_path(path) as temporary:
+            pixels = np.take(error, [index], axis)
+            write_picture(temporary, np.moveaxis(pixels, axis, 2))
+        return {"axis": axis, "index": index, "affine": case.grid.affine.tolist()}
+
     def _versions(self, name: str) -> list[int]:
         folder = self._tiles_path(name, 0).parent
         return [
@@ -238,6 +272,17 @@ def block_means(error: NDArray[np.uint8], block_voxels: int) -> NDArray[np.uint8
         sums = np.add.reduceat(sums, starts, axis=axis)
         sums /= counts.reshape([-1 if n == axis else 1 for n in range(3)])
     return np.rint(sums).astype(np.uint8)
+
+
+def fullest_index(case: StoredCase, axis: int) -> int:
+    """Place along an axis of the slice with most voxels of structures.
+
+    The middle one in a case without any.
+    """
+    labels = case.read_label_map([slice(0, length) for length in case.shape])
+    others = tuple(other for other in range(3) if other != axis)
+    counts = np.count_nonzero((labels != 0) & (labels != IGNORED), axis=others)
+    return int(counts.argmax()) if counts.any() else case.shape[axis] // 2
 
 
 def _content(case: StoredCase) -> str:

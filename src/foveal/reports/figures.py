@@ -35,6 +35,9 @@ STRUCTURE_COLOURS = (
 MAX_POINTS = 240
 """Of a curve; longer ones are averaged over equal shares of the steps."""
 
+SMOOTHED_FRACTION = 0.1
+"""Of a curve, over which a running mean goes."""
+
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -60,7 +63,7 @@ STYLE: dict[Any, Any] = {
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
     """SVG of the training loss, averaged where there are many steps."""
-    with _curve() as (axes, svg):
+    with curve_axes() as (axes, svg):
         averaged_steps, averaged = averaged_curve(steps, losses)
         axes.plot(averaged_steps, averaged, color=INK, linewidth=1.4)
         axes.set_ylabel("training loss")
@@ -69,7 +72,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
 
 def learning_rate_curve(steps: Sequence[int], rates: Sequence[float]) -> bytes:
     """SVG of the learning rate."""
-    with _curve() as (axes, svg):
+    with curve_axes() as (axes, svg):
         averaged_steps, averaged = averaged_curve(steps, rates)
         axes.plot(averaged_steps, averaged, color=INK, linewidth=1.4)
         axes.set_ylim(bottom=0)
@@ -93,7 +96,7 @@ def score_curve(
         measure: What the scores are called.
     """
     is_coloured = len(scores) <= len(STRUCTURE_COLOURS)
-    with _curve() as (axes, svg):
+    with curve_axes() as (axes, svg):
         for number, (structure, values) in enumerate(scores.items()):
             axes.plot(
                 steps,
@@ -128,7 +131,7 @@ def fold_loss_curves(
     averaged = {
         name: averaged_curve(steps, losses) for name, (steps, losses) in curves.items()
     }
-    with _curve() as (axes, svg):
+    with curve_axes() as (axes, svg):
         _draw_folds(axes, averaged)
         axes.set_ylabel("training loss")
     return svg.getvalue()
@@ -143,7 +146,7 @@ def fold_score_curves(
         curves: Fold to steps and values, 0 to 1; ``None`` leaves a gap.
         measure: What the scores are called.
     """
-    with _curve() as (axes, svg):
+    with curve_axes() as (axes, svg):
         _draw_folds(
             axes,
             {name: (steps, _with_gaps(mean)) for name, (steps, mean) in curves.items()},
@@ -158,6 +161,7 @@ def _draw_folds(
     axes: Axes,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     marker: str = "",
+    linewidth: float = 1.2,
 ) -> None:
     """One coloured and named line per fold; with more than colours, all are grey."""
     is_coloured = len(curves) <= len(STRUCTURE_COLOURS)
@@ -167,17 +171,90 @@ def _draw_folds(
             values,
             color=STRUCTURE_COLOURS[number] if is_coloured else FAINT,
             label=name if is_coloured else "_",
-            linewidth=1.2,
+            linewidth=linewidth,
             marker=marker,
             markersize=2.5,
         )
     if is_coloured:
-        axes.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.2),
-            ncols=min(len(curves), 3),
-            fontsize=8,
+        _legend_below(axes, len(curves))
+
+
+def _legend_below(axes: Axes, names: int) -> None:
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.2),
+        ncols=min(names, 3),
+        fontsize=8,
+    )
+
+
+def smoothed_loss_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+) -> bytes:
+    """SVG of the training losses of several runs, thin, and their running means.
+
+    Args:
+        curves: Name to steps and losses.
+    """
+    with curve_axes() as (axes, svg):
+        for number, (steps, losses) in enumerate(curves.values()):
+            colour = STRUCTURE_COLOURS[number % len(STRUCTURE_COLOURS)]
+            averaged = averaged_curve(steps, losses)
+            axes.plot(*averaged, color=colour, linewidth=0.7, alpha=0.3)
+        _draw_folds(
+            axes,
+            {name: smoothed_curve(*curve) for name, curve in curves.items()},
+            linewidth=1.8,
         )
+        axes.set_ylabel("training loss")
+    return svg.getvalue()
+
+
+def plain_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
+    quantity: str,
+    top: float | None,
+) -> bytes:
+    """SVG of some curves from 0 up, with a legend if there are several.
+
+    Args:
+        curves: Name to steps and values; ``None`` leaves a gap.
+        quantity: What they are values of.
+        top: Of the axis; ``None``: as the values need.
+    """
+    with curve_axes() as (axes, svg):
+        for (name, (steps, values)), colour in zip(
+            curves.items(), (INK, *STRUCTURE_COLOURS), strict=False
+        ):
+            axes.plot(
+                *averaged_curve(steps, _with_gaps(values)),
+                color=colour,
+                label=name,
+                linewidth=1.4,
+            )
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0, top=top)
+        axes.set_ylabel(quantity)
+        if len(curves) > 1:
+            _legend_below(axes, len(curves))
+    return svg.getvalue()
+
+
+def smoothed_curve(
+    steps: Sequence[int], values: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Running means over `SMOOTHED_FRACTION` of the values, fewer at both ends.
+
+    Values that are not finite are left out.
+    """
+    pairs = _finite_pairs(steps, values)
+    half = int(SMOOTHED_FRACTION * len(pairs) / 2)
+    sums = np.concatenate([[0.0], pairs[:, 1].cumsum()])
+    places = np.arange(len(pairs))
+    starts = np.maximum(places - half, 0)
+    ends = np.minimum(places + half + 1, len(pairs))
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return averaged_curve(pairs[:, 0].tolist(), means.tolist())
 
 
 def averaged_curve(
@@ -187,15 +264,19 @@ def averaged_curve(
 
     Values that are not finite are left out.
     """
-    pairs = np.column_stack([steps, values]).astype(np.float64).reshape(-1, 2)
-    pairs = pairs[np.isfinite(pairs[:, 1])]
+    pairs = _finite_pairs(steps, values)
     shares = np.array_split(pairs, min(MAX_POINTS, max(len(pairs), 1)))
     means = np.array([share.mean(axis=0) for share in shares if len(share)])
     return means.reshape(-1, 2)[:, 0].tolist(), means.reshape(-1, 2)[:, 1].tolist()
 
 
+def _finite_pairs(steps: Sequence[int], values: Sequence[float]) -> NDArray[np.float64]:
+    pairs = np.column_stack([steps, values]).astype(np.float64).reshape(-1, 2)
+    return pairs[np.isfinite(pairs[:, 1])]
+
+
 @contextmanager
-def _curve() -> Iterator[tuple[Axes, io.BytesIO]]:
+def curve_axes() -> Iterator[tuple[Axes, io.BytesIO]]:
     """Axes over training steps; the SVG is in the buffer when the block ends."""
     svg = io.BytesIO()
     with rc_context(STYLE):

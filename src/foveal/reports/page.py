@@ -33,6 +33,33 @@ class Overlay:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Something to look at, in words too."""
+
+    title: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Runs beside one another."""
+
+    curves: Sequence[Curve]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where patches came from; all empty for a run that did not write it down."""
+
+    pictures: Sequence[Picture] = ()
+    curves: Sequence[Curve] = ()
+    notes: Sequence[str] = ()
+    """Why pictures are absent."""
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything that a report says."""
 
@@ -61,6 +88,13 @@ class Page:
     """Why pictures are absent."""
 
     curves: Sequence[Curve]
+
+    beside: Beside | None
+    """Other runs, if some were given."""
+
+    sampling: Sequence[tuple[str, Sampling]]
+    """Run to where its patches came from; those that know it."""
+
     facts: Sequence[tuple[str, str]]
     """Topic and a sentence or two: data set, plan and training in plain words."""
 

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib import rc_context
@@ -16,10 +16,11 @@ from foveal.reports.slices import (
     Slice,
     draw_outlines,
     draw_slice,
+    fullest_slice,
     outline_colour,
     structure_legend,
 )
-from foveal.reports.views import PLANES, laid_out
+from foveal.reports.views import PLANES, laid_out, planes_of
 
 PANEL_INCHES = 2.3
 
@@ -74,8 +75,7 @@ class DrawnCase:
 def projection(
     shown: Slice,
     labels: NDArray[np.uint8],
-    corners: Sequence[Sequence[int]],
-    patch_size: Sequence[int],
+    centres: Sequence[Sequence[int]],
     grid: Grid,
 ) -> Projection:
     """Look through a case at its structures and at the centres of patches.
@@ -83,17 +83,15 @@ def projection(
     Args:
         shown: Slice of the case, which says the plane.
         labels: Inside labels ``(i, j, k)`` of the whole case.
-        corners: Of the patches.
-        patch_size: In voxels.
+        centres: Voxels of patches; those beyond the border count as on it.
         grid: Of ``labels``.
     """
     change = reorientation(grid, "LPS")
     axis = PLANES.index(shown.plane)
     counts = np.zeros(labels.shape, np.float32)
-    half = np.array(patch_size) // 2
-    for corner in corners:
+    for centre in centres:
         # A centre may lie beyond the border along an axis shorter than the patch.
-        i, j, k = np.clip(np.add(corner, half), 0, np.array(labels.shape) - 1)
+        i, j, k = np.clip(centre, 0, np.array(labels.shape) - 1)
         counts[i, j, k] += 1
     turned = change.apply(labels)
     present = [label for label in np.unique(labels).tolist() if 0 < label < 255]
@@ -105,6 +103,32 @@ def projection(
         },
         centres=laid_out(change.apply(counts).sum(axis=axis, keepdims=True), axis, 0),
     )
+
+
+def projections(
+    channel: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    centres: Sequence[Sequence[int]],
+    grid: Grid,
+) -> list[Projection]:
+    """See `projection`, in the axial and the coronal plane, or that of a single slice.
+
+    Args:
+        channel: One channel ``(i, j, k)`` of the whole case.
+        labels: Inside labels.
+        centres: Voxels of patches.
+        grid: Of the case.
+    """
+    planes = planes_of(grid)
+    return [
+        projection(
+            replace(fullest_slice(channel, labels, grid, plane=plane), labels=None),
+            labels,
+            centres,
+            grid,
+        )
+        for plane in (planes if len(planes) == 1 else ("axial", "coronal"))
+    ]
 
 
 def seen_through(window: Sequence[slice], grid: Grid, plane: str) -> NDArray[np.bool_]:
@@ -199,7 +223,7 @@ def _draw_cases(
         for axes in row:
             axes.set_axis_off()
         for axes, (seen, display_range) in zip(row, case.projections, strict=False):
-            _draw_projection(axes, seen, display_range)
+            draw_projection(axes, seen, display_range)
             axes.set_anchor("N")
         # Beside a single projection the bars have their title on the second line.
         gap = " " if len(case.projections) > 1 else "\n"
@@ -213,10 +237,25 @@ def _caption(first: Axes, words: str) -> None:
     first.set_zorder(1)
 
 
-def _draw_projection(
+def draw_projection(
     axes: Axes, seen: Projection, display_range: tuple[float, float]
 ) -> None:
+    """Draw a slice, the outlines of what lies before and behind it, and the centres.
+
+    Args:
+        axes: To draw in; their frame is taken away.
+        seen: May be without any patch.
+        display_range: Intensities shown black and white.
+    """
     draw_slice(axes, seen.shown, display_range)
+    if seen.centres.any():
+        _draw_density(axes, seen)
+    for label, mask in seen.structures.items():
+        draw_outlines(axes, mask * label, width=1.1)
+
+
+def _draw_density(axes: Axes, seen: Projection) -> None:
+    """Where patches lie, spread a little and relative to where most lie."""
     rows_mm, columns_mm = seen.shown.pixel_mm
     lengths_mm = np.multiply(seen.centres.shape, (rows_mm, columns_mm))
     spread_mm = SMOOTHING_FRACTION * float(lengths_mm.max())
@@ -234,8 +273,6 @@ def _draw_projection(
         aspect=rows_mm / columns_mm,
         interpolation="bilinear",
     )
-    for label, mask in seen.structures.items():
-        draw_outlines(axes, mask * label, width=1.1)
 
 
 def _draw_shares(

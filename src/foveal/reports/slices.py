@@ -80,6 +80,27 @@ def fullest_slice(
     )
 
 
+def slab_slice(
+    image: NDArray[np.float32], labels: NDArray[Any] | None, grid: Grid, axis: int
+) -> Slice:
+    """Lay out a slice that was cut across an axis of the volume as it is stored.
+
+    Args:
+        image: ``(i, j, k)``, one voxel thick along ``axis``.
+        labels: Inside labels, likewise.
+        grid: Of the whole volume.
+        axis: 0 to 2.
+    """
+    change = reorientation(grid, "LPS")
+    lps_axis = change.permutation.index(axis)
+    return Slice(
+        image=laid_out(change.apply(image), lps_axis, 0),
+        labels=None if labels is None else laid_out(change.apply(labels), lps_axis, 0),
+        pixel_mm=pixel_mm_of(change.apply_to_grid(grid).spacing_mm, lps_axis),
+        plane=PLANES[lps_axis],
+    )
+
+
 def draw_slice(
     axes: Axes, shown: Slice, display_range: tuple[float, float], width: float = 1.3
 ) -> None:

@@ -108,6 +108,12 @@ def slice_axis(lps: Grid) -> int:
     return coarsest if is_anisotropic else 2
 
 
+def stored_slice_axis(grid: Grid) -> int:
+    """Axis of a volume as it is stored to cut across, see `slice_axis`."""
+    change = reorientation(grid, "LPS")
+    return change.permutation[slice_axis(change.apply_to_grid(grid))]
+
+
 def planes_of(grid: Grid) -> tuple[str, ...]:
     """Planes in which a volume shows something: a single slice has one."""
     lps = reorientation(grid, "LPS").apply_to_grid(grid)
