@@ -208,6 +208,10 @@ class ErrorMapFolder:
             if found is None or found.step != step:
                 self.use(name, step)
 
+    def newest(self, name: str) -> int | None:
+        """Step of the newest version of a case on disk; ``None`` without any."""
+        return max(self._versions(name), default=None)
+
     def contains(self, name: str, step: int) -> bool:
         """Whether a version of a case is on disk, as far as its name tells."""
         return name in self._cases and self._tiles_path(name, step).is_file()
