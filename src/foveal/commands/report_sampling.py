@@ -14,7 +14,7 @@ from foveal.commands.report_curves import Series
 from foveal.commands.reported_run import LogRow, ReportedRun
 from foveal.commands.run_words import Facts, duration
 from foveal.config.plan import Plan
-from foveal.config.settings import ErrorMapsConfig
+from foveal.config.sampling import ErrorMapsConfig
 from foveal.errors import CaseError, FovealError
 from foveal.geometry import Grid
 from foveal.io.volumes import read_volume
