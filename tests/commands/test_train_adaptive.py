@@ -106,7 +106,9 @@ def test_log_and_maps_of_an_adaptive_run(run):
     assert all(0 < row["acceptance"] < 1 for row in steps[3:])
     assert any("map_age_steps" in row for row in steps[3:])
     assert all(len(row["patches"]["labelled"]) == 2 for row in steps)
-    written = {path.parent.name for path in (run / "error_maps").glob("*/*.tiles")}
+    written = {
+        path.parent.name for path in (run / "error_maps").glob("cases/*/*.tiles")
+    }
     assert len(written) == 4
     assert json.loads((run / "validation" / "metrics.json").read_text())["rows"]
 

@@ -305,7 +305,9 @@ def test_two_processes_draw_by_the_same_maps_and_keep_those_of_checkpoints(tmp_p
         path = out / "checkpoints" / f"{name}.safetensors"
         versions = load_checkpoint(path)[1]["refreshing"]["versions"]
         for case, step in versions.items():
-            assert (out / "error_maps" / case / f"step_{step:07d}.tiles").exists()
+            assert (
+                out / "error_maps" / "cases" / case / f"step_{step:07d}.tiles"
+            ).exists()
 
 
 def patches_of(source, step):

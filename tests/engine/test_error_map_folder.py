@@ -66,7 +66,7 @@ def test_what_was_written_is_read(tmp_path, block):
     assert np.array_equal(read, expected)
     if block == 1:
         assert np.array_equal(read, found.error)
-    record = json.loads((maps.path / "a" / "step_0000500.json").read_text())
+    record = json.loads((maps.path / "cases" / "a" / "step_0000500.json").read_text())
     assert record["dice"] == {"organ": 0.5, "absent": None}
 
 
@@ -113,7 +113,7 @@ def test_killed_writer_leaves_no_version_and_the_old_one_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         maps.write("a", 2, errors(2))
     assert maps.newest("a") == 1
-    assert [path.name for path in (maps.path / "a").glob("*.tiles")] == [
+    assert [path.name for path in (maps.path / "cases" / "a").glob("*.tiles")] == [
         "step_0000001.tiles"
     ]
     assert np.array_equal(maps.current("a").read(whole()), errors(1).error)
@@ -156,7 +156,7 @@ def test_forgetting_keeps_what_is_in_use_and_in_checkpoints(tmp_path):
     maps.use("a", 20)
     maps.forget([])
     assert there() == [20, 40, 50]
-    assert len(list(maps.path.rglob("*.json"))) == 5
+    assert len(list(maps.path.rglob("*.json"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -213,19 +213,65 @@ def no_list(path):
 def test_damaged_or_missing_map_is_refused_by_name(tmp_path, damage):
     maps = folder(tmp_path)
     maps.write("a", 1, errors(1))
-    damage(maps.path / "a" / "step_0000001.tiles")
+    damage(maps.path / "cases" / "a" / "step_0000001.tiles")
     with pytest.raises(RunError, match=r"error map .*step_0000001\.tiles is missing"):
         maps.use("a", 1)
     assert maps.current("a") is None
 
 
-def test_damage_inside_a_tile_is_noticed_when_it_is_read(tmp_path):
-    maps = folder(tmp_path)
-    maps.write("a", 1, errors(1))
-    path = maps.path / "a" / "step_0000001.tiles"
+def damage_inside(path):
     data = bytearray(path.read_bytes())
     data[60] ^= 1
     path.write_bytes(data)
+
+
+def test_damage_inside_a_tile_is_noticed_when_it_is_read(tmp_path):
+    maps = folder(tmp_path)
+    maps.write("a", 1, errors(1))
+    damage_inside(maps.path / "cases" / "a" / "step_0000001.tiles")
     maps.use("a", 1)
     with pytest.raises(RunError, match=r"error map .*step_0000001\.tiles is missing"):
         maps.current("a").read(whole())
+
+
+@pytest.mark.parametrize("damage", [damage_inside, lambda path: path.unlink()])
+def test_a_lost_map_is_dropped_and_told_of_once_where_it_may_be(tmp_path, damage):
+    cases = {name: stored_case(tmp_path, name) for name in ("a", "b")}
+    maps = ErrorMapFolder(tmp_path / "error_maps", cases, goes_on_without=True)
+    for name in cases:
+        maps.write(name, 1, errors(1))
+        maps.use(name, 1)
+    in_use = maps.current("a")
+    damage(maps.path / "cases" / "a" / "step_0000001.tiles")
+    assert (in_use.read((slice(3, 5), slice(0, 2), slice(1, 2))) == 255).all()
+    assert in_use.read(whole()).shape == SHAPE
+    assert maps.current("a") is None
+    assert maps.steps == {"b": 1}
+    (told,) = maps.lost()
+    assert "case a counts as wrong everywhere until it is predicted again" in told
+    assert maps.lost() == []
+
+
+def test_a_reader_of_a_replaced_map_does_not_drop_the_new_one(tmp_path):
+    cases = {"a": stored_case(tmp_path, "a")}
+    maps = ErrorMapFolder(tmp_path / "error_maps", cases, goes_on_without=True)
+    for step in (1, 2):
+        maps.write("a", step, errors(step))
+    maps.use("a", 1)
+    old = maps.current("a")
+    maps.use("a", 2)
+    maps.delete("a", 1)
+    assert (old.read(whole()) == 255).all()
+    assert maps.steps == {"a": 2}
+    assert maps.lost() == []
+
+
+@pytest.mark.parametrize("name", ["cases.json", "finished.jsonl", "cases"])
+def test_a_case_may_be_called_like_a_file_beside_the_maps(tmp_path, name):
+    maps = folder(tmp_path, names=(name,))
+    maps.path.mkdir()
+    for file in ("cases.json", "finished.jsonl"):
+        (maps.path / file).touch()
+    maps.write(name, 1, errors(1))
+    maps.use(name, 1)
+    assert np.array_equal(maps.current(name).read(whole()), errors(1).error)

@@ -14,6 +14,7 @@ from foveal.engine.refreshing import (
     PausedRefreshing,
     Rhythm,
     fraction_rhythm,
+    refresh_curves,
     whose_turn,
 )
 from foveal.inference.errors import CaseErrors
@@ -41,7 +42,7 @@ def refreshing(maps, every=10, cases=2, order="stalest"):
 def on_disk(maps, name):
     return sorted(
         int(path.stem.removeprefix("step_"))
-        for path in (maps.path / name).glob("*.tiles")
+        for path in (maps.path / "cases" / name).glob("*.tiles")
     )
 
 
@@ -258,3 +259,21 @@ def test_next_pause_is_the_first_multiple_beyond(every, step):
     assert pause > step
     assert pause - step <= every
     assert math.gcd(pause, every) == every
+
+
+def test_curves_of_a_refresh_are_means_over_its_cases():
+    cases = {
+        "a": {"mean_error": 0.1, "difficulty": 0.2, "dice": {"x": 0.5, "y": None}},
+        "b": {"mean_error": 0.3, "difficulty": 0.6, "dice": {"x": 1.0, "y": 0.25}},
+    }
+    assert refresh_curves({"cases": cases, "seconds": 3.0}) == {
+        "seconds": 3.0,
+        "mean_error": pytest.approx(0.2),
+        "difficulty": pytest.approx(0.4),
+        "dice": {"x": 0.75, "y": 0.25},
+    }
+    assert refresh_curves({"worker": "started", "process": 7, "starts": 1}) == {}
+    row = {"cases": {}, "validation": {"v": {"version": 3}}, "validation_cases": 1}
+    assert refresh_curves({**row, "validation_dice": {"x": 0.5}}) == {
+        "validation_dice": {"x": 0.5}
+    }

@@ -164,7 +164,7 @@ def test_patches_are_divided_into_early_and_late_and_lie_where_they_were(run, dr
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None])
 def test_a_damaged_picture_of_errors_costs_itself_only(copy, drawn, content):
-    path = copy / "error_maps" / "a" / "step_0000003.png"
+    path = copy / "error_maps" / "cases" / "a" / "step_0000003.png"
     path.write_bytes(path.read_bytes()[:-30] if content is None else content)
     page = outline(report(copy))
     assert "Not shown: a/step_0000003.png or the .json beside it" in page.text
@@ -185,7 +185,7 @@ def test_a_damaged_picture_of_errors_costs_itself_only(copy, drawn, content):
     ],
 )
 def test_a_damaged_record_of_errors_costs_itself_only(copy, drawn, change):
-    path = copy / "error_maps" / "a" / "step_0000006.json"
+    path = copy / "error_maps" / "cases" / "a" / "step_0000006.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     page = outline(report(copy))
     assert "Not shown: a/step_0000006.png" in page.text
@@ -193,7 +193,7 @@ def test_a_damaged_record_of_errors_costs_itself_only(copy, drawn, change):
 
 
 def test_a_picture_of_another_size_is_not_shown(copy, drawn):
-    path = copy / "error_maps" / "a" / "step_0000006.png"
+    path = copy / "error_maps" / "cases" / "a" / "step_0000006.png"
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)
     assert "Not shown: a/step_0000006.png" in outline(report(copy)).text
     assert [one.step for one in drawn["error_maps_picture"][0].errors] == [3]

@@ -6,7 +6,7 @@ from made_up_volumes import UnlabelledVolume
 
 from foveal.sampling.curriculum import FIRST_SHARE, Curriculum
 
-CASES = [UnlabelledVolume(f"case {n}") for n in range(10)]
+CASES = [UnlabelledVolume(f"case {n}", class_counts=(8000,)) for n in range(10)]
 HARDNESS = [0.5, 0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6, 0.0]
 EASIEST_FIRST = [9, 1, 3, 5, 7, 0, 8, 6, 4, 2]
 
@@ -43,10 +43,17 @@ def test_the_easiest_come_first_and_their_share_grows_to_all():
     assert sizes[-1] == 10
 
 
-def test_what_was_never_predicted_counts_as_hardest():
+def test_all_cases_are_drawn_from_until_each_has_a_map():
     maps = all_maps()
-    del maps["case 9"], maps["case 1"]
-    assert list(Curriculum(maps, 100).eligible(CASES, 0)) == [3, 5, 7]
+    del maps["case 4"]
+    assert list(Curriculum(maps, 100).eligible(CASES, 10)) == list(range(10))
+    maps["case 4"] = MemoryMap([[[0]]], difficulty=0.8)
+    assert len(Curriculum(maps, 100).eligible(CASES, 10)) == 4
+
+
+def test_unlabelled_cases_are_not_waited_for_and_come_last():
+    cases = [UnlabelledVolume("unlabelled"), *CASES]
+    assert list(Curriculum(all_maps(), 100).eligible(cases, 0)) == [2, 4, 6, 10]
 
 
 def test_equally_hard_cases_keep_their_order():

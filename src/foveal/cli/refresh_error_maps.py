@@ -17,6 +17,6 @@ def refresh_error_maps(
 ) -> None:
     """Predict training cases with the newest weights, for as long as input is open."""
     with errors_for_people():
-        from foveal.commands.error_map_worker import refresh_error_maps as command
+        from foveal.commands.refresh_error_maps import refresh_error_maps as command
 
         command(run, device=device, threads=threads, plugins=plugin or ())

@@ -7,6 +7,7 @@ patch, the nearer the classes that a step sees come to those of the data set.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from foveal import building
 from foveal.commands.cases_of_folds import cases_of
 from foveal.commands.fit import Watcher
+from foveal.commands.newest_error_maps import current_error_maps, with_newest_maps
 from foveal.commands.preprocess import preprocess
-from foveal.commands.preview import current_error_maps, resolved
+from foveal.commands.preview import resolved
 from foveal.engine.loading import PatchSource
 from foveal.plugins.registration import Plugin
 from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS
@@ -105,7 +107,9 @@ def distribution(
     stream = next(iter(sources.values()))
     num_classes = planned.labels.num_classes
     real = np.sum([case.class_counts for case in cases], axis=0)
-    captured = captured_counts(stream, num_patches, num_classes)
+    captured = with_newest_maps(
+        partial(captured_counts, stream, num_patches, num_classes), maps, watcher
+    )
     return Distribution(
         num_cases=len(cases),
         num_patches=num_patches,

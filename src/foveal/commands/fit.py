@@ -12,11 +12,13 @@ import torch
 from lightning_fabric import Fabric
 
 from foveal import building
-from foveal.commands.error_map_worker import worker_command, write_cases
+from foveal.commands.refresh_error_maps import worker_command, write_cases
 from foveal.commands.refreshing import (
     error_map_folder,
     finder,
+    first_round_steps,
     is_concurrent,
+    long_first_round,
     pause_seconds,
     paused_refreshing,
     rhythm_of,
@@ -114,7 +116,9 @@ def fit(
     """
     start = time.perf_counter()
     torch.set_num_threads(training_threads(settings))
-    maps = error_map_folder(run, settings, cases)
+    maps = error_map_folder(
+        run, settings, cases, goes_on_without=is_concurrent(settings)
+    )
     sources = building.patch_sources(
         settings, plan, method, cases, fabric.global_rank, parts, maps
     )
@@ -195,6 +199,10 @@ def fit(
         if state is not None:
             kept_fresh.restore(state["refreshing"])
         watcher.on_stage(_refreshing_words(settings, len(maps.cases), fabric.device))
+        if not is_concurrent(settings):
+            warning = long_first_round(settings, len(maps.cases))
+            if warning:
+                watcher.on_stage(warning)
     run_loop(
         training,
         sources,
@@ -388,5 +396,6 @@ def _refreshing_words(settings: Settings, num_cases: int, device: torch.device) 
     refreshed = min(chosen.cases_per_refresh or num_cases, num_cases)
     return (
         f"patches from where the network errs: every {chosen.every_steps} steps the "
-        f"error maps of {refreshed} of {num_cases} cases are made anew"
+        f"error maps of {refreshed} of {num_cases} cases are made anew, so the first "
+        f"round takes {first_round_steps(settings, num_cases)} steps"
     )

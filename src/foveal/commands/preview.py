@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -15,8 +16,8 @@ from foveal.commands.beginning import require_weight_maps
 from foveal.commands.cases_of_folds import cases_of, files_of_streams
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import with_landmarks_of_files
+from foveal.commands.newest_error_maps import current_error_maps, with_newest_maps
 from foveal.commands.preprocess import preprocess
-from foveal.commands.refreshing import error_map_folder
 from foveal.commands.resolving import (
     dataset_path,
     plan_of_fold,
@@ -28,7 +29,7 @@ from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.loading import PatchSource, ReadPatch
 from foveal.engine.run_directory import is_run, open_run
-from foveal.errors import RunError, SettingsError
+from foveal.errors import SettingsError
 from foveal.geometry import Grid
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_bytes, require_ending
@@ -45,7 +46,7 @@ from foveal.reports.patches import (
 )
 from foveal.reports.slices import fullest_slice, percentile_range
 from foveal.reports.views import planes_of
-from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS, ErrorMaps
+from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS
 from foveal.sampling.randomness import generator
 from foveal.settings_files import changed_plan, choose_settings, read_plan
 from foveal.store.store import StoredCase
@@ -123,14 +124,15 @@ def preview(
     patches: list[ShownPatch] = []
     drawn: dict[str, DrawnCase] = {}
     for stream in sources.values():
-        read = stream.read(step)
+        read = with_newest_maps(partial(stream.read, step), maps, watcher)
         watcher.on_stage(f"drawing the patches of step {step}")
         patches += _shown_patches(stream, read, step)
         for case in {patch.case.name: patch.case for patch in read}.values():
-            if len(drawn) < MOST_CASES and case.class_counts:
-                drawn.setdefault(
-                    case.name,
-                    _drawn_case(stream, case, planned.labels.structures, step),
+            if len(drawn) < MOST_CASES and case.class_counts and case.name not in drawn:
+                drawn[case.name] = with_newest_maps(
+                    partial(_drawn_case, stream, case, planned.labels.structures, step),
+                    maps,
+                    watcher,
                 )
     picture = patches_picture(
         title,
@@ -227,39 +229,6 @@ def resolved(
     planned = with_landmarks_of_files(planned)
     planned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
     return settings, planned, dataset, division
-
-
-def current_error_maps(
-    source: Path,
-    settings: Settings,
-    cases: Mapping[str, Sequence[StoredCase]],
-    watcher: Watcher,
-) -> tuple[ErrorMaps, str]:
-    """The newest error maps of a run, and what to say of them.
-
-    Args:
-        source: Only a run has any.
-        settings: Of an adaptive sampler.
-        cases: To train on, by the names that streams use.
-        watcher: Told of maps that are of other data, or damaged; they count as not
-            made yet.
-    """
-    if not is_run(source) or not open_run(source).error_maps.is_dir():
-        return WITHOUT_ERROR_MAPS, "drawn without error maps, as there are none yet"
-    maps = error_map_folder(open_run(source), settings, cases)
-    for case in maps.cases:
-        step = maps.newest(case.name)
-        try:
-            if step is not None:
-                maps.use(case.name, step)
-        except RunError as error:
-            watcher.on_stage(f"case {case.name} counts as wrong everywhere: {error}")
-    steps = maps.steps.values()
-    if not steps:
-        return maps, "drawn without error maps, as there are none yet"
-    first, last = min(steps), max(steps)
-    when = f"step {last}" if first == last else f"steps {first} to {last}"
-    return maps, f"drawn by the error maps of {when}"
 
 
 def _dataset(settings: Settings, watcher: Watcher) -> Dataset:

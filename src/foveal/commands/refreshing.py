@@ -1,5 +1,6 @@
 """Error maps of a run: where they are, what makes them, and how often."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -26,13 +27,18 @@ from foveal.reports.views import stored_slice_axis
 from foveal.store.store import StoredCase
 
 NUM_SHOWN = 2
-"""Training cases, first by name, of which a slice of every error map is kept."""
+"""Training cases, first by name, of which slices of error maps are kept."""
+
+LONGEST_FIRST_ROUND = 1 / 3
+"""Of a training, without a warning."""
 
 
 def error_map_folder(
     run: RunDirectory,
     settings: Settings,
     cases: Mapping[str, Sequence[StoredCase]],
+    *,
+    goes_on_without: bool = False,
 ) -> ErrorMapFolder:
     """Where the error maps of a run are; they are all 1 until one is written.
 
@@ -40,6 +46,7 @@ def error_map_folder(
         run: Whose folder ``error_maps`` it is.
         settings: Of the run.
         cases: To train on, by the names that streams use.
+        goes_on_without: Maps that are found lost; see `ErrorMapFolder`.
     """
     chosen = settings.error_maps or ErrorMapsConfig()
     outlined = {
@@ -56,6 +63,7 @@ def error_map_folder(
             name: stored_slice_axis(outlined[name].grid)
             for name in sorted(outlined)[:NUM_SHOWN]
         },
+        goes_on_without=goes_on_without,
     )
 
 
@@ -87,18 +95,19 @@ def paused_refreshing(
         find_errors: See `finder`.
     """
     chosen = settings.error_maps or ErrorMapsConfig()
-    if chosen.every_steps is None or chosen.cases_per_refresh is None:
-        raise ValueError("the rhythm of refreshing was not settled")
     return PausedRefreshing(
         maps,
-        Rhythm(
-            chosen.every_steps,
-            chosen.cases_per_refresh,
-            chosen.order,
-            settings.training.seed,
-        ),
+        Rhythm(*_rhythm(settings), chosen.order, settings.training.seed),
         find_errors,
     )
+
+
+def _rhythm(settings: Settings) -> tuple[int, int]:
+    """Steps between refreshes, and cases of each."""
+    chosen = settings.error_maps or ErrorMapsConfig()
+    if chosen.every_steps is None or chosen.cases_per_refresh is None:
+        raise ValueError("the rhythm of refreshing was not settled")
+    return chosen.every_steps, chosen.cases_per_refresh
 
 
 def is_concurrent(settings: Settings) -> bool:
@@ -120,6 +129,70 @@ def worker_threads(settings: Settings) -> int:
     chosen = settings.error_maps or ErrorMapsConfig()
     all_threads = settings.training.threads or usable_threads()
     return chosen.threads or max(all_threads // 10, 1)
+
+
+def require_worker_device(settings: Settings) -> None:
+    """Refuse a device for refreshing error maps that this machine lacks.
+
+    Raises:
+        SettingsError: PyTorch cannot use it.
+    """
+    chosen = settings.error_maps or ErrorMapsConfig()
+    if is_concurrent(settings):
+        building.resolved_device(chosen.options["device"])
+
+
+def first_round_steps(settings: Settings, num_cases: int) -> int:
+    """Steps until every case has an error map, at least.
+
+    With a random order it takes longer unless all are predicted at a time.
+
+    Args:
+        settings: With the rhythm that `rhythm_of` found.
+        num_cases: To predict in all.
+    """
+    every_steps, cases = _rhythm(settings)
+    return every_steps * math.ceil(num_cases / cases)
+
+
+def long_first_round(settings: Settings, num_cases: int) -> str:
+    """A warning if error maps cover all cases late in a run only; else empty.
+
+    Args:
+        settings: With the rhythm that `rhythm_of` found, and the steps of the run.
+        num_cases: To predict in all.
+    """
+    steps = first_round_steps(settings, num_cases)
+    total = settings.training.steps
+    if total is None or steps <= LONGEST_FIRST_ROUND * total:
+        return ""
+    first = (
+        f"Warning: training has {total} steps, and the first round of error maps takes "
+        f"{steps}"
+    )
+    words = [first]
+    if not settings.sampling.one_case_per_batch:
+        first += (
+            "; until then a case without a map counts as wrong everywhere and is drawn "
+            "more often than the others"
+        )
+        words = [
+            first,
+            "With sampling.one_case_per_batch=true all cases keep their chances",
+        ]
+    chosen = settings.error_maps or ErrorMapsConfig()
+    words.append(
+        "A larger error_maps.refresh_fraction, or error_maps.refresh=epoch, makes the "
+        "round shorter"
+        if chosen.refresh == "fraction"
+        else "A smaller error_maps.every_steps, or a larger "
+        "error_maps.cases_per_refresh, makes the round shorter"
+    )
+    if 0 < chosen.curriculum_steps <= steps:
+        words.append(
+            f"The curriculum of {chosen.curriculum_steps} steps is over before it ends"
+        )
+    return ". ".join(words)
 
 
 def worker_device(settings: Settings, of_training: torch.device) -> str:

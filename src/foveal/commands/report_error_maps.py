@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foveal.engine.error_maps import CASES_FOLDER
 from foveal.errors import CaseError, FovealError
 from foveal.geometry import Grid
 from foveal.io.volumes import read_volume
@@ -36,10 +37,16 @@ class KeptSlice:
 
 
 def kept_slices(folder: Path) -> tuple[dict[str, list[KeptSlice]], list[str]]:
-    """Case to some slices of its error maps, earliest first; and what is damaged."""
+    """Case to some slices of its error maps, earliest first; and what is damaged.
+
+    Args:
+        folder: ``error_maps`` of a run; need not be there.
+    """
     found: dict[str, list[KeptSlice]] = {}
     notes = []
-    paths_of_cases = [sorted(case.glob("step_*.png")) for case in _folders(folder)]
+    paths_of_cases = [
+        sorted(case.glob("step_*.png")) for case in _folders(folder / CASES_FOLDER)
+    ]
     for paths in paths_of_cases:
         for path in spread(paths, MOST_VERSIONS):
             try:

@@ -27,6 +27,11 @@ from foveal.store.store import Store, StoredCase, default_store_root
 MOST_CASES = 2
 """In which is shown where patches were drawn."""
 
+WITHOUT_MAPS = (
+    "No error map was made so far: all patches came from the base sampler, as without "
+    "adaptive sampling."
+)
+
 HARDEST_CASES = 3
 """That are named."""
 
@@ -61,15 +66,15 @@ def sampling_facts(run: ReportedRun) -> Facts:
     )
     words = [law]
     refreshes = run.rows("refresh")
-    if refreshes:
-        cases = sum(len(row.get("cases", {})) for row in refreshes)
+    cases = sum(len(row.get("cases", {})) for row in refreshes)
+    if cases:
         seconds = sum(row.get("seconds", 0.0) for row in refreshes)
         words.append(
             f"{len(refreshes):,} refreshes made {cases:,} error maps in "
             f"{duration(seconds)}."
         )
     else:
-        words.append("No error map was made yet.")
+        words.append(WITHOUT_MAPS)
     words += _acceptance_words(run.rows("step"))
     difficulty = latest_difficulty(refreshes)
     if difficulty:
@@ -118,6 +123,8 @@ def _sampling(
     run: ReportedRun, files: Mapping[str, CaseFiles], plan: Plan
 ) -> Sampling | None:
     slices, notes = kept_slices(run.directory.error_maps)
+    if run.settings.sampling.adaptive and not latest_difficulty(run.rows("refresh")):
+        notes.append(f"Warning: {WITHOUT_MAPS}")
     centres = drawn_centres(run.rows("step"))
     parts = thirds(run.steps_done)
     drawn = sorted(centres, key=lambda name: unfitness(name, centres, parts, slices))

@@ -31,6 +31,7 @@ from foveal.commands.presence import (
     read_presence,
     write_presence,
 )
+from foveal.commands.refreshing import require_worker_device
 from foveal.commands.resolving import WhichFold, dataset_path, resolved_settings
 from foveal.commands.resuming import refuse_arguments, refuse_other_source
 from foveal.config.settings import Settings
@@ -138,6 +139,7 @@ def train(
 
 def _launched_fabric(settings: Settings) -> Fabric:
     """Processes and device of the run; data-parallel ones start here."""
+    require_worker_device(settings)
     fabric = building.fabric(settings)
     fabric.launch()
     return fabric

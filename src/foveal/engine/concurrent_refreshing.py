@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from foveal.engine.error_maps import ErrorMapFolder
+from foveal.engine.error_maps import ErrorMapFolder, UnsoundErrorMapError, without
 from foveal.engine.finished_cases import FinishedCase, FinishedCases
-from foveal.engine.refreshing import KEPT_CHECKPOINTS
+from foveal.engine.refreshing import KEPT_CHECKPOINTS, mean_dice
 from foveal.engine.worker_process import WorkerProcess
-from foveal.errors import RunError
 from foveal.io.weights import write_weights
 from foveal.networks.interface import Network
 
@@ -46,7 +45,7 @@ class ConcurrentRefreshing:
     """Hands weights to another process and takes up the maps that it makes.
 
     Args:
-        maps: Of the training cases.
+        maps: Of the training cases; should go on without those that are lost.
         every_steps: After which weights are handed over.
         command: What to run beside this process; ``None`` if another one does. All
             processes of a training take up the maps, each at its own time: within a
@@ -65,6 +64,8 @@ class ConcurrentRefreshing:
         self._validation: dict[str, FinishedCase] = {}
         self._in_checkpoints: list[dict[str, int]] = []
         self._replaced: list[_Replaced] = []
+        self._saves = 0
+        self._notes: list[str] = []
         self._has_begun = False
         # Copying, packing and writing large weights would keep training waiting.
         self._writer = ThreadPoolExecutor(1, "weights")
@@ -83,7 +84,6 @@ class ConcurrentRefreshing:
             weights = self._maps.path / WEIGHTS_FILE
             weights.unlink(missing_ok=True)
             self._finished.begin(self._maps.steps)
-            self._maps.forget(self._in_checkpoints)
             if step > 0:
                 self._hand_over(step, predictor())
         return None
@@ -97,7 +97,10 @@ class ConcurrentRefreshing:
             Rows with the cases that were predicted, or with what became of the worker;
             what a person should know is their ``note``.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
+        if notes := [*self._notes, *self._maps.lost()]:
+            self._notes = []
+            rows += ({"note": note} for note in notes)
         if finished := self._finished.new():
             rows += self._taken_up(finished, step)
         if self._worker is not None:
@@ -114,20 +117,35 @@ class ConcurrentRefreshing:
         """Keep the maps of a checkpoint for as long as it may be resumed."""
         self._in_checkpoints.append(state["versions"])
         del self._in_checkpoints[:-KEPT_CHECKPOINTS]
+        self._saves += 1
+        # Only now is it known what both checkpoints need, and what a killed run left
+        # that neither does.
+        if self._saves == KEPT_CHECKPOINTS:
+            young = [{one.case: one.version} for one in self._replaced]
+            self._maps.forget([*self._in_checkpoints, *young])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Use the maps that were in use then, as far as they are still there.
 
         Those made later, of weights that are lost, are not used; a case whose map is
-        gone has an error of 1 everywhere until it is predicted, as the first of all.
+        gone or damaged has an error of 1 everywhere until it is predicted, as the first
+        of all.
+
+        Raises:
+            RunError: A map is of another scan or plan.
         """
-        there = {
+        versions = {
             name: step
             for name, step in state["versions"].items()
             if self._maps.contains(name, step)
         }
-        self._maps.use_versions(there)
-        self._in_checkpoints = [there]
+        self._maps.use_versions({})
+        for name, step in versions.items():
+            try:
+                self._maps.use(name, step)
+            except UnsoundErrorMapError as error:
+                self._notes.append(without(error.path))
+        self._in_checkpoints = [self._maps.steps]
 
     def close(self) -> None:
         """End the other process."""
@@ -150,8 +168,8 @@ class ConcurrentRefreshing:
             elif before.get(one.case) != one.step:
                 try:
                     self._maps.use(one.case, one.step)
-                except RunError as error:
-                    rows.append({"note": f"{error}; until then an older map is used"})
+                except UnsoundErrorMapError as error:
+                    rows.append({"note": _unusable(error, before.get(one.case))})
                     continue
                 if one.case in before and self._worker is not None:
                     self._replaced.append(_Replaced(one.case, before[one.case], step))
@@ -225,6 +243,16 @@ def _looked_after(worker: WorkerProcess) -> list[dict[str, Any]]:
     return [{"worker": "started", "process": process, "starts": worker.starts}]
 
 
+def _unusable(error: UnsoundErrorMapError, used: int | None) -> str:
+    """What is said of a new map that cannot be used, while another one is or none."""
+    if used is None:
+        return without(error.path)
+    return (
+        f"the new error map {error.path} is missing or damaged; that of step {used} "
+        "stays in use"
+    )
+
+
 def _told_of_end(worker: WorkerProcess, what: str) -> dict[str, Any]:
     return {
         "worker": "ended",
@@ -232,13 +260,3 @@ def _told_of_end(worker: WorkerProcess, what: str) -> dict[str, Any]:
         "note": f"the process that refreshes error maps {what}; training goes on with "
         f"the maps there are, and tries again in {worker.seconds_to_start:.0f} s",
     }
-
-
-def mean_dice(of_cases: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
-    """Mean per structure over the cases that have it; absent if none has."""
-    values: dict[str, list[float]] = {}
-    for dice in of_cases:
-        for name, value in dice.items():
-            if value is not None:
-                values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}

@@ -1,18 +1,19 @@
 """Error maps of the training cases, one version after the other, in a run's folder.
 
-`error_maps/CASE/step_0000500.tiles` holds the errors under the weights after 500
+`error_maps/cases/CASE/step_0000500.tiles` holds the errors under the weights after 500
 updates, one byte per voxel or block of voxels, 255 for an error of 1; the `.json`
 beside it says what they are of. A version is there when its `.tiles` is, which is
 written last. A case without any has an error of 1 everywhere.
 
-Of a few cases one slice of every version stays for people, as `.png`, while the map
-itself is deleted once no checkpoint needs it; the `.json` says which slice.
+A map is deleted once no checkpoint needs it. Of a few cases one slice of a version
+stays for people, as `.png`; its `.json` says which slice and stays with it. When there
+are more than `MOST_PICTURES` of a case, the one that leaves the smallest gap goes.
 """
 
 import json
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +35,30 @@ FORMAT_VERSION = 1
 TILE_LENGTH = 32
 """Voxels per axis of a tile, or blocks where a byte stands for several voxels."""
 
+CASES_FOLDER = "cases"
+"""In the folder of the maps: a folder for each case, and nothing else."""
+
+MOST_PICTURES = 40
+"""Of a case. A report shows a few of them, spread over the training."""
+
 NONE_SHOWN: Mapping[str, int] = MappingProxyType({})
+
+
+class UnsoundErrorMapError(RunError):
+    """A version is missing, damaged or of another format."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"the error map {path} is missing, damaged or of another format, and the "
+            "run cannot go on as it would have without it; bring the folder error_maps "
+            "back from a copy, or begin the run again in another folder"
+        )
+        self.path = path
+
+    @property
+    def case(self) -> str:
+        """Whose map it is."""
+        return self.path.parent.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +76,15 @@ class StoredErrorMap:
 
     tiles: TiledArray
 
+    lost: Callable[["StoredErrorMap"], None] | None = None
+    """Told when the file was damaged or deleted since; errors are 1 then."""
+
     def read(self, window: Sequence[slice]) -> NDArray[np.uint8]:
         """Errors of the voxels of a window inside the volume, 255 for 1.
 
         Raises:
-            RunError: The file was damaged or deleted since.
+            UnsoundErrorMapError: The file was damaged or deleted since, and nobody is
+                told of it.
         """
         block = self.block_voxels
         coarse = tuple(
@@ -65,7 +93,11 @@ class StoredErrorMap:
         try:
             errors: NDArray[np.uint8] = self.tiles.read(coarse)
         except CaseError as error:
-            raise _unsound(self.tiles.path) from error
+            if self.lost is None:
+                raise UnsoundErrorMapError(self.tiles.path) from error
+            self.lost(self)
+            shape = [axis.stop - axis.start for axis in window]
+            return np.full(shape, 255, np.uint8)
         if block == 1:
             return errors
         for number, axis in enumerate(window):
@@ -88,6 +120,8 @@ class ErrorMapFolder:
         slice_axes: Cases of which a slice of every version is kept for people, by name,
             and the axis it is across, 0 to 2; the slice is that with most voxels of
             structures.
+        goes_on_without: Whether a case whose map turns out to be lost while it is read
+            counts as wrong everywhere, see `lost`, and is no error.
     """
 
     def __init__(
@@ -96,6 +130,8 @@ class ErrorMapFolder:
         cases: Mapping[str, StoredCase],
         block_voxels: int = 1,
         slice_axes: Mapping[str, int] = NONE_SHOWN,
+        *,
+        goes_on_without: bool = False,
     ) -> None:
         self.path = path
         self._cases = dict(cases)
@@ -103,6 +139,8 @@ class ErrorMapFolder:
         self._slice_axes = dict(slice_axes)
         self._slice_indices: dict[str, int] = {}
         self._current: dict[str, StoredErrorMap] = {}
+        self._lost_case = self._drop if goes_on_without else None
+        self._lost: list[str] = []
         self._lock = threading.Lock()
 
     def current(self, case_name: str) -> StoredErrorMap | None:
@@ -118,6 +156,19 @@ class ErrorMapFolder:
     def steps(self) -> dict[str, int]:
         """Version in use of every case that has one."""
         return {name: found.step for name, found in self._current.items()}
+
+    def lost(self) -> list[str]:
+        """Sentences on maps that were found lost since the last time."""
+        if not self._lost:
+            return []
+        with self._lock:
+            lost, self._lost = self._lost, []
+        return lost
+
+    def drop(self, name: str) -> None:
+        """A case counts as wrong everywhere, until another map of it is used."""
+        with self._lock:
+            self._current.pop(name, None)
 
     def write(self, name: str, step: int, found: CaseErrors) -> None:
         """Add a version, whole or not at all, without using it yet.
@@ -159,7 +210,8 @@ class ErrorMapFolder:
         """Make a version current.
 
         Raises:
-            RunError: It is missing, damaged, of another format or of other data.
+            UnsoundErrorMapError: It is missing, damaged or of another format.
+            RunError: It is of other data.
         """
         path = self._tiles_path(name, step)
         try:
@@ -170,9 +222,9 @@ class ErrorMapFolder:
             difficulty = float(record["difficulty"])
             shape = tuple(record["shape"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _unsound(path) from error
+            raise UnsoundErrorMapError(path) from error
         if version != FORMAT_VERSION:
-            raise _unsound(path)
+            raise UnsoundErrorMapError(path)
         case = self._cases[name]
         if content != _content(case) or shape != case.shape:
             raise RunError(
@@ -184,9 +236,11 @@ class ErrorMapFolder:
         try:
             tiles = TiledArray(path, coarse, np.dtype(np.uint8), (TILE_LENGTH,) * 3)
         except CaseError as error:
-            raise _unsound(path) from error
+            raise UnsoundErrorMapError(path) from error
         with self._lock:
-            self._current[name] = StoredErrorMap(step, difficulty, block, tiles)
+            self._current[name] = StoredErrorMap(
+                step, difficulty, block, tiles, self._lost_case
+            )
 
     def use_versions(self, steps: Mapping[str, int]) -> None:
         """Make these versions current and no others, as `steps` told them.
@@ -217,13 +271,15 @@ class ErrorMapFolder:
         return name in self._cases and self._tiles_path(name, step).is_file()
 
     def delete(self, name: str, step: int) -> None:
-        """Delete the map of a version that nothing needs; see `forget`."""
-        self._tiles_path(name, step).unlink(missing_ok=True)
+        """Delete the map of a version that nothing needs, but not its picture."""
+        path = self._tiles_path(name, step)
+        path.unlink(missing_ok=True)
+        # Read only together with a map or a picture.
+        if not path.with_suffix(".png").exists():
+            path.with_suffix(".json").unlink(missing_ok=True)
 
     def forget(self, kept: Sequence[Mapping[str, int]]) -> None:
         """Delete the maps of versions that are neither in use nor in ``kept``.
-
-        What was written beside them is small and stays.
 
         Args:
             kept: Versions as `steps` told them.
@@ -233,7 +289,16 @@ class ErrorMapFolder:
             newest_wanted = max(wanted, default=-1)
             for step in self._versions(name):
                 if step not in wanted and step < newest_wanted:
-                    self._tiles_path(name, step).unlink(missing_ok=True)
+                    self.delete(name, step)
+
+    def _drop(self, found: StoredErrorMap) -> None:
+        """Go on without a map that cannot be read."""
+        path = found.tiles.path
+        name = path.parent.name
+        with self._lock:
+            if self._current.get(name) is found:
+                del self._current[name]
+                self._lost.append(without(path))
 
     def _write_slice(
         self, path: Path, case: StoredCase, error: NDArray[np.uint8]
@@ -248,16 +313,45 @@ class ErrorMapFolder:
         with atomic_path(path) as temporary:
             pixels = np.take(error, [index], axis)
             write_picture(temporary, np.moveaxis(pixels, axis, 2))
+        _thin_out(path.parent)
         return {"axis": axis, "index": index, "affine": case.grid.affine.tolist()}
 
     def _versions(self, name: str) -> list[int]:
         folder = self._tiles_path(name, 0).parent
-        return [
-            int(path.stem.removeprefix("step_")) for path in folder.glob("step_*.tiles")
-        ]
+        return [_step_of(path) for path in folder.glob("step_*.tiles")]
 
     def _tiles_path(self, name: str, step: int) -> Path:
-        return self.path / name / f"step_{step:07d}.tiles"
+        return self.path / CASES_FOLDER / name / f"step_{step:07d}.tiles"
+
+
+def without(path: Path) -> str:
+    """What is said of a map that is lost, where training goes on without it."""
+    return (
+        f"the error map {path} is missing, damaged or of another format; case "
+        f"{path.parent.name} counts as wrong everywhere until it is predicted again"
+    )
+
+
+def _thin_out(folder: Path) -> None:
+    """Delete pictures of a case beyond the most; first and last stay."""
+    paths = sorted(folder.glob("step_*.png"), key=_step_of)
+    while len(paths) > MOST_PICTURES:
+        steps = [_step_of(path) for path in paths]
+        _, place = min(
+            (after - before, place)
+            for place, (before, after) in enumerate(
+                zip(steps[:-2], steps[2:], strict=True), start=1
+            )
+        )
+        path = paths.pop(place)
+        path.unlink(missing_ok=True)
+        if not path.with_suffix(".tiles").exists():
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _step_of(path: Path) -> int:
+    """Updates behind the weights of a version."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def block_means(error: NDArray[np.uint8], block_voxels: int) -> NDArray[np.uint8]:
@@ -292,11 +386,3 @@ def fullest_index(case: StoredCase, axis: int) -> int:
 def _content(case: StoredCase) -> str:
     """What the store calls the case's preprocessed content."""
     return case.image.path.parent.name
-
-
-def _unsound(path: Path) -> RunError:
-    return RunError(
-        f"the error map {path} is missing, damaged or of another format, and the run "
-        "cannot go on as it would have without it; bring the folder error_maps back "
-        "from a copy, or begin the run again in another folder"
-    )

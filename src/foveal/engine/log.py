@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,26 @@ class RunLog:
         with naming(board):
             self._board = SummaryWriter(str(board), purge_step=done_steps or None)
 
-    def write(self, kind: str, step: int, **values: object) -> None:
-        """Add a row; numbers also become TensorBoard curves named ``kind/name``."""
+    def write(
+        self,
+        kind: str,
+        step: int,
+        curves: Mapping[str, Any] | None = None,
+        **values: object,
+    ) -> None:
+        """Add a row; numbers also become TensorBoard curves named ``kind/name``.
+
+        Args:
+            kind: Of the row.
+            step: Updates made before it.
+            curves: What becomes curves in place of the row's own numbers.
+            values: The row.
+        """
         row = {"kind": kind, "step": step, **values}
         with naming(self._path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-            for name, value in _numbers(values):
+            for name, value in _numbers(values if curves is None else curves):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def flush_to_disk(self) -> None:
@@ -95,7 +109,7 @@ def _is_before(row: dict[str, Any], done_steps: int) -> bool:
     return row["step"] < done_steps
 
 
-def _numbers(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     found = []
     for name, value in values.items():
         if isinstance(value, dict):

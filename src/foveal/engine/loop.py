@@ -12,7 +12,7 @@ from safetensors.torch import save
 from foveal.engine.checkpoints import save_checkpoint
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.log import RunLog
-from foveal.engine.refreshing import Refreshing
+from foveal.engine.refreshing import Refreshing, refresh_curves
 from foveal.engine.training import NonFiniteLossError, Training
 from foveal.errors import TrainingError
 from foveal.io.files import atomic_write_bytes, atomic_write_text
@@ -175,7 +175,7 @@ class _Keeper:
         if self._is_writer:
             done = self._refreshing.at_pause(step, self._training.frozen_predictor)
             if done is not None:
-                self._write("refresh", step, **done)
+                self._write("refresh", step, curves=refresh_curves(done), **done)
         if self._training.fabric.world_size > 1:
             # The others wait here for the first, and go on with what it made.
             state = self._training.fabric.broadcast(self._refreshing.state())
@@ -244,14 +244,20 @@ class _Keeper:
         predictor = self._training.frozen_predictor
         notes = []
         for row in self._refreshing.after_step(step, predictor):
-            self._write("refresh", step - 1, **row)
+            self._write("refresh", step - 1, curves=refresh_curves(row), **row)
             if "note" in row:
                 notes.append(row["note"])
         return "; ".join(notes)
 
-    def _write(self, kind: str, step: int, **values: object) -> None:
+    def _write(
+        self,
+        kind: str,
+        step: int,
+        curves: Mapping[str, Any] | None = None,
+        **values: object,
+    ) -> None:
         if self._log is not None:
-            self._log.write(kind, step, **values)
+            self._log.write(kind, step, curves, **values)
 
     def _score(self, validate: Validate) -> float | None:
         """Validate the predictor, and keep it if it is the best so far.

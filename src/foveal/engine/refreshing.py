@@ -200,6 +200,35 @@ def told(found: Mapping[str, CaseErrors]) -> dict[str, Any]:
     }
 
 
+def refresh_curves(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What TensorBoard shows of a row: means over cases, not a curve for each.
+
+    Args:
+        row: As `Refreshing` gives it to the log.
+    """
+    curves = {
+        key: row[key]
+        for key in ("seconds", "worker_seconds", "validation_dice")
+        if key in row
+    }
+    cases = row.get("cases", {}).values()
+    if cases:
+        for key in ("mean_error", "difficulty"):
+            curves[key] = sum(case[key] for case in cases) / len(cases)
+        curves["dice"] = mean_dice([case["dice"] for case in cases])
+    return curves
+
+
+def mean_dice(of_cases: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Mean per structure over the cases that have it; absent if none has."""
+    values: dict[str, list[float]] = {}
+    for dice in of_cases:
+        for name, value in dice.items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
 def fraction_rhythm(
     fraction: float,
     *,

@@ -56,7 +56,7 @@ class Sampling:
     pictures: Sequence[Picture] = ()
     curves: Sequence[Curve] = ()
     notes: Sequence[str] = ()
-    """Why pictures are absent."""
+    """Why pictures are absent, or that there were no error maps."""
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,11 @@ class AdaptiveSampler:
         rows = [self._row(case, size) for case in cases]
         totals = [row.total for row in rows]
         if not any(totals):
-            return self._base.draw(cases, patch_size, generator)
+            draw = self._base.draw(cases, patch_size, generator)
+            no_errors = rows[draw.case_index].error_map
+            return draw._replace(
+                error_step=None if no_errors is None else no_errors.step, acceptance=0.0
+            )
         index = drawn_index(totals, generator)
         case, row = cases[index], rows[index]
         number = drawn_index(row.shares, generator)

@@ -25,18 +25,25 @@ class Curriculum:
     """After these, all cases are drawn from."""
 
     def eligible(self, cases: Sequence[SampledCase], step: int) -> Sequence[int]:
-        """Indices of the easiest cases; of all of them while none has an error map.
+        """Indices of the easiest cases; of all of them until each has an error map.
+
+        Before, what comes first would pass for easy.
 
         Args:
-            cases: At least one.
+            cases: At least one; unlabelled ones, which never have a map, pass for the
+                hardest.
             step: Updates made before this one.
         """
         everyone = range(len(cases))
         maps = [self.maps.current(case.name) for case in cases]
-        if step >= self.steps or not any(maps):
+        awaited = [
+            found is None
+            for case, found in zip(cases, maps, strict=True)
+            if case.class_counts
+        ]
+        if step >= self.steps or not any(maps) or any(awaited):
             return everyone
         share = FIRST_SHARE + (1 - FIRST_SHARE) * step / self.steps
-        # What has not been predicted yet counts as wrong everywhere.
         difficulty = [1.0 if found is None else found.difficulty for found in maps]
         easiest = sorted(everyone, key=lambda index: (difficulty[index], index))
         return sorted(easiest[: math.ceil(share * len(cases))])

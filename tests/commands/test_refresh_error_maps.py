@@ -12,8 +12,8 @@ from phantoms import write_ball_and_box_dataset
 from typer.testing import CliRunner
 
 from foveal.cli.main import app
-from foveal.commands.error_map_worker import stored_cases
 from foveal.commands.fit import Watcher
+from foveal.commands.refresh_error_maps import stored_cases
 from foveal.commands.train import train
 from foveal.engine.log import read_log
 from foveal.engine.run_directory import RunDirectory

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -21,9 +20,8 @@ from foveal.config.sampling import ErrorMapsConfig
 from foveal.config.settings import Settings
 from foveal.engine.concurrent_refreshing import FINISHED_FILE, WEIGHTS_FILE
 from foveal.engine.error_map_worker import NewestWeights, Turns, predict_without_end
-from foveal.engine.finished_cases import FinishedCases
+from foveal.engine.finished_cases import FinishedCases, Kind
 from foveal.engine.run_directory import RunDirectory, open_run
-from foveal.engine.thin_convolutions import compute_thin_convolutions_in_float32
 from foveal.errors import RunError
 from foveal.io.files import atomic_write_text
 from foveal.plugins.files import read_plugins
@@ -42,8 +40,6 @@ NICENESS = 5
 """How much the training comes first where both use the processor: of a core that both
 want it gets three quarters."""
 
-Kind = Literal["training", "validation"]
-
 
 def worker_command(
     run: RunDirectory, device: str, threads: int, plugins: Sequence[Path]
@@ -57,7 +53,8 @@ def worker_command(
         plugins: Those that the network needs.
     """
     return [
-        *(sys.executable, "-m", "foveal", "refresh-error-maps"),
+        # -P: a user's file random.py in the current folder is not Python's.
+        *(sys.executable, "-P", "-m", "foveal", "refresh-error-maps"),
         *(str(run.path.absolute()), "--device", device, "--threads", str(threads)),
         *(word for path in plugins for word in ("--plugin", str(path))),
     ]
@@ -115,8 +112,6 @@ def refresh_error_maps(
         os.nice(NICENESS)
     needed = plugins_for_network(run, plan.network.name, read_plugins(plugins))
     network = building.planned_network(plan, Parts(building.BUILT_IN, needed))
-    if building.numerics(settings).precision == "bfloat16" and device == "cpu":
-        compute_thin_convolutions_in_float32(network)
     maps = error_map_folder(run, settings, {"labelled": stored_cases(run, "training")})
     validation = {case.name: case for case in stored_cases(run, "validation")}
     finished = FinishedCases(run.error_maps / FINISHED_FILE)
