@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from foveal.cli.main import app
 from foveal.commands import preview as command
 from foveal.commands.cases_of_folds import cases_of
 from foveal.commands.fit import Watcher
+from foveal.commands.newest_error_maps import with_newest_maps
 from foveal.commands.preprocess import preprocess
 from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.run_directory import RunDirectory
@@ -195,3 +197,45 @@ def test_an_adaptive_run_is_shown_with_its_newest_error_maps(run, tmp_path, seen
     for case in drawn:
         for projection, _ in case.projections:
             assert projection.centres.max() == 500
+
+
+@pytest.fixture
+def replaced_maps(tmp_path):
+    """Maps of a case at steps 1 and 2, of which 1 is in use."""
+    image = SimpleNamespace(path=tmp_path / "store" / "content" / "image.tiles")
+    case = SimpleNamespace(name="a", shape=(2, 2, 2), image=image)
+    maps = ErrorMapFolder(tmp_path / "error_maps", {"a": case})
+    for step in (1, 2):
+        maps.write("a", step, CaseErrors(np.full((2, 2, 2), step, np.uint8), 0.5, {}))
+    maps.use("a", 1)
+    return maps
+
+
+def value_of(maps):
+    found = maps.current("a")
+    return None if found is None else found.read([slice(0, 1)] * 3).item()
+
+
+def test_a_map_that_training_replaces_meanwhile_is_read_anew(replaced_maps):
+    told = []
+    replaced_maps.delete("a", 1)
+    watcher = Watcher(on_stage=told.append)
+    found = with_newest_maps(lambda: value_of(replaced_maps), replaced_maps, watcher)
+    assert found == 2
+    assert told == []
+
+
+def test_a_damaged_newest_map_is_told_of_and_its_case_is_wrong_everywhere(
+    replaced_maps,
+):
+    told = []
+    replaced_maps.use("a", 2)
+    path = replaced_maps.path / "cases" / "a" / "step_0000002.tiles"
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+    watcher = Watcher(on_stage=told.append)
+    found = with_newest_maps(lambda: value_of(replaced_maps), replaced_maps, watcher)
+    assert found is None
+    (sentence,) = told
+    assert f"case a counts as wrong everywhere: {path} is missing" in sentence

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tomli_w
+import torch
 from phantoms import write_ball_and_box_dataset
 from safetensors.torch import load_file
 
@@ -189,7 +190,11 @@ def test_run_begun_with_more_cases_than_there_are_goes_on_with_its_file(
             out,
             watcher=Watcher(on_stage=sentences.append, on_step=killed_at(2).on_step),
         )
-    assert any("every 2 steps the error maps of 4 of 4" in one for one in sentences)
+    (told,) = (one for one in sentences if one.startswith("patches from where"))
+    assert "every 2 steps the error maps of 4 of 4" in told
+    assert told.endswith("so the first round takes 2 steps")
+    (warning,) = (one for one in sentences if "Warning: training has 3 steps" in one)
+    assert "and the first round of error maps takes 2; until then" in warning
     foveal.train(path, out, resume=True)
     refresh = next(
         row for row in read_log(out / "log.jsonl") if row["kind"] == "refresh"
@@ -207,6 +212,17 @@ def test_run_begun_with_more_cases_than_there_are_goes_on_with_its_file(
         (
             ["sampling.adaptive=true", "method.name=classification"],
             "adaptive looks at errors of outlines, which method classification",
+        ),
+        pytest.param(
+            [
+                "sampling.adaptive=true",
+                "error_maps.refresh=concurrent",
+                "error_maps.device=cuda",
+            ],
+            "PyTorch finds no cuda device",
+            marks=pytest.mark.skipif(
+                torch.cuda.is_available(), reason="there is a cuda device"
+            ),
         ),
         (
             ["sampling.sampler=uniform", "sampling.structure_weights={ball=2}"],

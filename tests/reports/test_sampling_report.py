@@ -114,6 +114,19 @@ def test_a_run_that_is_not_adaptive_shows_places_only(plain):
     assert "Adaptive sampling" not in page.text
 
 
+def test_a_run_that_never_had_an_error_map_is_warned_of(copy):
+    rows = [json.loads(line) for line in (copy / "log.jsonl").read_text().splitlines()]
+    # As of a process that was started, but never delivered.
+    for row in rows:
+        if row["kind"] == "refresh":
+            del row["cases"]
+    (copy / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.rmtree(copy / "error_maps")
+    page = outline(report(copy))
+    assert "Warning: No error map was made so far: all patches came from" in page.text
+    assert "refreshes made" not in page.text
+
+
 def test_a_run_older_than_the_log_of_patches_has_no_such_part(plain, tmp_path):
     old = Path(shutil.copytree(plain, tmp_path / "old"))
     rows = [json.loads(line) for line in (old / "log.jsonl").read_text().splitlines()]

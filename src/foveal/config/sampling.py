@@ -86,8 +86,9 @@ class ErrorMapsConfig(NamedSection):
     """Edge of the blocks of voxels that share one byte of a map, their mean error."""
 
     curriculum_steps: NonNegativeInt = 0
-    """Steps until all cases are drawn from: at first only the 30 % with the smallest
-    errors in their structures, then more and more. 0: all from the start."""
+    """Steps until all cases are drawn from: as soon as each has a map, only those with
+    the smallest errors in their structures, at the first step 30 %, then more and more.
+    0: all from the start."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] | None = None
     """Of ``concurrent``: where the other process computes. ``auto``: a GPU of its own
