@@ -190,7 +190,8 @@ class BiasFieldConfig(Section):
     """How N4 fits the bias field of an MR channel; ``{}`` takes the defaults."""
 
     shrink_factor: PositiveInt = 4
-    """Look at every so many voxels along each axis; the field is evaluated at all."""
+    """Look at every so many voxels along each axis, of which at least 20 are left; the
+    field is interpolated between them."""
 
     iterations: tuple[PositiveInt, ...] = Field((50, 50, 50, 50), min_length=1)
     """At most so many at each level, each twice as fine as the one before."""
