@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from foveal.building.names import LOSSES
-from foveal.config.settings import LossOptionsConfig
+from foveal.config.losses import LossOptionsConfig
 
 _OPTIONS = LossOptionsConfig().model_dump() | {"cross_entropy": {}}
 

@@ -6,10 +6,11 @@ import pytest
 
 from foveal.building import LOSSES, NETWORKS, WITHOUT_PLUGINS
 from foveal.config import Section
+from foveal.config.losses import LossConfig
 from foveal.config.networks.unet import UNet3dConfig
 from foveal.config.parts import PartSections, network_section, plan_model
 from foveal.config.plan import Plan
-from foveal.config.settings import LossConfig, Settings
+from foveal.config.settings import Settings
 from foveal.errors import SettingsError
 from foveal.settings_files import (
     changed_plan,

@@ -6,8 +6,9 @@ from torch import nn
 
 from foveal import building
 from foveal.commands.rehearsal import rehearse
+from foveal.config.optimisation import OptimiserConfig, ScheduleConfig
 from foveal.config.plan import Plan
-from foveal.config.settings import OptimiserConfig, ScheduleConfig, Settings
+from foveal.config.settings import Settings
 from foveal.engine.rmsprop import NesterovRMSprop
 from foveal.errors import SettingsError
 from foveal.networks.interface import Network, Output

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from foveal import building
+from foveal.config.augmentation import AugmentationConfig
 from foveal.config.plan import Plan
-from foveal.config.settings import AugmentationConfig, Settings
+from foveal.config.settings import Settings
 from foveal.errors import SettingsError
 
 NOTHING = {

@@ -11,9 +11,9 @@ import foveal
 from foveal import building
 from foveal.cli.main import app
 from foveal.commands import preview as command
+from foveal.commands.cases_of_folds import cases_of
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
-from foveal.commands.train import cases_of
 from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import RunError, SettingsError

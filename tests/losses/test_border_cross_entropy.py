@@ -8,13 +8,9 @@ import torch
 from scipy import ndimage
 
 from foveal.building import losses
+from foveal.config.losses import BorderWeightsConfig, LossConfig, LossOptionsConfig
 from foveal.config.plan import Plan
-from foveal.config.settings import (
-    BorderWeightsConfig,
-    LossConfig,
-    LossOptionsConfig,
-    Settings,
-)
+from foveal.config.settings import Settings
 from foveal.losses.border_cross_entropy import (
     border_cross_entropy,
     gap_closeness,

@@ -5,16 +5,16 @@ import torch
 from every_loss import BY_NAME
 
 from foveal.building import losses
-from foveal.config.plan import Plan
-from foveal.config.settings import (
+from foveal.config.losses import (
     CrossEntropyConfig,
     FocalConfig,
     LossConfig,
     LossOptionsConfig,
-    Settings,
     TopKConfig,
     TverskyConfig,
 )
+from foveal.config.plan import Plan
+from foveal.config.settings import Settings
 from foveal.errors import SettingsError
 from foveal.losses.cross_entropy import cross_entropy
 from foveal.losses.focal import focal_loss

@@ -15,13 +15,9 @@ from foveal.cli.main import app
 from foveal.commands import report_sampling
 from foveal.commands.report import report
 from foveal.commands.report_curves import names_of
-from foveal.commands.report_sampling import (
-    drawn_centres,
-    error_series,
-    latest_difficulty,
-    spread,
-    thirds,
-)
+from foveal.commands.report_drawn_places import drawn_centres, thirds
+from foveal.commands.report_error_maps import spread
+from foveal.commands.report_sampling import error_series, latest_difficulty
 from foveal.commands.reported_run import read_run
 from foveal.commands.run_words import training_facts
 from foveal.config.settings import Settings

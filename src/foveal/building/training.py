@@ -20,14 +20,10 @@ from foveal.building.names import (
 from foveal.building.networks import initialised_network
 from foveal.building.prediction import membership, resolved_device
 from foveal.building.updates import frozen_layers
+from foveal.config.losses import LossConfig
 from foveal.config.plan import Plan
-from foveal.config.settings import (
-    ErrorMapsConfig,
-    LossConfig,
-    PredictionConfig,
-    SamplingConfig,
-    Settings,
-)
+from foveal.config.sampling import ErrorMapsConfig, SamplingConfig
+from foveal.config.settings import PredictionConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.errors import PluginError, SettingsError
 from foveal.methods.classification import Classification

@@ -7,7 +7,8 @@ import torch
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from foveal.config.settings import OptimiserConfig, Settings
+from foveal.config.optimisation import OptimiserConfig
+from foveal.config.settings import Settings
 from foveal.engine.batch_statistics import batch_norms
 from foveal.engine.penalties import WeightPenalty
 from foveal.engine.plateau import PlateauRule
@@ -16,11 +17,7 @@ from foveal.engine.schedules import learning_rate_factor
 from foveal.engine.training import UpdateRules
 from foveal.errors import SettingsError
 from foveal.methods.interface import Method
-from foveal.networks.layer_names import (
-    layers_named,
-    rate_factors,
-    regularised_weights,
-)
+from foveal.networks.layer_names import layers_named, rate_factors, regularised_weights
 
 
 def optimisers(settings: Settings, trained: Method) -> dict[str, Optimizer]:

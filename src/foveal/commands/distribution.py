@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal import building
+from foveal.commands.cases_of_folds import cases_of
 from foveal.commands.fit import Watcher
 from foveal.commands.preprocess import preprocess
 from foveal.commands.preview import current_error_maps, resolved
-from foveal.commands.train import cases_of
 from foveal.engine.loading import PatchSource
 from foveal.plugins.registration import Plugin
 from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS

@@ -17,7 +17,8 @@ import torch
 
 from foveal import building
 from foveal.commands.refreshing import error_map_folder, finder
-from foveal.config.settings import ErrorMapsConfig, Settings
+from foveal.config.sampling import ErrorMapsConfig
+from foveal.config.settings import Settings
 from foveal.engine.concurrent_refreshing import FINISHED_FILE, WEIGHTS_FILE
 from foveal.engine.error_map_worker import NewestWeights, Turns, predict_without_end
 from foveal.engine.finished_cases import FinishedCases

@@ -27,7 +27,8 @@ from foveal.commands.refreshing import (
 )
 from foveal.commands.transfer import begin_with_weights, weights_of_fold
 from foveal.config.plan import Plan
-from foveal.config.settings import ErrorMapsConfig, Settings
+from foveal.config.sampling import ErrorMapsConfig
+from foveal.config.settings import Settings
 from foveal.engine.budget import (
     LONGEST_PROBE,
     fit_to_budget,

@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 from foveal import building
 from foveal.case import CaseFiles, Dataset
+from foveal.commands.beginning import require_weight_maps
+from foveal.commands.cases_of_folds import cases_of, files_of_streams
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import with_landmarks_of_files
 from foveal.commands.preprocess import preprocess
 from foveal.commands.refreshing import error_map_folder
-from foveal.commands.train import (
-    cases_of,
+from foveal.commands.resolving import (
     dataset_path,
-    files_of_streams,
     plan_of_fold,
-    require_weight_maps,
     resolved_plan,
     resolved_settings,
     resolved_splits,

@@ -8,7 +8,8 @@ import torch
 from foveal import building
 from foveal.commands.plan import usable_threads
 from foveal.config.plan import Plan
-from foveal.config.settings import ErrorMapsConfig, Settings
+from foveal.config.sampling import ErrorMapsConfig
+from foveal.config.settings import Settings
 from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.refreshing import (
     FindErrors,

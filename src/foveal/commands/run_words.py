@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from foveal.case import Dataset
 from foveal.config.networks.section import NetworkConfig
 from foveal.config.networks.unet import UNetConfig
+from foveal.config.optimisation import OptimiserConfig
 from foveal.config.plan import ChannelConfig, LandmarksConfig, Plan
-from foveal.config.settings import OptimiserConfig, Settings
+from foveal.config.settings import Settings
 from foveal.errors import listed
 from foveal.planning.splits import Fold, Splits
 from foveal.preprocessing.intensity import WINDOW_PERCENTILES

@@ -6,16 +6,12 @@ from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import AfterValidator, NonNegativeFloat, create_model
 
+from foveal.config.losses import LossConfig
 from foveal.config.networks.section import NetworkConfig, UnknownNetworkConfig
 from foveal.config.plan import Plan
+from foveal.config.sampling import SamplingConfig
 from foveal.config.sections import Model, Section
-from foveal.config.settings import (
-    LossConfig,
-    MethodConfig,
-    PluginsConfig,
-    SamplingConfig,
-    Settings,
-)
+from foveal.config.settings import MethodConfig, PluginsConfig, Settings
 
 
 @dataclass(frozen=True)

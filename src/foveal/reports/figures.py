@@ -1,7 +1,7 @@
 """Figures of a report: training curves as SVG, overlays on a slice as PNG."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,9 @@ MAX_POINTS = 240
 
 SMOOTHED_FRACTION = 0.1
 """Of a curve, over which a running mean goes."""
+
+LONGEST_NAME_IN_ROW = 24
+"""Letters of a name that stands in a legend beside others."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -176,15 +179,17 @@ def _draw_folds(
             markersize=2.5,
         )
     if is_coloured:
-        _legend_below(axes, len(curves))
+        _legend_below(axes, curves)
 
 
-def _legend_below(axes: Axes, names: int) -> None:
+def _legend_below(axes: Axes, names: Collection[str]) -> None:
+    """Long names stand below one another, or they would shrink the figure."""
+    is_long = max(len(name) for name in names) > LONGEST_NAME_IN_ROW
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.2),
-        ncols=min(names, 3),
-        fontsize=8,
+        ncols=1 if is_long else min(len(names), 3),
+        fontsize=6 if is_long else 8,
     )
 
 
@@ -236,7 +241,7 @@ def plain_curves(
         axes.set_ylim(bottom=0, top=top)
         axes.set_ylabel(quantity)
         if len(curves) > 1:
-            _legend_below(axes, len(curves))
+            _legend_below(axes, curves)
     return svg.getvalue()
 
 
