@@ -285,6 +285,19 @@ class ChannelConfig(Section):
     landmark_percentiles: Percentiles | None = None
     """For ``landmarks``; the outer two are the cut-offs. Unset: 1, 10, 20, … 90, 99."""
 
+    @field_validator("landmarks", mode="before")
+    @classmethod
+    def landmarks_are_one_of_three(cls, value: object) -> object:
+        """Say what is wrong with the one that is meant, and not with the others."""
+        if isinstance(value, dict):
+            return LandmarksConfig.model_validate(value)
+        if value is None or isinstance(value, LandmarksConfig) or _is_text(value):
+            return value
+        raise ValueError(
+            'give "learn", the path of a landmarks.json, or a table with percentiles, '
+            f"values and num_cases, not {value!r}"
+        )
+
     @model_validator(mode="after")
     def ct_has_constants(self) -> Self:
         """Refuse a CT channel without its data set constants."""
@@ -336,6 +349,10 @@ class ChannelConfig(Section):
                     "or learn others"
                 )
         return self
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _require_increasing(name: str, numbers: Sequence[float]) -> None:
