@@ -87,6 +87,20 @@ def test_the_challenge_of_isles_trains_on_all_cases_without_a_plateau_to_follow(
     assert settings.schedule.drop_at == (0.4857, 0.6286, 0.7714, 0.8571, 0.9429)
 
 
+def test_isample_is_its_own_baseline_without_adaptive_sampling():
+    sections = building.WITHOUT_PLUGINS.sections
+
+    chosen, plan = choose_settings(
+        FOLDER / "isample.toml", ["sampling.adaptive=false"], {}, sections=sections
+    )
+
+    baseline, planned = choose_settings(
+        FOLDER / "dual_path.toml", (), {}, sections=sections
+    )
+    assert chosen.model_dump() == baseline.model_dump()
+    assert plan == planned
+
+
 EMMA = [path for path in RECIPES if path.stem.startswith("emma_")]
 
 
