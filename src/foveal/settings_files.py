@@ -89,7 +89,8 @@ def choose_settings(
 
     Args:
         file: Settings file; ``None``: all defaults.
-        options: ``table.name=value``; paths are relative to the working folder.
+        options: ``table.name=value``; paths are relative to the working folder. With
+            ``sampling.adaptive=false`` the file's ``[error_maps]`` do not count.
         arguments: Tables of settings.
         sections: Every part that may be named.
         plan: Plan file that is going to be changed; ``None``: the data decide.
@@ -104,6 +105,9 @@ def choose_settings(
     table = _with_paths_from(Path.cwd(), wanted)
     if file is not None:
         written = _with_paths_from(file.resolve().parent, _read_table(file))
+        if _switches_adaptive_off(wanted):
+            # The command line could not take the table out of the file.
+            written.pop("error_maps", None)
         table = merged(written, table)
     table, plan_entries = _divided(merged(table, dict(arguments)))
     settings, more = _settings_or_problems(settings_model(sections), table)
@@ -167,6 +171,11 @@ def _option_table(options: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return entries, problems
 
 
+def _switches_adaptive_off(wanted: Mapping[str, Any]) -> bool:
+    sampling = wanted.get("sampling")
+    return isinstance(sampling, Mapping) and sampling.get("adaptive") is False
+
+
 def _divided(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Entries of the settings, and those of the plan."""
     plan_entries = {name: table[name] for name in table.keys() & PLAN_TABLES}
@@ -190,7 +199,7 @@ def _with_landmarks_from(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
         return table
     placed = [
         channel
-        if not isinstance(channel, dict) or channel.get("landmarks") == LEARN
+        if not isinstance(channel, dict) or channel.get("landmarks") in ("", LEARN)
         else _with_path_from(folder, channel, ("landmarks",))
         for channel in channels
     ]

@@ -1,6 +1,7 @@
 """Landmarks are learned on training cases only, and go where the network goes."""
 
 import json
+import re
 import tomllib
 
 import nibabel as nib
@@ -145,6 +146,37 @@ def test_a_run_that_learned_resumes_with_its_settings_file(folds, settings_file)
     assert status == 0, text
 
 
+def test_a_run_resumes_without_the_landmarks_files_that_it_was_begun_with(
+    folds, settings_file, tmp_path
+):
+    numbers = (folds / "fold_0" / "landmarks.json").read_text()
+    kept = tmp_path / "kept.json"
+    kept.write_text(numbers)
+    given = tmp_path / "given.toml"
+    given.write_text(settings_file.read_text().replace('"learn"', f'"{kept}"'))
+    out = tmp_path / "run"
+    status, text = foveal("train", given, "--out", out, *SMALL)
+    assert status == 0, text
+
+    kept.unlink()
+
+    status, text = foveal("train", given, "--out", out, "--resume")
+    assert status == 0, text
+
+
+def test_a_fold_resumes_without_its_landmarks_file(folds, settings_file):
+    path = folds / "fold_1" / "landmarks.json"
+    numbers = path.read_text()
+    path.unlink()
+    try:
+        status, text = foveal(
+            "train", settings_file, "--out", folds / "fold_1", "--resume"
+        )
+    finally:
+        path.write_text(numbers)
+    assert status == 0, text
+
+
 def test_another_landmarks_file_is_another_run(folds, settings_file, tmp_path):
     other = tmp_path / "other.toml"
     path = folds / "fold_1" / "landmarks.json"
@@ -280,6 +312,43 @@ def test_a_missing_file_is_told_before_the_data_are_read(dataset, tmp_path):
     assert status != 0
     assert "lost.json cannot be read" in text
     assert "planning" not in text
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        ({"values": [0, 100]}, "landmarks: there are 3 percentiles and 2 values; give"),
+        ({"values": [0, 40, 40]}, "landmarks: values must increase from one to the"),
+        ({"num_cases": 0}, "landmarks.num_cases: Input should be greater than 0"),
+        ({"cases": 3}, "landmarks.cases: no such setting; check the spelling"),
+        ("", 'landmarks: give "learn", the path of a landmarks.json, or a table with'),
+        (7, 'landmarks: give "learn", .* not 7'),
+    ],
+)
+def test_what_is_wrong_with_landmarks_is_told_in_a_line(plan, landmarks, message):
+    if isinstance(landmarks, dict):
+        landmarks = LANDMARKS | landmarks
+
+    with pytest.raises(SettingsError) as caught:
+        with_landmarks(plan, landmarks, landmark_percentiles=[1, 50, 99])
+
+    (_, line) = str(caught.value).splitlines()
+    assert re.search(r"preprocessing\.channels\.0\." + message, line)
+
+
+def test_an_empty_path_of_landmarks_is_not_a_folder(dataset, tmp_path):
+    channel = '{name="MRI",normalisation="zscore",landmarks=""}'
+
+    status, text = foveal(
+        "train",
+        dataset,
+        "--out",
+        tmp_path / "run",
+        f"--set preprocessing.channels=[{channel}]",
+    )
+
+    assert status != 0
+    assert 'give "learn", the path of a landmarks.json, or a table' in text
 
 
 def test_landmarks_of_percentiles_of_ones_own(plan, dataset, tmp_path):

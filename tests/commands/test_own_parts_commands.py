@@ -138,7 +138,7 @@ def test_report_names_what_the_plugin_added(made):
     command("report", made / "run")
     page = (made / "run" / "report.html").read_text(encoding="utf-8")
     assert "tiny, width 3" in page
-    assert "drawn by middle, a plugin" in page
+    assert "Drawn by middle, a plugin" in page
     assert "The plugin own.py adds network " in page
 
 

@@ -205,7 +205,14 @@ def test_run_begun_with_more_cases_than_there_are_goes_on_with_its_file(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["error_maps.epsilon=0.1"], "error_maps changes nothing while"),
+        (
+            ["error_maps.epsilon=0.1"],
+            "error_maps changes nothing .* leave the table out, or set sampling.adapt",
+        ),
+        (
+            ["sampling.adaptive=false", "error_maps.epsilon=0.1"],
+            "error_maps changes nothing while",
+        ),
         (["sampling.adaptive=true", "error_maps.epsilon=1.5"], r"error_maps\.epsilon"),
         (["sampling.adaptive=true", "error_maps.epsilon=-1"], r"error_maps\.epsilon"),
         (["sampling.adaptive=true", "error_maps.epsilon=nan"], r"error_maps\.epsilon"),

@@ -1,5 +1,8 @@
 """Every recipe is a settings file that a run would take, and says how it is used."""
 
+import itertools
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from foveal.commands.rehearsal import fitting_patches
 from foveal.config.plan import Plan
 from foveal.settings_files import changed_plan, choose_settings
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+
+RECIPES = sorted(FOLDER.glob("*.toml"))
 
 PLAN = Plan.model_validate(
     {
@@ -48,7 +53,69 @@ def test_recipe_says_how_it_is_run(path):
     assert f"foveal train recipes/{path.name} --out " in path.read_text("utf-8")
 
 
+def options_named(path):
+    """What the comments at the top of a recipe give to --set in lines of commands."""
+    comments = re.match(r"(#.*\n)+", path.read_text("utf-8")).group()
+    lines = [line[2:] for line in comments.splitlines() if line.startswith("#     ")]
+    words = shlex.split("\n".join(lines))
+    return [after for word, after in itertools.pairwise(words) if word == "--set"]
+
+
+@pytest.mark.parametrize("part", ["", "_brats", "_isles", "_tbi", "_thesis"])
+def test_deepmedic_is_given_z_scores_of_every_channel(part):
+    path = FOLDER / f"deepmedic{part}.toml"
+
+    _, entries = choose_settings(
+        path, options_named(path), {}, sections=building.WITHOUT_PLUGINS.sections
+    )
+
+    changed_plan(PLAN, entries, building.WITHOUT_PLUGINS.plan_model)
+    channels = entries["preprocessing"]["channels"]
+    assert len(channels) == (5 if part == "_tbi" else 4)
+    assert {channel["normalisation"] for channel in channels} == {"zscore"}
+
+
+def test_the_challenge_of_isles_trains_on_all_cases_without_a_plateau_to_follow():
+    path = FOLDER / "deepmedic_isles.toml"
+
+    settings, _ = choose_settings(
+        path, options_named(path), {}, sections=building.WITHOUT_PLUGINS.sections
+    )
+
+    assert settings.splits.folds == 1
+    assert settings.schedule.name == "steps"
+    assert settings.schedule.drop_at == (0.4857, 0.6286, 0.7714, 0.8571, 0.9429)
+
+
+def test_isample_is_its_own_baseline_without_adaptive_sampling():
+    sections = building.WITHOUT_PLUGINS.sections
+
+    chosen, plan = choose_settings(
+        FOLDER / "isample.toml", ["sampling.adaptive=false"], {}, sections=sections
+    )
+
+    baseline, planned = choose_settings(
+        FOLDER / "dual_path.toml", (), {}, sections=sections
+    )
+    assert chosen.model_dump() == baseline.model_dump()
+    assert plan == planned
+
+
 EMMA = [path for path in RECIPES if path.stem.startswith("emma_")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in EMMA if "deepmedic" not in path.stem],
+    ids=lambda path: path.stem,
+)
+def test_patches_of_emma_are_drawn_from_each_label_alike(path):
+    settings, _ = choose_settings(
+        path, (), {}, sections=building.WITHOUT_PLUGINS.sections
+    )
+
+    assert settings.sampling.sampler == "class_equal"
+
 
 NORMALISATIONS = ("", ", bias_field={}", ', bias_field={}, landmarks="learn"')
 

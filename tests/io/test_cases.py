@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -7,9 +8,10 @@ from hypothesis.extra import numpy as npst
 from foveal.case import CaseFiles, ChannelFile
 from foveal.errors import CaseError
 from foveal.geometry import Grid
-from foveal.io.cases import read_case
+from foveal.io.cases import LARGEST_WEIGHT, read_case
 from foveal.io.label_maps import integer_label_map, present_labels
 from foveal.io.volumes import write_volume
+from foveal.losses.cross_entropy import cross_entropy
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 
@@ -255,9 +257,12 @@ def with_a_voxel(value):
     ("weights", "message"),
     [
         (with_a_voxel(-0.5), "1 voxels below 0, the lowest -0.5; weights are 0 or"),
-        (with_a_voxel(np.nan), "1 voxels that are NaN, infinite or too large"),
-        (with_a_voxel(np.inf), "1 voxels that are NaN, infinite or too large"),
-        (with_a_voxel(1e300), "1 voxels that are NaN, infinite or too large"),
+        (with_a_voxel(-np.inf), "1 voxels below 0, the lowest -inf; weights are 0"),
+        (with_a_voxel(np.nan), "1 voxels that are NaN; give every voxel a weight, 0"),
+        (with_a_voxel(np.inf), r"1 voxels above 1e\+20, of which sums are no number"),
+        (with_a_voxel(1e300), r"1 voxels above 1e\+20, .*; divide all weights"),
+        # Two hundred of them still have a sum in 32 bits, a patch does not.
+        (with_a_voxel(1e37), r"1 voxels above 1e\+20, .*; divide all weights"),
         (np.zeros((4, 5, 6), np.float32), "is 0 everywhere; give some voxels"),
     ],
 )
@@ -265,6 +270,24 @@ def test_what_cannot_be_weights_is_refused_by_name(tmp_path, weights, message):
     path = write(tmp_path / "w.nii.gz", weights)
     with pytest.raises(CaseError, match=f"case liver_017: weight map .*{message}"):
         read_case(listed(tmp_path, weight_map=path))
+
+
+def test_a_patch_of_the_largest_weights_has_a_finite_loss(tmp_path):
+    weights = np.full((4, 5, 6), LARGEST_WEIGHT)
+    path = write(tmp_path / "w.nii.gz", weights)
+    case = read_case(listed(tmp_path, weight_map=path))
+    logits = torch.tensor([50.0, -50.0]).reshape(1, 2, 1, 1, 1).expand(1, 2, 4, 5, 6)
+
+    loss = cross_entropy(
+        logits,
+        torch.ones(1, 4, 5, 6, dtype=torch.uint8),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.tensor([[False, True]]),
+        class_weights=[1.0, 1000.0],
+        voxel_weights=torch.from_numpy(case.weight_map)[None],
+    )
+
+    assert loss.item() == pytest.approx(100)
 
 
 def test_a_weight_map_on_another_grid_is_refused_with_the_remedy(tmp_path):

@@ -131,6 +131,14 @@ def test_a_constant_channel_becomes_zero():
     assert not standardise(volume([7, 7, 7]), None, landmarks).any()
 
 
+def test_a_case_that_is_air_at_all_percentiles_is_refused():
+    channel = np.zeros((10, 10, 10), np.float32)
+    channel[5, 5, :5] = 300
+
+    with pytest.raises(CaseError, match=r"1 and 99 are both 0: .* such as air; give"):
+        standardise(channel, None, Landmarks((1, 50, 99), (0, 20, 100)))
+
+
 def test_a_training_case_without_a_histogram_is_refused():
     with pytest.raises(CaseError, match="percentiles 0 and 100 are both 7"):
         case_landmarks(volume([7, 7, 7]), None, QUARTILES)

@@ -121,10 +121,9 @@ def test_deviations_are_cut_off_below_and_above_the_mean_of_all():
     # Mean 2, deviation 4: 2 - 4 = -2 and 2 + 2 * 4 = 10 are the cut-offs.
     values = volume([0] * 4 + [10])
 
-    result = zscore(values, None, Cutoffs(deviations=(1.0, 1.5)))
+    with pytest.raises(CaseError, match="all 4 voxels that cutoffs leave are 0"):
+        zscore(values, None, Cutoffs(deviations=(1.0, 1.5)))
 
-    # The four zeros are left, so nothing differs.
-    assert not result.any()
     with_ten = zscore(values, None, Cutoffs(deviations=(1.0, 2.1)))
     np.testing.assert_allclose(with_ten.ravel(), [-0.5] * 4 + [2], rtol=1e-6)
 
@@ -180,8 +179,19 @@ def test_windows_are_of_the_mask_and_clip_all_voxels(normalisation):
     assert result.ravel().tolist() == [0, 0, 0.25, 1, 1]
 
 
-def test_a_window_without_width_is_zero():
-    assert not windowed(volume([0] * 50 + [9]), None, (2.0, 98.0)).any()
+def test_a_window_without_width_is_refused_unless_nothing_differs():
+    with pytest.raises(CaseError, match=r"2 and 98 are 0, so .* 0 and 9; .* \"nonzero"):
+        windowed(volume([0] * 50 + [9]), None, (2.0, 98.0))
+    assert not windowed(volume([9] * 50), None, (2.0, 98.0)).any()
+
+
+@pytest.mark.parametrize("normalisation", ["zscore", "robust_zscore", "unit"])
+def test_a_channel_that_is_the_same_under_its_mask_becomes_zero(normalisation):
+    inside = np.array([True] * 7 + [False]).reshape(1, 1, -1)
+    recipe = IntensityRecipe("MR", normalisation)
+
+    # The mean of several 0.1 is not quite 0.1.
+    assert not normalise(volume([0.1] * 7 + [5]), recipe, inside).any()
 
 
 def test_bias_field_comes_before_landmarks_and_these_before_normalisation():

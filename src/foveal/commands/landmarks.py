@@ -9,7 +9,13 @@ from typing import Any
 from foveal import building
 from foveal.case import CaseFiles
 from foveal.commands.plan import cases_at_once
-from foveal.config.plan import LEARN, STANDARD_PERCENTILES, ChannelConfig, Plan
+from foveal.config.plan import (
+    LEARN,
+    STANDARD_PERCENTILES,
+    ChannelConfig,
+    LandmarksConfig,
+    Plan,
+)
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import DatasetError, SettingsError
 from foveal.io.cases import read_case
@@ -152,19 +158,28 @@ def write_learned_landmarks(run: RunDirectory, before: Plan, after: Plan) -> Non
         write_landmarks(run.landmarks, learned)
 
 
-def with_landmarks_of_run(plan: Plan, run: RunDirectory) -> Plan:
-    """Plan whose channels have what a run learned, where they ask to learn.
+def with_landmarks_of_run(plan: Plan, begun: Plan) -> Plan:
+    """Plan with a run's numbers where it asks to learn, or for a file that is gone.
+
+    A file that is there is left to be compared.
+
+    Args:
+        plan: What a person asks for.
+        begun: The run's own.
 
     Raises:
-        SettingsError: The run's file is damaged.
+        SettingsError: The run's landmarks are of other percentiles.
     """
-    if not run.landmarks.exists():
-        return plan
-    learned = {
-        number: read_landmarks(run.landmarks, channel.name)
-        for number, channel in channels_to_learn(plan).items()
+    chosen = {
+        number: ChannelLandmarks(channel.name, **own.landmarks.model_dump())
+        for number, (channel, own) in enumerate(
+            zip(plan.preprocessing.channels, begun.preprocessing.channels, strict=False)
+        )
+        if isinstance(own.landmarks, LandmarksConfig)
+        and isinstance(channel.landmarks, str)
+        and (channel.landmarks == LEARN or not Path(channel.landmarks).exists())
     }
-    return _with_landmarks(plan, learned)
+    return _with_landmarks(plan, chosen)
 
 
 def _with_landmarks(plan: Plan, chosen: Mapping[int, ChannelLandmarks]) -> Plan:

@@ -148,7 +148,8 @@ def _sampling(
                 "Error maps through training",
                 "One slice of training cases: where the network was wrong after so "
                 "many steps. White: wrong, the true class had probability 0; black: "
-                "right. Before its first map a case counts as wrong everywhere.",
+                "right. Before its first map a case counts as wrong everywhere. "
+                f"{_rows([one.case for one in shown])}",
                 error_maps_picture(shown, labels),
             )
         )
@@ -160,11 +161,20 @@ def _sampling(
                 "Where patches were drawn",
                 "Voxels that patches of a case were drawn around, early and late, "
                 "seen through the whole case: the brighter, the more. The outlines are "
-                "those of the structures before and behind the slice.",
+                "those of the structures before and behind the slice. "
+                f"{_rows([one.case for one in seen])}",
                 drawn_places_picture(seen, labels),
             )
         )
     return Sampling(pictures, curves, notes)
+
+
+def _rows(names: Sequence[str]) -> str:
+    """Which case each row of a picture is of; any script and length is a page's."""
+    if len(names) == 1:
+        return f"The case is {names[0]}."
+    told = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
+    return f"The cases are {told}."
 
 
 def _stored_content(run: ReportedRun, name: str, content: str) -> StoredCase | None:

@@ -62,11 +62,8 @@ def refuse_other_source(
         plan=begun.plan,
     )
     planned = read_plan(begun.plan, parts.plan_model)
-    changed = with_landmarks_of_files(
-        changed_plan(planned, plan_entries, parts.plan_model)
-    )
-    if isinstance(begun, RunDirectory):
-        changed = with_landmarks_of_run(changed, begun)
+    changed = changed_plan(planned, plan_entries, parts.plan_model)
+    changed = with_landmarks_of_files(with_landmarks_of_run(changed, planned))
     differing = [
         *_differing(
             _with_resolved_paths(named),

@@ -190,7 +190,8 @@ class BiasFieldConfig(Section):
     """How N4 fits the bias field of an MR channel; ``{}`` takes the defaults."""
 
     shrink_factor: PositiveInt = 4
-    """Look at every so many voxels along each axis; the field is evaluated at all."""
+    """Look at every so many voxels along each axis, of which at least 20 are left; the
+    field is interpolated between them."""
 
     iterations: tuple[PositiveInt, ...] = Field((50, 50, 50, 50), min_length=1)
     """At most so many at each level, each twice as fine as the one before."""
@@ -284,6 +285,19 @@ class ChannelConfig(Section):
     landmark_percentiles: Percentiles | None = None
     """For ``landmarks``; the outer two are the cut-offs. Unset: 1, 10, 20, … 90, 99."""
 
+    @field_validator("landmarks", mode="before")
+    @classmethod
+    def landmarks_are_one_of_three(cls, value: object) -> object:
+        """Say what is wrong with the one that is meant, and not with the others."""
+        if isinstance(value, dict):
+            return LandmarksConfig.model_validate(value)
+        if value is None or isinstance(value, LandmarksConfig) or _is_text(value):
+            return value
+        raise ValueError(
+            'give "learn", the path of a landmarks.json, or a table with percentiles, '
+            f"values and num_cases, not {value!r}"
+        )
+
     @model_validator(mode="after")
     def ct_has_constants(self) -> Self:
         """Refuse a CT channel without its data set constants."""
@@ -335,6 +349,10 @@ class ChannelConfig(Section):
                     "or learn others"
                 )
         return self
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _require_increasing(name: str, numbers: Sequence[float]) -> None:

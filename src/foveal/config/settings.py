@@ -143,7 +143,8 @@ class Settings(Section):
         """Refuse error maps that no sampler looks at."""
         if not self.sampling.adaptive and self.error_maps is not None:
             raise ValueError(
-                "error_maps changes nothing while sampling.adaptive is false"
+                "error_maps changes nothing while sampling.adaptive is false; leave "
+                "the table out, or set sampling.adaptive = true"
             )
         return self
 

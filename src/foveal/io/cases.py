@@ -25,6 +25,10 @@ from foveal.io.volumes import (
     read_volume,
 )
 
+LARGEST_WEIGHT = 1e20
+"""Of a voxel. Sums of far more voxels than a patch has, times weights of classes and
+losses, stay within 32-bit floating point, which ends at 3.4e38."""
+
 
 def read_case(
     files: CaseFiles | Path | str | Sequence[Path | str],
@@ -122,18 +126,25 @@ def voxel_weights(volume: Volume) -> NDArray[np.float32]:
     """Weights ``(i, j, k)`` of a weight map, as stored.
 
     Raises:
-        CaseError: A weight is negative, NaN or infinite, or all are 0; or the file is a
-            picture with a palette.
+        CaseError: A weight is negative, NaN or above `LARGEST_WEIGHT`, or all are 0; or
+            the file is a picture with a palette.
     """
     require_intensities(volume)
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
-        weights = volume.array.astype(np.float32, copy=False)
-    num_wrong = weights.size - int(np.isfinite(weights).sum())
-    if num_wrong:
+    num_missing = int(np.isnan(volume.array).sum())
+    if num_missing:
         raise CaseError(
-            f"weight map has {num_wrong} voxels that are NaN, infinite or too large "
-            "for 32 bits; give every voxel a weight, 0 where none is wanted"
+            f"weight map has {num_missing} voxels that are NaN; give every voxel a "
+            "weight, 0 where none is wanted"
         )
+    num_large = int(np.count_nonzero(volume.array > LARGEST_WEIGHT))
+    if num_large:
+        raise CaseError(
+            f"weight map has {num_large} voxels above {LARGEST_WEIGHT:g}, of which "
+            "sums are no number any more; divide all weights of the data set by the "
+            "same number, as only their ratios count"
+        )
+    with np.errstate(over="ignore"):  # what is far below 0
+        weights = volume.array.astype(np.float32, copy=False)
     num_negative = int(np.count_nonzero(weights < 0))
     if num_negative:
         raise CaseError(

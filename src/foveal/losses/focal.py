@@ -1,7 +1,8 @@
 """Focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002).
 
-Differs from the paper: softmax over classes instead of one object against the rest, and
-no alpha, the weight of a class.
+Differs from the paper: softmax over classes instead of one object against the rest, no
+alpha, the weight of a class, and the mean over all voxels that are not ignored, where
+the paper divides by the number of anchors that objects were assigned to.
 """
 
 import torch

@@ -4,8 +4,9 @@ Tustison et al., "N4ITK: improved N3 bias correction", IEEE TMI 2010,
 https://doi.org/10.1109/TMI.2010.2046908, as in SimpleITK: four levels of cubic
 B-splines, the first with one interval along each axis, halved at every level.
 
-Differs from the paper: the field is fitted to every ``shrink_factor``-th voxel, and its
-logarithm is evaluated at all voxels of the channel.
+Differs from the paper: the field is fitted to every ``shrink_factor``-th voxel. Its
+logarithm is evaluated there and interpolated linearly between them; from the outermost
+of them to the border, less than ``shrink_factor`` voxels, it stays as it is.
 """
 
 import math
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from foveal.errors import CaseError
 
-FEWEST_VOXELS = 4
-"""Along an axis after shrinking, as cubic splines have four coefficients at least; an
-axis that is shorter is not shrunk."""
+FEWEST_VOXELS = 20
+"""Along an axis after shrinking; an axis shorter than twice that is not shrunk. Of few
+thick slices each matters: the field is not fitted beyond the outermost voxels looked
+at, and a slice's share of the shading is large."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,27 @@ def _log_bias_field(
     # Sums over threads would depend on how many the machine has.
     correction.SetNumberOfThreads(1)
     correction.Execute(small_image, small_mask)
-    field = SimpleITK.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image))
+    field = SimpleITK.GetArrayFromImage(
+        _at_voxels_of(image, correction.GetLogBiasFieldAsImage(small_image))
+    )
     if not math.isfinite(float(field.sum())):
         raise CaseError(
             "no smooth bias field can be fitted to the image; leave bias_field out, or "
             "correct the image or its mask"
         )
     return field.astype(np.float32, copy=False)
+
+
+def _at_voxels_of(
+    image: SimpleITK.Image, small_field: SimpleITK.Image
+) -> SimpleITK.Image:
+    """Bring a field to the voxels of the image, by their position in the world.
+
+    The splines themselves span the shrunken image only. Asked for the image, SimpleITK
+    would stretch them over it.
+    """
+    resampling = SimpleITK.ResampleImageFilter()
+    resampling.SetReferenceImage(image)
+    resampling.SetInterpolator(SimpleITK.sitkLinear)
+    resampling.SetUseNearestNeighborExtrapolator(True)
+    return resampling.Execute(small_field)

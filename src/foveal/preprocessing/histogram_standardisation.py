@@ -108,12 +108,23 @@ def standardise(
 
     Returns:
         Order is kept: no voxel becomes brighter than one that was brighter than it. 0
-        everywhere if all percentiles are the same.
+        everywhere if all voxels inside are the same.
+
+    Raises:
+        CaseError: All percentiles are the same, though voxels inside differ.
     """
     found = _percentiles(channel, inside, landmarks.percentiles)
     own, group = np.unique(found, return_inverse=True)
     if len(own) == 1:
-        return np.zeros_like(channel)
+        values = channel if inside is None else channel[inside]
+        if values.min() == values.max():
+            return np.zeros_like(channel)
+        raise CaseError(
+            f"cannot be brought to landmarks, as percentiles "
+            f"{landmarks.percentiles[0]:g} and {landmarks.percentiles[-1]:g} are both "
+            f"{found[0]:g}: too many voxels are alike, such as air; give a mask, crop "
+            "to what is not zero as the training cases were, or correct the image"
+        )
     wanted = np.bincount(group, landmarks.values) / np.bincount(group)
     slopes = np.diff(wanted) / np.diff(own)
     line = np.searchsorted(own[1:-1], channel, side="right")

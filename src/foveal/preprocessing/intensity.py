@@ -80,7 +80,8 @@ def normalise(
             ``None``: all. Every voxel is normalised.
 
     Raises:
-        CaseError: The bias field cannot be found, or the cut-offs leave nothing.
+        CaseError: The bias field cannot be found, the cut-offs leave nothing, or what
+            scales values that differ is all the same.
         ValueError: The recipe is ``ct`` without its constants.
     """
     if recipe.bias_field is not None:
@@ -118,18 +119,23 @@ def zscore(
         cutoffs: Which of these have no part.
 
     Returns:
-        0 everywhere if all values that have a part are the same.
+        0 everywhere if all values inside are the same.
 
     Raises:
-        CaseError: The cut-offs leave no voxel of a channel whose values differ.
+        CaseError: The cut-offs leave no voxel, or only equal ones, of values that
+            differ.
     """
     values = channel if inside is None else channel[inside]
+    kept = values
     if cutoffs is not None:
-        values = _within_cutoffs(values, cutoffs, float(channel.mean(dtype=np.float64)))
+        kept = _within_cutoffs(values, cutoffs, float(channel.mean(dtype=np.float64)))
+    if kept.min() == kept.max():
+        left = f"all {kept.size} voxels that cutoffs leave"
+        return _zeros(channel, values, left, float(kept.min()))
     return _standardised(
         channel,
-        float(values.mean(dtype=np.float64)),
-        float(values.std(dtype=np.float64)),
+        float(kept.mean(dtype=np.float64)),
+        float(kept.std(dtype=np.float64)),
     )
 
 
@@ -177,11 +183,18 @@ def windowed(
             and largest value.
 
     Returns:
-        In [0, 1]; 0 everywhere if the percentiles are the same.
+        In [0, 1]; 0 everywhere if all values inside are the same.
+
+    Raises:
+        CaseError: The percentiles are the same, though values inside differ.
     """
     values = channel if inside is None else channel[inside]
     # In the channel's precision, so that clipped voxels are 0 and 1 exactly.
     low, high = np.percentile(values, percentiles).astype(np.float32)
+    if low == high:
+        below, above = percentiles
+        both = f"percentiles {below:g} and {above:g}"
+        return _zeros(channel, values, both, float(low))
     return _standardised(np.clip(channel, low, high), float(low), float(high - low))
 
 
@@ -202,6 +215,8 @@ def robust_zscore(
         0 everywhere if all values inside are the same.
     """
     values = channel if inside is None else channel[inside]
+    if values.min() == values.max():
+        return np.zeros_like(channel)
     lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     scale = (upper - lower) / IQR_OF_NORMAL
     if scale == 0:
@@ -209,11 +224,28 @@ def robust_zscore(
     return _standardised(channel, median, scale)
 
 
+def _zeros(
+    channel: NDArray[np.float32], values: NDArray[np.float32], what: str, value: float
+) -> NDArray[np.float32]:
+    """Zeros for a channel whose values inside are all the same.
+
+    Raises:
+        CaseError: They differ; ``what`` should scale them is ``value`` alone.
+    """
+    low, high = float(values.min()), float(values.max())
+    if low != high:
+        raise CaseError(
+            f"{what} are {value:g}, so nothing scales its voxels, which lie between "
+            f"{low:g} and {high:g}; correct the image or its mask, give a mask or set "
+            'preprocessing.crop to "nonzero" where most of it is air, or choose '
+            "another normalisation"
+        )
+    return np.zeros_like(channel)
+
+
 def _standardised(
     channel: NDArray[np.float32], centre: float, scale: float
 ) -> NDArray[np.float32]:
-    if scale == 0:
-        return np.zeros_like(channel)
     # Extreme values may overflow; the pipeline refuses what is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         result = channel - np.float32(centre)

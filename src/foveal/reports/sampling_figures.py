@@ -79,7 +79,7 @@ class DrawnThroughTraining:
 def error_maps_picture(
     cases: Sequence[CaseThroughTraining], labels: dict[int, str]
 ) -> bytes:
-    """PNG with a row per case: image, reference, then the error maps.
+    """PNG with a numbered row per case: image, reference, then the error maps.
 
     Args:
         cases: At least one.
@@ -94,8 +94,8 @@ def error_maps_picture(
     ]
     with rc_context(STYLE):
         figure, rows = _panels(shapes, columns)
-        for row, case in zip(rows, cases, strict=True):
-            _name_case(row[0], case.case)
+        for number, (row, case) in enumerate(zip(rows, cases, strict=True), start=1):
+            _number_row(row[0], number, len(cases))
             if case.shown is not None:
                 plain = Slice(case.shown.image, None, case.pixel_mm, case.shown.plane)
                 draw_slice(row[0], plain, case.display_range)
@@ -125,7 +125,7 @@ def error_maps_picture(
 def drawn_places_picture(
     cases: Sequence[DrawnThroughTraining], labels: dict[int, str]
 ) -> bytes:
-    """PNG with a row per case: plane by plane where patches were drawn, early and late.
+    """PNG with a numbered row per case: where patches were drawn, early and late.
 
     Args:
         cases: At least one.
@@ -141,8 +141,8 @@ def drawn_places_picture(
         shapes.append(np.max(sizes, axis=0).tolist())
     with rc_context(STYLE):
         figure, rows = _panels(shapes, columns)
-        for row, case in zip(rows, cases, strict=True):
-            _name_case(row[0], case.case)
+        for number, (row, case) in enumerate(zip(rows, cases, strict=True), start=1):
+            _number_row(row[0], number, len(cases))
             panels = [
                 (part, seen)
                 for seen_in_parts in zip(
@@ -161,12 +161,16 @@ def drawn_places_picture(
         return _png(figure)
 
 
-def _name_case(first: Axes, name: str) -> None:
-    """At the left of a row."""
+def _number_row(first: Axes, number: int, count: int) -> None:
+    """At the left of a row, if there are several.
+
+    Not the case's name, which may be long, or in letters that the font lacks.
+    """
+    if count == 1:
+        return
     first.text(
-        *(-0.06, 0.5, name),
+        *(-0.06, 0.5, str(number)),
         transform=first.transAxes,
-        rotation=90,
         ha="right",
         va="center",
         fontweight="bold",
