@@ -203,10 +203,13 @@ def test_an_adaptive_run_is_shown_with_its_newest_error_maps(run, tmp_path, seen
 def replaced_maps(tmp_path):
     """Maps of a case at steps 1 and 2, of which 1 is in use."""
     image = SimpleNamespace(path=tmp_path / "store" / "content" / "image.tiles")
-    case = SimpleNamespace(name="a", shape=(2, 2, 2), image=image)
+    case = SimpleNamespace(name="a", shape=(4, 5, 6), image=image)
     maps = ErrorMapFolder(tmp_path / "error_maps", {"a": case})
     for step in (1, 2):
-        maps.write("a", step, CaseErrors(np.full((2, 2, 2), step, np.uint8), 0.5, {}))
+        # Not to be packed, so that damage hits the content.
+        error = np.random.default_rng(step).integers(0, 256, case.shape, np.uint8)
+        error[0, 0, 0] = step
+        maps.write("a", step, CaseErrors(error, 0.5, {}))
     maps.use("a", 1)
     return maps
 

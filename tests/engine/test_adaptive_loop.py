@@ -249,7 +249,8 @@ def test_every_kept_checkpoint_names_maps_that_are_there(tmp_path):
             if path.exists():
                 versions = load_checkpoint(path)[1]["refreshing"]["versions"]
                 for case, step in versions.items():
-                    maps = made.maps.path / case / f"step_{step:07d}.tiles"
+                    of_case = made.maps.path / "cases" / case
+                    maps = of_case / f"step_{step:07d}.tiles"
                     assert maps.exists(), (now.step, name)
 
     made.run(look)
