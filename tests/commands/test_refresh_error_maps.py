@@ -132,6 +132,7 @@ def test_training_goes_on_while_maps_are_made_the_worker_dies_and_it_is_resumed(
 
     notes = []
     killed = []
+    predicted = []
 
     def kill_the_worker(now):
         notes.append(now.note)
@@ -140,10 +141,11 @@ def test_training_goes_on_while_maps_are_made_the_worker_dies_and_it_is_resumed(
             until(lambda: is_running(killed[0]))
             os.kill(killed[0], signal.SIGKILL)
             until(lambda: not is_running(killed[0]))
+            predicted.append(finished.read_text().count('"dice"'))
         if now.step == 11:
             time.sleep(1.1)  # longer than the pause before it is started again
         if now.step == 14:
-            until(lambda: '"dice"' in finished.read_text())
+            until(lambda: finished.read_text().count('"dice"') > predicted[0])
 
     train(dataset, out, resume=True, watcher=Watcher(on_step=kill_the_worker))
     log = read_log(out / "log.jsonl")
