@@ -21,10 +21,9 @@ from foveal.engine.concurrent_refreshing import (
 from foveal.engine.error_map_worker import NewestWeights, Turns
 from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.finished_cases import FinishedCase, FinishedCases
-from foveal.engine.refreshing import mean_dice
 from foveal.errors import RunError
 from foveal.geometry import Grid
-from foveal.inference.errors import CaseErrors
+from foveal.inference.errors import CaseErrors, mean_dice
 from foveal.io.weights import read_weights
 from foveal.store.store import Store
 

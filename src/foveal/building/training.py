@@ -22,7 +22,7 @@ from foveal.building.prediction import membership, resolved_device
 from foveal.building.updates import frozen_layers
 from foveal.config.losses import LossConfig
 from foveal.config.plan import Plan
-from foveal.config.sampling import ErrorMapsConfig, SamplingConfig
+from foveal.config.sampling import SamplingConfig
 from foveal.config.settings import PredictionConfig, Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.errors import PluginError, SettingsError
@@ -183,7 +183,7 @@ def sampler(
             "plugin give a foveal.sampling.samplers.BaseSampler, or choose one of "
             f"{', '.join(SAMPLERS)}"
         )
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     return AdaptiveSampler(base, maps, epsilon=chosen.epsilon, mode=chosen.draw)
 
 

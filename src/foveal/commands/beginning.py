@@ -52,13 +52,10 @@ def begin_run(
         FovealError: The run could not be trained as the settings say.
     """
     splits = resolved_splits(dataset, settings)
-    _refuse_plateau_without_validation(
-        splits, [settings.splits.fold], dataset, settings
+    folds = [settings.splits.fold]
+    planned = _checked_plan(
+        splits, folds, dataset, settings, plan, plan_entries, parts, watcher
     )
-    _refuse_missing_weight_maps(splits, [settings.splits.fold], dataset, settings)
-    _refuse_seen(splits, [settings.splits.fold], dataset, settings, watcher)
-    planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
-    _refuse_other_weights(settings, planned, parts)
     division = splits.folds[settings.splits.fold]
     learned = plan_of_fold(planned, settings, dataset, division, parts, watcher)
     write_learned_landmarks(run, planned, learned)
@@ -88,12 +85,29 @@ def begin_all_folds(
             "1 or the data set names the patients to validate itself; leave out --fold"
         )
     folds = range(len(splits.folds))
+    planned = _checked_plan(
+        splits, folds, dataset, settings, plan, plan_entries, parts, watcher
+    )
+    _write_beginning(folder, splits, planned, settings, parts)
+
+
+def _checked_plan(
+    splits: Splits,
+    folds: Sequence[int],
+    dataset: Dataset,
+    settings: Settings,
+    plan: Path | None,
+    plan_entries: Mapping[str, Any],
+    parts: Parts,
+    watcher: Watcher,
+) -> Plan:
+    """The plan, once nothing stands against training these folds."""
     _refuse_plateau_without_validation(splits, folds, dataset, settings)
     _refuse_missing_weight_maps(splits, folds, dataset, settings)
     _refuse_seen(splits, folds, dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _refuse_other_weights(settings, planned, parts)
-    _write_beginning(folder, splits, planned, settings, parts)
+    return planned
 
 
 def begin_fold(

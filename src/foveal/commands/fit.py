@@ -22,18 +22,17 @@ from foveal.commands.refreshing import (
     pause_seconds,
     paused_refreshing,
     rhythm_of,
-    timed_case,
     training_threads,
     worker_device,
     worker_threads,
 )
 from foveal.commands.transfer import begin_with_weights, weights_of_fold
 from foveal.config.plan import Plan
-from foveal.config.sampling import ErrorMapsConfig
 from foveal.config.settings import Settings
 from foveal.engine.budget import (
     LONGEST_PROBE,
     fit_to_budget,
+    seconds_per_case,
     seconds_per_step,
     validation_interval,
 )
@@ -155,7 +154,9 @@ def fit(
     step_seconds = cache(partial(_timed_step, settings, training, sources))
     find_errors = finder(settings, plan, fabric.device)
     case_seconds = cache(
-        lambda: timed_case(find_errors, training.frozen_predictor(), maps.cases)
+        lambda: seconds_per_case(
+            maps.cases, partial(find_errors, training.frozen_predictor())
+        )
     )
     if settings.sampling.adaptive:
         # One process's timing for all.
@@ -341,14 +342,10 @@ def _length(
     seconds = step_seconds()
     validation_seconds = 0.0
     if held_out:
-        # One case after another warms up and then stands for all.
-        middle = sorted(held_out, key=lambda case: sum(case.shape))[len(held_out) // 2]
         network = training.frozen_predictor()
-        validate = validator([middle])
-        validate(network)
-        begin = time.perf_counter()
-        validate(network)
-        validation_seconds = (time.perf_counter() - begin) * len(held_out)
+        validation_seconds = len(held_out) * seconds_per_case(
+            held_out, lambda case: validator([case])(network)
+        )
     remaining = (length.budget_seconds or 0.0) - (time.perf_counter() - start)
     fitted = fit_to_budget(remaining, seconds, validation_seconds)
     every = length.validate_every_steps or fitted.validate_every_steps
@@ -370,7 +367,7 @@ def _concurrent_refreshing(
     parts: Parts,
 ) -> ConcurrentRefreshing:
     """Error maps refreshed by another process, which the first of several starts."""
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     command = None
     if fabric.is_global_zero:
         write_cases(run, maps.cases, held_out)
@@ -385,7 +382,7 @@ def _concurrent_refreshing(
 
 
 def _refreshing_words(settings: Settings, num_cases: int, device: torch.device) -> str:
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     if chosen.refresh == "concurrent":
         return (
             "patches from where the network errs: another process, on "

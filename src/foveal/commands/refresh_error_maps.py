@@ -16,7 +16,6 @@ import torch
 
 from foveal import building
 from foveal.commands.refreshing import error_map_folder, finder
-from foveal.config.sampling import ErrorMapsConfig
 from foveal.config.settings import Settings
 from foveal.engine.concurrent_refreshing import FINISHED_FILE, WEIGHTS_FILE
 from foveal.engine.error_map_worker import NewestWeights, Turns, predict_without_end
@@ -164,7 +163,7 @@ def stored_cases(run: RunDirectory, kind: Kind) -> list[StoredCase]:
 def _turns(
     settings: Settings, training: Sequence[str], validation: Sequence[str]
 ) -> Turns:
-    order = (settings.error_maps or ErrorMapsConfig()).order
+    order = settings.error_map_rules.order
     return Turns(
         {"training": training, "validation": validation}, order, settings.training.seed
     )

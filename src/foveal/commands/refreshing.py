@@ -1,7 +1,6 @@
 """Error maps of a run: where they are, what makes them, and how often."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -9,7 +8,6 @@ import torch
 from foveal import building
 from foveal.commands.plan import usable_threads
 from foveal.config.plan import Plan
-from foveal.config.sampling import ErrorMapsConfig
 from foveal.config.settings import Settings
 from foveal.engine.error_maps import ErrorMapFolder
 from foveal.engine.refreshing import (
@@ -48,7 +46,7 @@ def error_map_folder(
         cases: To train on, by the names that streams use.
         goes_on_without: Maps that are found lost; see `ErrorMapFolder`.
     """
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     outlined = {
         case.name: case
         for group in cases.values()
@@ -94,7 +92,7 @@ def paused_refreshing(
         maps: Of the run.
         find_errors: See `finder`.
     """
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     return PausedRefreshing(
         maps,
         Rhythm(*_rhythm(settings), chosen.order, settings.training.seed),
@@ -104,7 +102,7 @@ def paused_refreshing(
 
 def _rhythm(settings: Settings) -> tuple[int, int]:
     """Steps between refreshes, and cases of each."""
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     if chosen.every_steps is None or chosen.cases_per_refresh is None:
         raise ValueError("the rhythm of refreshing was not settled")
     return chosen.every_steps, chosen.cases_per_refresh
@@ -112,7 +110,7 @@ def _rhythm(settings: Settings) -> tuple[int, int]:
 
 def is_concurrent(settings: Settings) -> bool:
     """Whether a run needs another process to refresh its error maps."""
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     return settings.sampling.adaptive and chosen.refresh == "concurrent"
 
 
@@ -126,7 +124,7 @@ def training_threads(settings: Settings) -> int:
 
 def worker_threads(settings: Settings) -> int:
     """Threads of the process that refreshes error maps: a tenth, if nothing is set."""
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     all_threads = settings.training.threads or usable_threads()
     return chosen.threads or max(all_threads // 10, 1)
 
@@ -137,7 +135,7 @@ def require_worker_device(settings: Settings) -> None:
     Raises:
         SettingsError: PyTorch cannot use it.
     """
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     if is_concurrent(settings):
         building.resolved_device(chosen.options["device"])
 
@@ -180,7 +178,7 @@ def long_first_round(settings: Settings, num_cases: int) -> str:
             first,
             "With sampling.one_case_per_batch=true all cases keep their chances",
         ]
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     words.append(
         "A larger error_maps.refresh_fraction, or error_maps.refresh=epoch, makes the "
         "round shorter"
@@ -202,7 +200,7 @@ def worker_device(settings: Settings, of_training: torch.device) -> str:
         settings: Of the run.
         of_training: Device of the first process of the training.
     """
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     is_open = chosen.device in (None, "auto")
     kind = of_training.type if is_open else str(chosen.device)
     taken = settings.training.devices if of_training.type == "cuda" else 0
@@ -230,7 +228,7 @@ def rhythm_of(
     Returns:
         Empty if training never pauses.
     """
-    chosen = settings.error_maps or ErrorMapsConfig()
+    chosen = settings.error_map_rules
     if chosen.refresh == "concurrent":
         return {}
     steps, cases = chosen.every_steps, chosen.cases_per_refresh
@@ -265,16 +263,3 @@ def pause_seconds(
         return 0.0
     predicted = min(rhythm.cases_per_refresh, num_cases)
     return predicted * case_seconds() / rhythm.every_steps
-
-
-def timed_case(
-    find_errors: FindErrors, network: Network, cases: Sequence[StoredCase]
-) -> float:
-    """Seconds that the prediction of a case of middling size takes."""
-    middle = sorted(cases, key=lambda case: sum(case.shape))[len(cases) // 2]
-    # The first time warms up.
-    for _ in range(2):
-        start = time.perf_counter()
-        find_errors(network, middle)
-        seconds = time.perf_counter() - start
-    return seconds

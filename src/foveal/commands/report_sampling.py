@@ -17,7 +17,6 @@ from foveal.commands.report_error_maps import errors_through_training, kept_slic
 from foveal.commands.reported_run import LogRow, ReportedRun
 from foveal.commands.run_words import Facts, duration
 from foveal.config.plan import Plan
-from foveal.config.sampling import ErrorMapsConfig
 from foveal.errors import CaseError
 from foveal.reports import figures
 from foveal.reports.page import Curve, Picture, Sampling
@@ -58,7 +57,7 @@ def sampling_facts(run: ReportedRun) -> Facts:
     """How adaptive sampling went, in words; empty for a run without it."""
     if not run.settings.sampling.adaptive:
         return []
-    chosen = run.settings.error_maps or ErrorMapsConfig()
+    chosen = run.settings.error_map_rules
     law = (
         "Patches came from where the network erred: one is accepted with probability "
         f"min(1, E + {chosen.epsilon:g}), where E is 1 - p(true class) of the voxel it "

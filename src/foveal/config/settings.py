@@ -138,6 +138,11 @@ class Settings(Section):
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()
 
+    @property
+    def error_map_rules(self) -> ErrorMapsConfig:
+        """How error maps are used and refreshed, written down or not."""
+        return self.error_maps or ErrorMapsConfig()
+
     @model_validator(mode="after")
     def error_maps_are_used(self) -> Self:
         """Refuse error maps that no sampler looks at."""

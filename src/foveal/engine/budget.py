@@ -1,11 +1,12 @@
 """How many steps fit a time: measured on this machine, with this data and network."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from foveal.engine.training import Training
 from foveal.sampling.batch import Batch
+from foveal.store.store import StoredCase
 
 VALIDATION_FRACTION = 0.1
 """Share of a budget that validation may take, at most."""
@@ -55,6 +56,22 @@ def seconds_per_step(
     seconds = (time.perf_counter() - start) / count
     training.restore(tensors, state)
     return seconds
+
+
+def seconds_per_case(
+    cases: Sequence[StoredCase], predict: Callable[[StoredCase], object]
+) -> float:
+    """Time the prediction of a case of middling size, which stands for all.
+
+    Args:
+        cases: At least one.
+        predict: Called twice: the first time warms up.
+    """
+    middle = sorted(cases, key=lambda case: sum(case.shape))[len(cases) // 2]
+    predict(middle)
+    start = time.perf_counter()
+    predict(middle)
+    return time.perf_counter() - start
 
 
 def fit_to_budget(

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from foveal.engine.error_maps import ErrorMapFolder, UnsoundErrorMapError, without
 from foveal.engine.finished_cases import FinishedCase, FinishedCases
-from foveal.engine.refreshing import KEPT_CHECKPOINTS, mean_dice
+from foveal.engine.refreshing import KEPT_CHECKPOINTS
 from foveal.engine.worker_process import WorkerProcess
+from foveal.inference.errors import mean_dice
 from foveal.io.weights import write_weights
 from foveal.networks.interface import Network
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from foveal.engine.error_maps import ErrorMapFolder
-from foveal.inference.errors import CaseErrors
+from foveal.inference.errors import CaseErrors, mean_dice
 from foveal.networks.interface import Network
 from foveal.sampling.randomness import generator
 from foveal.store.store import StoredCase
@@ -217,16 +217,6 @@ def refresh_curves(row: Mapping[str, Any]) -> dict[str, Any]:
             curves[key] = sum(case[key] for case in cases) / len(cases)
         curves["dice"] = mean_dice([case["dice"] for case in cases])
     return curves
-
-
-def mean_dice(of_cases: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
-    """Mean per structure over the cases that have it; absent if none has."""
-    values: dict[str, list[float]] = {}
-    for dice in of_cases:
-        for name, value in dice.items():
-            if value is not None:
-                values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def fraction_rhythm(

@@ -122,6 +122,16 @@ def case_dice(
     return found
 
 
+def mean_dice(of_cases: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Mean per structure over the cases that have it; absent if none has."""
+    values: dict[str, list[float]] = {}
+    for dice_of in of_cases:
+        for name, value in dice_of.items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
+
+
 def _shown_classes(
     case: StoredCase, num_classes: int, structures: Sequence[Sequence[int]]
 ) -> Sequence[int]:

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 
-from foveal.inference.errors import case_dice
+from foveal.inference.errors import case_dice, mean_dice
 from foveal.inference.predict import PatchFunction, stream_logits
 from foveal.inference.restore import decided_classes
 from foveal.inference.tiling import Tiles
@@ -32,7 +31,7 @@ def validation_dice(
         Structure to mean Dice; ``None`` where no case has the structure annotated and
         present in reference or prediction.
     """
-    scores: dict[str, list[float]] = {name: [] for name in structures}
+    of_cases = []
     members = list(structures.values())
     for case in cases:
         whole = tuple(slice(0, length) for length in case.shape)
@@ -42,11 +41,6 @@ def validation_dice(
             [decided_classes(block.softmax(dim=0), members) for block in rows]
         ).numpy()
         reference = case.read_label_map(whole)
-        of_case = case_dice(prediction, reference, case.annotated, structures)
-        for name, value in of_case.items():
-            if value is not None:
-                scores[name].append(value)
-    return {
-        name: float(np.mean(values)) if values else None
-        for name, values in scores.items()
-    }
+        of_cases.append(case_dice(prediction, reference, case.annotated, structures))
+    means = mean_dice(of_cases)
+    return {name: means.get(name) for name in structures}
