@@ -24,6 +24,7 @@ the plan, in `plan.toml`. An unknown name is an error; all mistakes are told at 
 PARTS = {
     "Plan": "The plan: what follows from the data (`plan.toml`)",
     "Settings": "Settings: what a person chooses (`settings.toml`)",
+    "PostprocessingConfig": "After the network (`postprocessing.toml` of a run)",
 }
 
 

@@ -9,6 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "foveal"
 
 FLOORS = (
     {"errors", "geometry", "case", "in_threads", "unfinished"},
+    {"crf"},
     {
         "augmentation",
         "config",
@@ -17,14 +18,16 @@ FLOORS = (
         "losses",
         "metrics",
         "networks",
+        "postprocessing",
         "sampling",
         "store",
+        "uncertainty",
     },
     {"methods", "planning", "settings_files"},
     {"preprocessing"},
     {"inference"},
     {"engine", "ensembles"},
-    {"reports"},
+    {"launch", "reports"},
     {"plugins"},
     {"building"},
     {"commands"},

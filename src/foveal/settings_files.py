@@ -16,6 +16,7 @@ from foveal.config import Section
 from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.parts import PartSections, plan_model, settings_model
 from foveal.config.plan import LEARN, Plan
+from foveal.config.postprocessing import PostprocessingConfig
 from foveal.config.settings import Settings
 from foveal.errors import SettingsError
 
@@ -72,6 +73,17 @@ def read_settings(path: Path) -> tuple[Settings, dict[str, Any]]:
     """
     table, plan_entries = _divided(_with_paths_from(path.parent, _read_table(path)))
     return _validated(Settings, table, str(path)), plan_entries
+
+
+def read_postprocessing(path: Path) -> PostprocessingConfig:
+    """Read and check what follows a network; nothing does if there is no such file.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    if not path.exists():
+        return PostprocessingConfig()
+    return _validated(PostprocessingConfig, _read_table(path), str(path))
 
 
 def choose_settings(

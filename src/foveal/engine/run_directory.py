@@ -88,6 +88,11 @@ class RunDirectory:
         return self.validation / "presence.json"
 
     @property
+    def postprocessing(self) -> Path:
+        """What follows the network, as its validation cases chose it; often absent."""
+        return self.path / "postprocessing.toml"
+
+    @property
     def best_or_last(self) -> Path:
         """The checkpoint to predict with: best on validation, else the last.
 
@@ -129,6 +134,11 @@ class CrossValidationDirectory:
     def metrics(self) -> Path:
         """What was measured out of fold, in every case that was validated."""
         return self.path / "metrics.json"
+
+    @property
+    def postprocessing(self) -> Path:
+        """What follows the networks of all folds together; often absent."""
+        return self.path / "postprocessing.toml"
 
     @property
     def presence(self) -> Path:

@@ -1,0 +1,1 @@
+"""The fully connected conditional random field: kernels, lattice, mean field."""

@@ -1,0 +1,1 @@
+"""Jobs that are command lines, and what runs them."""

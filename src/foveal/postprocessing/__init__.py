@@ -1,0 +1,1 @@
+"""What is done to a segmentation after the network decided it."""

@@ -1,0 +1,1 @@
+"""How sure a prediction is, from the probabilities of one or many passes."""
