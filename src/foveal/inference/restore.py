@@ -168,7 +168,7 @@ def decided_label_map(
             take_rows(first, block)
         first += block.shape[1]
     values = np.array([background_value, *label_values])
-    return values.astype(_smallest_type(values))[turn.undo(labels)]
+    return values.astype(smallest_type(values))[turn.undo(labels)]
 
 
 def decided_classes(
@@ -205,7 +205,8 @@ def structure_probabilities(
     )
 
 
-def _smallest_type(values: NDArray[np.integer]) -> type[np.integer]:
+def smallest_type(values: NDArray[np.integer]) -> type[np.integer]:
+    """Narrowest usual number type that holds some label values."""
     for kind in (np.uint8, np.int16, np.uint16):
         limits = np.iinfo(kind)
         if limits.min <= values.min() and values.max() <= limits.max:
