@@ -104,6 +104,15 @@ def write_postprocessing(path: Path, changes: PostprocessingConfig) -> None:
     atomic_write_text(path, to_toml(kept))
 
 
+def parse_postprocessing(table: object, source: str) -> PostprocessingConfig:
+    """Check what follows a network where it is kept in something else than its file.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    return _validated(PostprocessingConfig, table, source)
+
+
 def choose_settings(
     file: Path | None,
     options: Sequence[str],

@@ -140,10 +140,7 @@ class Fusion:
         lacking = sum(bool(case.missing) for case in self.cases)
         if not lacking:
             return []
-        return [
-            f"{lacking} case(s) are fused from the sources that have them; the record "
-            "says which."
-        ]
+        return [f"{lacking} case(s), or masks of theirs, are fused from fewer sources."]
 
     def as_record(self) -> dict[str, Any]:
         """Plain values for JSON; NaN is ``None``."""

@@ -1,6 +1,4 @@
-"""Which files of several people or programs are one case: matched by name, never by
-order.
-"""
+"""Which files of several sources are one case: matched by name, never by order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

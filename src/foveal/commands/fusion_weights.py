@@ -1,6 +1,5 @@
 """What the votes of each source weigh, as given or as validated."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,27 +58,25 @@ def _validated(
             f"{len(measured)} files of validated Dice are given for {len(names)} "
             "sources; give one each, in the same order"
         )
-    weights: dict[str, SourceWeight] = {}
+    weights: dict[str, dict[str, float]] = {}
     for name, path in zip(names, measured, strict=True):
         evaluation = read_measured(path)
         dice = {one: evaluation.mean(one, "dice") for one in evaluation.structures}
-        useless = [
-            one for one, value in dice.items() if math.isnan(value) or value == 0
-        ]
+        useless = [one for one, value in dice.items() if not value > 0]
         if useless or not dice:
             raise SettingsError(
                 f"{path} gives {name} no Dice above 0 for {listed(useless) or 'any'}; "
                 "leave the source out, or give numbers with --weights"
             )
         weights[name] = dice
-    first = weights[names[0]]
+    first = sorted(weights[names[0]])
     for name, own in weights.items():
-        if set(own) != set(first):  # type: ignore[arg-type] - all are mappings here
+        if sorted(own) != first:
             raise SettingsError(
-                f"the validated structures differ: {names[0]} has {sorted(first)}, "
-                f"{name} has {sorted(own)}; measure the same of all"
+                f"the validated structures differ: {names[0]} has {first}, {name} has "
+                f"{sorted(own)}; measure the same of all"
             )
-    return weights
+    return {**weights}
 
 
 def weight_of_labels(weight: SourceWeight) -> Weight:

@@ -90,16 +90,15 @@ def _estimated_truth(votes: Votes) -> tuple[NDArray[np.float64], int]:
     wrong = (1 - FIRST_GUESS) / (num_labels - 1)
     confusion = np.full((num_raters, num_labels, num_labels), wrong)
     confusion[:, range(num_labels), range(num_labels)] = FIRST_GUESS
-    for step in range(1, MAX_STEPS + 1):
-        truth = _truth(votes, confusion)
-        improved = _confusion(votes, truth)
+    change, num_steps = 1.0, 0
+    while change > TOLERANCE and num_steps < MAX_STEPS:
+        improved = _confusion(votes, _truth(votes, confusion))
         # A label that has become impossible keeps its column; it stays impossible.
         improved = np.where(np.isnan(improved), confusion, improved)
         change = np.abs(improved - confusion).max()
         confusion = improved
-        if change <= TOLERANCE:
-            break
-    return _truth(votes, confusion), step
+        num_steps += 1
+    return _truth(votes, confusion), num_steps
 
 
 def _truth(votes: Votes, confusion: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ class Votes:
 
     @property
     def voxels(self) -> NDArray[np.int64]:
-        """Number of voxels to which each member gives each label, ``(member, label)``."""
+        """Voxels to which each member gives each label, ``(member, label)``."""
         is_said = self.combinations.T[:, :, None] == range(len(self.labels))
         voxels: NDArray[np.int64] = np.einsum("c,mcl->ml", self.counts, is_said)
         return voxels
