@@ -5,8 +5,8 @@ Kamnitsas et al. 2018, https://arxiv.org/abs/1711.01468 (EMMA), remove component
 
 Voxels of a structure that touch by a face, an edge or a corner (26 neighbours) are one
 component, so that a thin structure which runs across the axes of a coarse grid is not
-cut to pieces; and its outside is then what touches by faces (6 neighbours), as otherwise
-a hole could leak out where the structure itself holds together.
+cut to pieces. Its outside is then what touches by faces (6 neighbours), as otherwise a
+hole could leak out where the structure itself holds together.
 """
 
 import math
@@ -164,17 +164,24 @@ def _kept(
     sizes = np.bincount(numbers[mask])
     stays = sizes > 0
     if rule.keep == "largest":
-        largest = np.flatnonzero(sizes == sizes.max())
-        if len(largest) > 1:
-            flat = numbers.ravel()
-            largest = flat[[int(np.argmax(np.isin(flat, largest)))]]
-        stays &= np.isin(np.arange(len(sizes)), largest)
+        stays &= np.arange(len(sizes)) == _first_of_the_largest(numbers, sizes)
     if rule.smallest_voxels is not None:
         stays &= sizes >= rule.smallest_voxels
     if rule.smallest_ml is not None:
         # 1000 voxels of 0.1 mm edges are 1 ml less rounding, and no less than 1 ml.
         stays &= sizes * voxel_ml >= rule.smallest_ml * (1 - 1e-9)
     return stays[numbers]
+
+
+def _first_of_the_largest(
+    numbers: NDArray[np.integer], sizes: NDArray[np.integer]
+) -> int:
+    """Number of the largest component; of equal ones, of that which is met first."""
+    largest = np.flatnonzero(sizes == sizes.max())
+    if len(largest) == 1:
+        return int(largest[0])
+    flat = numbers.ravel()
+    return int(flat[np.argmax(np.isin(flat, largest))])
 
 
 def _fill_holes(
@@ -201,19 +208,22 @@ def _fill_holes(
             ends = np.take(numbers, [0, -1], axis)
             is_open[np.unique(ends)] = True
     is_open[0] = True
-    pockets = cc3d.connected_components(
-        np.ascontiguousarray(fillable & ~is_open[numbers]), connectivity=6
-    )
+    enclosed = fillable & ~is_open[numbers]
+    voxels = np.nonzero(enclosed)
+    if not len(voxels[0]):
+        return
+    pockets = cc3d.connected_components(enclosed, connectivity=6)[voxels]
     touching = np.zeros((int(pockets.max()) + 1, num_classes), np.int64)
-    for axis in range(3):
-        for mine, other in (
-            (slice(1, None), slice(None, -1)),
-            (slice(None, -1), slice(1, None)),
-        ):
-            here = (slice(None),) * axis + (mine,)
-            there = (slice(None),) * axis + (other,)
-            faces = (pockets[here] > 0) & kept[there]
-            np.add.at(touching, (pockets[here][faces], classes[there][faces]), 1)
+    for axis, length in enumerate(kept.shape):
+        # What is enclosed lies at no end of an axis, unless that has one voxel.
+        for step in (-1, 1) if length > 1 else ():
+            there = tuple(
+                places + step if other == axis else places
+                for other, places in enumerate(voxels)
+            )
+            is_kept = kept[there]
+            np.add.at(touching, (pockets[is_kept], classes[there][is_kept]), 1)
     becomes = touching.argmax(axis=1)
     is_filled = touching.any(axis=1)[pockets]
-    classes[is_filled] = becomes[pockets[is_filled]]
+    places = tuple(axis[is_filled] for axis in voxels)
+    classes[places] = becomes[pockets[is_filled]]
