@@ -11,6 +11,7 @@ from foveal import __version__
 from foveal.cli.check import check
 from foveal.cli.compare import compare
 from foveal.cli.demo import demo
+from foveal.cli.ensemble import ensemble
 from foveal.cli.evaluate import evaluate
 from foveal.cli.export import card, export
 from foveal.cli.plan import plan
@@ -55,5 +56,6 @@ for verb in (
     *(evaluate, compare, report, export, card),
 ):
     app.command()(verb)
+app.add_typer(ensemble)
 # Started by trainings; people have no use for it.
 app.command(hidden=True)(refresh_error_maps)
