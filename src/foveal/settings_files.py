@@ -130,7 +130,9 @@ def read_ensemble(path: Path) -> EnsembleConfig:
     for name in ("members", "variants"):
         each = placed.get(name)
         if isinstance(each, list):
-            placed = placed | {name: [_with_own_paths_from(folder, one) for one in each]}
+            placed = placed | {
+                name: [_with_own_paths_from(folder, one) for one in each]
+            }
     return _validated(EnsembleConfig, placed, str(path))
 
 
@@ -145,7 +147,9 @@ def _with_own_paths_from(folder: Path, table: object) -> object:
     return _with_entries_from(folder, placed, "set")
 
 
-def _with_entries_from(folder: Path, table: dict[str, Any], name: str) -> dict[str, Any]:
+def _with_entries_from(
+    folder: Path, table: dict[str, Any], name: str
+) -> dict[str, Any]:
     entries = table.get(name)
     if not isinstance(entries, dict):
         return table

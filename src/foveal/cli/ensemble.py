@@ -5,6 +5,8 @@ Each verb has a file of its own beside this one, `ensemble_<verb>`, and a line b
 
 import typer
 
+from foveal.cli.ensemble_train import table, train
+
 ensemble = typer.Typer(
     name="ensemble",
     help="Several models or label maps together.",
@@ -12,5 +14,5 @@ ensemble = typer.Typer(
     rich_markup_mode=None,
 )
 
-for verb in ():
+for verb in (train, table):
     ensemble.command()(verb)

@@ -50,15 +50,15 @@ class VariantConfig(Section):
     """Entries in place of the member's, as tables."""
 
     @model_validator(mode="after")
-    def something_is_varied(self) -> Self:
+    def channels_are_said_once(self) -> Self:
         """Refuse channels that are said twice."""
-        plan_part = self.set.get("preprocessing")
-        if self.every_channel and isinstance(plan_part, dict):
-            if "channels" in plan_part:
-                raise ValueError(
-                    "every_channel and set.preprocessing.channels both say how "
-                    "channels are normalised; give one"
-                )
+        changed = self.set.get("preprocessing")
+        is_said = isinstance(changed, dict) and "channels" in changed
+        if self.every_channel and is_said:
+            raise ValueError(
+                "every_channel and set.preprocessing.channels both say how channels "
+                "are normalised; give one"
+            )
         return self
 
 
