@@ -130,7 +130,7 @@ def model(
         background_value=plan.labels.background_value,
         mirrored_axes=plan.mirroring.axes,
         sagittal_axis=plan.mirroring.sagittal_axis,
-        swapped_classes=plan.swapped_classes(),
+        swapped_classes=plan.swapped_classes,
         device=torch.device(resolved_device(device)),
     )
 

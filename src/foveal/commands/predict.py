@@ -26,8 +26,8 @@ from foveal.commands.prediction_folder import (
     staging_folder,
 )
 from foveal.commands.prediction_stages import Job, Stages
-from foveal.ensembles.members import Ensemble
 from foveal.config.postprocessing import PostprocessingConfig
+from foveal.ensembles.members import Ensemble
 from foveal.errors import CaseError, RunError, SettingsError
 from foveal.inference.overlap import overlapped
 from foveal.inference.record import Outcome

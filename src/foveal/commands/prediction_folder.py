@@ -76,7 +76,8 @@ class Drawn:
 def _folder_of_map(what: str, stem: str, *, is_of_structure: bool) -> Path:
     if what == "probabilities":
         return Path(what, stem)
-    return Path("uncertainty", stem, what) if is_of_structure else Path("uncertainty", stem)
+    of_case = Path("uncertainty", stem)
+    return of_case / what if is_of_structure else of_case
 
 
 @dataclass(frozen=True)

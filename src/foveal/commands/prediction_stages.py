@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from foveal import __version__
@@ -19,10 +18,11 @@ from foveal.case import Case, CaseFiles
 from foveal.commands.models import StoredModel
 from foveal.commands.prediction_folder import Asked, Drawn
 from foveal.engine.loop import is_out_of_memory
-from foveal.ensembles.members import Ensemble, FusedRows
-from foveal.ensembles.prediction import Prediction, maps_of, predict_case
+from foveal.ensembles.fused import FusedRows
+from foveal.ensembles.members import Ensemble
+from foveal.ensembles.prediction import Prediction, maps_of
 from foveal.errors import CaseError, FovealError
-from foveal.geometry import Grid, reorientation
+from foveal.geometry import reorientation
 from foveal.inference.record import InputFile, Outcome, OutputFile, RecordWriter
 from foveal.io.cases import read_case
 from foveal.io.files import replace_file
@@ -50,7 +50,6 @@ class Job:
     inputs: tuple[InputFile, ...] = ()
     case: Case | None = None
     reasons: list[str] = field(default_factory=list)
-    grid: Grid | None = None
     header: object = None
     prediction: Prediction | None = None
     maps: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict)
@@ -199,14 +198,13 @@ class Stages:
                 number = names.index(structure) if structure else 0
                 gathered[place, rows] = maps[what][number].numpy()
 
-        job.prediction = predict_case(
-            self._ensemble,
+        job.prediction = self._ensemble.prediction(
             case,
             take_rows=take_rows if wanted else None,
             wants_spread=any(what != "probabilities" for what, _ in wanted),
             folder=self._staging,
         )
-        job.grid, job.header = case.grid, case.header
+        job.header = case.header
         job.maps = {
             name: turn.undo(values)
             for name, values in zip(wanted, gathered, strict=True)
@@ -226,7 +224,7 @@ class Stages:
             else:
                 array = job.maps[what, structure]
             temporary = folder / path.relative_to(job.target.parent)
-            write_volume(temporary, array, job.grid, job.header)
+            write_volume(temporary, array, prediction.grid, job.header)
             staged[temporary] = path
         return staged
 
@@ -265,8 +263,7 @@ class Stages:
             structures={}
             if job.prediction is None or job.error
             else {
-                name: asdict(facts)
-                for name, facts in job.prediction.structures.items()
+                name: asdict(facts) for name, facts in job.prediction.structures.items()
             },
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )

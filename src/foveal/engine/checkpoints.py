@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from foveal.errors import RunError
 from foveal.io.files import atomic_path, atomic_write_text, flush_to_disk
-from foveal.io.weights import packed_weights, StoredTensors, open_weights
+from foveal.io.weights import StoredTensors, open_weights, packed_weights
 
 FORMAT_VERSION = 1
 

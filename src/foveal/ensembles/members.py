@@ -1,60 +1,26 @@
 """One model or several, seen once or many times, that predict a case as one.
 
 A **pass** is one run of one network over the case: every member, in every mirroring and
-with every draw of dropout that is asked for. Passes follow one another, and only sums
-over them are kept, so the peak of memory does not grow with their number. A single pass
-streams by and keeps nothing.
+with every draw of dropout that is asked for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
+import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
-from foveal.ensembles.running_sums import RunningSums, running_sums
+from foveal.ensembles.fused import Fused, PassRows
+from foveal.ensembles.prediction import Prediction, TakeRows, predicted
 from foveal.errors import RunError
 from foveal.geometry import reorientation
 from foveal.inference.model import Model, Pass, Task
-from foveal.inference.restore import (
-    ROWS_AT_ONCE,
-    in_equal_blocks,
-    structure_probabilities,
-)
 from foveal.postprocessing.steps import NO_STEPS, Steps
 from foveal.preprocessing.pipeline import PreprocessedCase, PreprocessingRecipe
-from foveal.uncertainty.maps import entropy, variance
-from foveal.uncertainty.temperature import tempered
-
-
-class Spread(NamedTuple):
-    """How the passes differ, voxel by voxel, before any temperature or CRF."""
-
-    variance: Float[Tensor, "structure rows j k"]
-    """Of every structure's probability; 0 for one pass."""
-
-    predictive_entropy: Float[Tensor, "rows j k"]
-    """Of the mean over passes, in nats."""
-
-    expected_entropy: Float[Tensor, "rows j k"]
-    """Mean over passes of the entropy of each, in nats."""
-
-
-class FusedRows(NamedTuple):
-    """Consecutive rows of all passes together."""
-
-    first: int
-    """Number of the first row along the first axis of the reoriented grid."""
-
-    probabilities: Float[Tensor, "class rows j k"]
-    """Mean over passes."""
-
-    spread: Spread | None
-    """``None`` unless it was asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +69,7 @@ class Ensemble:
         if not tasks:
             raise RunError("no model is given; name at least one run or model file")
         for other in tasks[1:]:
-            for what, mine, theirs in zip(
-                Task._fields, tasks[0], other, strict=True
-            ):
+            for what, mine, theirs in zip(Task._fields, tasks[0], other, strict=True):
                 if mine != theirs:
                     raise RunError(
                         f"the models differ in {what.replace('_', ' ')}: {mine} and "
@@ -131,21 +95,43 @@ class Ensemble:
             for name, classes in self.structures.items()
         }
 
-    def fused(
-        self, case: Case, *, wants_spread: bool = False, folder: Path | None = None
-    ) -> "Fused":
-        """The case as all passes together see it, to be read once.
+    def predict(self, case: Case) -> NDArray[np.integer]:
+        """Label map of a case on its own grid, with the user's label values.
 
         Args:
             case: As `foveal.read_case` gives it.
-            wants_spread: Whether to keep how the passes differ.
+
+        Returns:
+            ``(i, j, k)`` in stored order.
+
+        Raises:
+            CaseError: A model cannot take the case.
+        """
+        return self.prediction(case).label_map
+
+    def prediction(
+        self,
+        case: Case,
+        *,
+        take_rows: TakeRows | None = None,
+        wants_spread: bool = False,
+        folder: Path | None = None,
+    ) -> Prediction:
+        """Label map of a case, and what is known of its structures.
+
+        Args:
+            case: As `foveal.read_case` gives it.
+            take_rows: Also gets the probabilities that are decided on, and how passes
+                differ.
+            wants_spread: Whether ``take_rows`` wants to know how passes differ.
             folder: For temporary files.
 
         Raises:
             CaseError: A model cannot take the case, see `Model.prepared`.
             RunError: Dropout is asked for, and a network has none.
         """
-        return Fused(self, case, wants_spread=wants_spread, folder=folder)
+        fused = self.fused(case, wants_spread=wants_spread, folder=folder)
+        return predicted(fused, case, self.task, self.steps, take_rows)
 
     def probabilities(self, case: Case) -> Iterator[Float[Tensor, "class _ j k"]]:
         """Mean probabilities of all passes, at the temperature of ``steps``.
@@ -156,7 +142,29 @@ class Ensemble:
         for block in self.fused(case).rows():
             yield block.probabilities
 
-    def passes(self, case: Case) -> Iterator[tuple[float, "PassRows"]]:
+    def fused(
+        self, case: Case, *, wants_spread: bool = False, folder: Path | None = None
+    ) -> Fused:
+        """The case as all passes together see it, to be read once.
+
+        Args:
+            case: As `foveal.read_case` gives it.
+            wants_spread: Whether to keep how the passes differ.
+            folder: For temporary files.
+        """
+        turn = reorientation(case.grid, self.task.orientation)
+        return Fused(
+            self.passes(case),
+            self.num_passes,
+            self.task,
+            turn.apply_to_grid(case.grid).shape,
+            temperature=self.steps.temperature,
+            wants_spread=wants_spread,
+            most_bytes=self.memory_bytes,
+            folder=folder,
+        )
+
+    def passes(self, case: Case) -> Iterator[tuple[float, PassRows]]:
         """Every pass over a case, with its share in the mean; shares sum to 1.
 
         Args:
@@ -183,97 +191,6 @@ class Ensemble:
         )
         mirrorings = model.mirrorings() if self.mirror else ((),)
         return [Pass(axes, seed) for seed in seeds for axes in mirrorings]
-
-
-PassRows = Iterator[tuple[int, Float[Tensor, "class _ j k"]]]
-"""First row and probabilities of blocks that together cover a case once."""
-
-
-class Fused:
-    """All passes over one case, while they are being summed up and read."""
-
-    def __init__(
-        self, ensemble: Ensemble, case: Case, *, wants_spread: bool, folder: Path | None
-    ) -> None:
-        self._ensemble, self._case = ensemble, case
-        self._wants_spread, self._folder = wants_spread, folder
-        turn = reorientation(case.grid, ensemble.task.orientation)
-        self._grid = turn.apply_to_grid(case.grid)
-        self._members = tuple(ensemble.structures.values())
-        self.soft_volumes: list[Float[Tensor, " structure"]] = []
-        """Per pass, voxels of every structure counted by their probability; known once
-        the rows have been read."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the reoriented grid."""
-        return self._grid.shape
-
-    def rows(self) -> Iterator[FusedRows]:
-        """Rows from the first to the last, a few at a time.
-
-        Their probabilities are at the temperature of the ensemble's steps; the spread
-        is of the passes' own.
-        """
-        temperature = self._ensemble.steps.temperature
-        for block in self._untempered_rows():
-            probabilities = tempered(block.probabilities, temperature)
-            yield block._replace(probabilities=probabilities)
-
-    def _untempered_rows(self) -> Iterator[FusedRows]:
-        passes = self._ensemble.passes(self._case)
-        if self._ensemble.num_passes == 1:
-            ((_, rows),) = passes
-            yield from self._rows_of_one(rows)
-            return
-        sums = self._summed(passes)
-        num_classes, num_structures = self._ensemble.task.num_classes, len(self._members)
-        first = 0
-        for block in sums.rows(ROWS_AT_ONCE):
-            spread = None
-            if self._wants_spread:
-                block, squares, entropies = block.split((num_classes, num_structures, 1))
-                means = structure_probabilities(block, self._members)
-                spread = Spread(variance(means, squares), entropy(block), entropies[0])
-            yield FusedRows(first, block, spread)
-            first += block.shape[1]
-
-    def _rows_of_one(self, rows: PassRows) -> Iterator[FusedRows]:
-        self.soft_volumes.append(torch.zeros(len(self._members), dtype=torch.float64))
-        first = 0
-        for block in in_equal_blocks((block for _, block in rows), ROWS_AT_ONCE):
-            structures = self._counted(block)
-            spread = None
-            if self._wants_spread:
-                nats = entropy(block)
-                spread = Spread(torch.zeros_like(structures), nats, nats)
-            yield FusedRows(first, block, spread)
-            first += block.shape[1]
-
-    def _summed(self, passes: Iterator[tuple[float, PassRows]]) -> RunningSums:
-        num_classes = self._ensemble.task.num_classes
-        more = len(self._members) + 1 if self._wants_spread else 0
-        budget = self._ensemble.memory_bytes
-        sums = running_sums(
-            num_classes + more, self.shape, most_bytes=budget, folder=self._folder
-        )
-        for share, rows in passes:
-            self.soft_volumes.append(
-                torch.zeros(len(self._members), dtype=torch.float64)
-            )
-            for first, block in rows:
-                structures = self._counted(block)
-                if self._wants_spread:
-                    quantities = (block, structures.square(), entropy(block)[None])
-                    block = torch.cat(quantities)
-                sums.add(first, share * block)
-        return sums
-
-    def _counted(self, block: Tensor) -> Float[Tensor, "structure _ j k"]:
-        """Structures' probabilities, whose sums are kept for the volumes."""
-        structures = structure_probabilities(block, self._members)
-        self.soft_volumes[-1] += structures.sum(dim=(1, 2, 3), dtype=torch.float64)
-        return structures
 
 
 def _require_weights(weights: Sequence[float], num_models: int) -> None:

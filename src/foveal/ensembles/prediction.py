@@ -1,8 +1,7 @@
 """From the probabilities of all passes to one label map, and how sure it is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
-from foveal.crf.mean_field import DenseCrf, refined_probabilities
-from foveal.ensembles.members import Ensemble, Fused, FusedRows
-from foveal.geometry import reorientation
+from foveal.ensembles.members import FusedRows
+from foveal.geometry import Grid, reorientation
+from foveal.inference.model import Task
 from foveal.inference.restore import (
     decided_classes,
     label_map_of,
     structure_probabilities,
 )
-from foveal.postprocessing.components import with_rules
+from foveal.postprocessing.steps import NO_STEPS, Steps
 from foveal.uncertainty.expected_dice import ExpectedDice
 from foveal.uncertainty.maps import mutual_information
 from foveal.uncertainty.volumes import volume_of_passes
@@ -50,6 +49,9 @@ class Prediction:
     label_map: NDArray[np.integer]
     """``(i, j, k)`` in stored order, with the user's label values."""
 
+    grid: Grid
+    """Of the case as stored."""
+
     structures: dict[str, StructureFacts]
 
 
@@ -76,38 +78,27 @@ def maps_of(
     return maps
 
 
-def predict_case(
-    ensemble: Ensemble,
+def predicted(
+    fused: Fused,
     case: Case,
-    *,
+    task: Task,
+    steps: Steps = NO_STEPS,
     take_rows: TakeRows | None = None,
-    wants_spread: bool = False,
-    folder: Path | None = None,
 ) -> Prediction:
-    """Predict a case with all passes of an ensemble.
+    """Decide what a case holds.
 
     Args:
-        ensemble: Or a single model.
+        fused: All passes over the case, at the temperature of ``steps``.
         case: As `foveal.read_case` gives it.
-        take_rows: Also gets the probabilities that are decided on, and how passes
-            differ. These are after the temperature and the CRF; the spread is of the
-            networks' own probabilities.
-        wants_spread: Whether ``take_rows`` wants to know how passes differ.
-        folder: For temporary files.
-
-    Raises:
-        CaseError: A model cannot take the case.
-        RunError: Dropout is asked for, and a network has none.
+        task: What the passes predict.
+        steps: What follows the network.
+        take_rows: Also gets the probabilities that are decided on, after the CRF, and
+            how passes differ, which is of the networks' own probabilities.
     """
-    steps = ensemble.steps
-    fused = ensemble.fused(case, wants_spread=wants_spread, folder=folder)
     rows = fused.rows()
-    members = tuple(ensemble.structures.values())
+    members = tuple(task.structures.values())
     expected = ExpectedDice(len(members))
-    if steps.crf is not None:
-        decided_on = _refined(rows, fused, case, ensemble, steps.crf)
-    else:
-        decided_on = ((block.probabilities, block) for block in rows)
+    decided_on = ((block.probabilities, block) for block in rows)
     classes = np.empty(fused.shape, np.uint8)
     for own, block in decided_on:
         decided = decided_classes(block.probabilities, members)
@@ -118,13 +109,12 @@ def predict_case(
         )
         if take_rows is not None:
             take_rows(block)
-    turn = reorientation(case.grid, ensemble.task.orientation)
+    turn = reorientation(case.grid, task.orientation)
     grid = turn.apply_to_grid(case.grid)
-    classes = with_rules(classes, steps.components, ensemble.structures, grid.spacing_mm)
     voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
     volumes = torch.stack(fused.soft_volumes) * voxel_ml
     facts = {}
-    for number, (name, own_classes) in enumerate(ensemble.structures.items()):
+    for number, (name, own_classes) in enumerate(task.structures.items()):
         facts[name] = StructureFacts(
             float(np.isin(classes, own_classes).sum()) * voxel_ml,
             volume_of_passes(volumes[:, number].tolist()).interval_ml,
@@ -133,36 +123,8 @@ def predict_case(
     label_map = label_map_of(
         classes,
         case.grid,
-        ensemble.task.orientation,
-        ensemble.task.label_values,
-        background_value=ensemble.task.background_value,
+        task.orientation,
+        task.label_values,
+        background_value=task.background_value,
     )
-    return Prediction(label_map, facts)
-
-
-def _refined(
-    rows: Iterator[FusedRows],
-    fused: Fused,
-    case: Case,
-    ensemble: Ensemble,
-    crf: DenseCrf,
-) -> Iterator[tuple[Float[Tensor, "class rows j k"], FusedRows]]:
-    """The network's own probabilities, and rows with those that the CRF makes of them.
-
-    A CRF looks at the whole case, so all probabilities are held at once.
-    """
-    blocks = list(rows)
-    own = torch.cat([block.probabilities for block in blocks], dim=1)
-    turn = reorientation(case.grid, ensemble.task.orientation)
-    refined = refined_probabilities(
-        own,
-        torch.from_numpy(np.ascontiguousarray(turn.apply(case.image))),
-        turn.apply_to_grid(case.grid).spacing_mm,
-        crf,
-        None
-        if case.mask is None
-        else torch.from_numpy(np.ascontiguousarray(turn.apply(case.mask))),
-    )
-    for block in blocks:
-        window = slice(block.first, block.first + block.probabilities.shape[1])
-        yield own[:, window], block._replace(probabilities=refined[:, window])
+    return Prediction(label_map, case.grid, facts)

@@ -1,7 +1,7 @@
 """Dropout left on while predicting: every pass is another draw of the network.
 
-Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142. Differs: patches are predicted
-in batches, and every batch draws its own masks.
+Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142. Differs: patches are
+predicted in batches, and every batch draws its own masks.
 """
 
 from collections.abc import Iterator

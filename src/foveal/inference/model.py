@@ -1,7 +1,7 @@
 """A trained network with all it needs to read a case as it was trained to."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
@@ -90,7 +90,7 @@ class Model:
     sagittal_axis: int = 0
 
     swapped_classes: tuple[int, ...] = ()
-    """Class that each becomes when the sagittal axis is reversed; empty: none changes."""
+    """Class that each becomes when the sagittal axis is reversed; empty: none does."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -144,9 +144,8 @@ class Model:
         """
         mirrored = one_pass.mirrored_axes
         function = patch_function(self.network, self.numerics, self.device)
-        if one_pass.dropout_seed is None:
-            switched = nullcontext()
-        else:
+        switched: AbstractContextManager[None] = nullcontext()
+        if one_pass.dropout_seed is not None:
             function = seeded(function, one_pass.dropout_seed, self.device)
             switched = dropout_on(self.network)
         image = torch.from_numpy(prepared.image)
