@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.case import Case, CaseFiles, Dataset
-from foveal.commands.cases_of_folds import cases_of
 from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher
 from foveal.commands.models import ModelsInTurn, StoredModel, stored_model_of
@@ -31,7 +30,6 @@ from foveal.io.files import atomic_write_text
 from foveal.io.volumes import write_volume
 from foveal.metrics.comparison import Difference, System, compare_systems
 from foveal.metrics.evaluation import Evaluation, without_nan
-from foveal.planning.splits import read_splits
 from foveal.plugins.registration import Plugin
 
 FORMAT_VERSION = 1
@@ -132,9 +130,9 @@ def ensemble_table(
         f"predicting the validation cases with {len(entered)} member(s), one after "
         "another"
     )
-    _predict(
-        folder, entered, stored, _validation_cases(folder, config, dataset), watcher
-    )
+    fold = read_splits(folder.splits).folds[config.fold]
+    cases = cases_of(dataset, fold.validation)
+    _predict(folder, entered, stored, cases, watcher)
     watcher.on_stage("measuring ensembles of all sizes")
     of_members = {
         outcome.name: evaluate(folder.member(outcome.name).path, regions=config.regions)
