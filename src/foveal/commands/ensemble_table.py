@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.case import Case, CaseFiles, Dataset
+from foveal.commands.cases_of_folds import cases_of
 from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher
 from foveal.commands.models import ModelsInTurn, StoredModel, stored_model_of
@@ -30,6 +31,7 @@ from foveal.io.files import atomic_write_text
 from foveal.io.volumes import write_volume
 from foveal.metrics.comparison import Difference, System, compare_systems
 from foveal.metrics.evaluation import Evaluation, without_nan
+from foveal.planning.splits import read_splits
 from foveal.plugins.registration import Plugin
 
 FORMAT_VERSION = 1
