@@ -133,7 +133,7 @@ def in_equal_blocks(
 
 
 def label_map_of(
-    classes: NDArray[np.uint8],
+    classes: NDArray[np.integer],
     grid: Grid,
     orientation: str,
     label_values: Sequence[int],
