@@ -50,9 +50,8 @@ def learning_rate_factor(
     elif name == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * done))
     elif name == "cyclic":
-        decay = 0.5 * (
-            1 + math.cos(math.pi * _done_of_cycle(step, total_steps, cycles))
-        )
+        done = _done_of_cycle(step, total_steps, cycles)
+        decay = 0.5 * (1 + math.cos(math.pi * done))
     elif name == "steps":
         points = [at * total_steps if at < 1 else at for at in drop_at or ()]
         # Rounded, as 0.3 of 10 steps is 3.0000000000000004 of them or less.
