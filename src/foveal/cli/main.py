@@ -12,6 +12,7 @@ from foveal.cli.calibrate import calibrate
 from foveal.cli.check import check
 from foveal.cli.compare import compare
 from foveal.cli.demo import demo
+from foveal.cli.ensemble import ensemble
 from foveal.cli.evaluate import evaluate
 from foveal.cli.export import card, export
 from foveal.cli.plan import plan
@@ -56,5 +57,6 @@ for verb in (
     *(calibrate, evaluate, compare, report, export, card),
 ):
     app.command()(verb)
+app.add_typer(ensemble)
 # Started by trainings; people have no use for it.
 app.command(hidden=True)(refresh_error_maps)
