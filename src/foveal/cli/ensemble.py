@@ -6,6 +6,8 @@ Each verb has a file of its own beside this one, `ensemble_<verb>`, and a line b
 import typer
 
 from foveal.cli.ensemble_fuse import fuse
+from foveal.cli.ensemble_fuse import fuse
+from foveal.cli.ensemble_train import table, train
 
 ensemble = typer.Typer(
     name="ensemble",
@@ -14,5 +16,5 @@ ensemble = typer.Typer(
     rich_markup_mode=None,
 )
 
-for verb in (fuse,):
+for verb in (train, table, fuse):
     ensemble.command()(verb)

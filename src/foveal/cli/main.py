@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from foveal import __version__
+from foveal.cli.calibrate import calibrate
 from foveal.cli.check import check
 from foveal.cli.compare import compare
 from foveal.cli.demo import demo
@@ -53,7 +54,7 @@ def main(
 
 for verb in (
     *(demo, check, plan, preprocess, preview, train, predict),
-    *(evaluate, compare, report, export, card),
+    *(calibrate, evaluate, compare, report, export, card),
 ):
     app.command()(verb)
 app.add_typer(ensemble)

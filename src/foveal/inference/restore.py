@@ -18,6 +18,7 @@ from foveal.preprocessing.resample import linear_taps
 ROWS_AT_ONCE = 8
 """Rows of logits interpolated together; bounds the memory."""
 
+
 def resampled_rows(
     rows: Iterator[Float[Tensor, "class _ j k"]],
     shape: Sequence[int],
@@ -132,7 +133,7 @@ def in_equal_blocks(
 
 
 def label_map_of(
-    classes: NDArray[np.uint8],
+    classes: NDArray[np.integer],
     grid: Grid,
     orientation: str,
     label_values: Sequence[int],
