@@ -6,7 +6,6 @@ Each verb has a file of its own beside this one, `ensemble_<verb>`, and a line b
 import typer
 
 from foveal.cli.ensemble_fuse import fuse
-from foveal.cli.ensemble_fuse import fuse
 from foveal.cli.ensemble_train import table, train
 
 ensemble = typer.Typer(
