@@ -98,11 +98,10 @@ def test_members_that_say_different_things_of_a_case_are_named(tmp_path):
         )
     ]
     notes = fuse(folders, tmp_path / "fused").notes
-    assert notes == (
-        "x and y have the same files, so these votes count more than once.",
-        "Case a: z hardly overlaps with the others (Dice 0.00 with the fusion); is "
-        + "it the same case?",
+    assert notes[0] == (
+        "x and y have the same files, so these votes count more than once."
     )
+    assert notes[1].startswith("Case a: z hardly overlaps with the others (Dice 0.00")
 
 
 def test_weights_decide_and_are_recorded(three, tmp_path):
