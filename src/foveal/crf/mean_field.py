@@ -167,8 +167,6 @@ def mean_field(
     """
     marginals = log_probabilities.softmax(dim=0)
     for _ in range(iterations):
-        # Where a kernel has no weight its message is not worth computing; a learned
-        # weight may pass zero and needs its gradient.
         agreement = sum(
             (
                 weight * kernel.messages(marginals)
@@ -176,10 +174,7 @@ def mean_field(
             ),
             start=torch.zeros_like(marginals),
         )
-        if compatibility is None:
-            reward = agreement
-        else:
-            reward = -compatibility @ agreement
+        reward = agreement if compatibility is None else -compatibility @ agreement
         marginals = (log_probabilities + reward).softmax(dim=0)
     return marginals
 
