@@ -18,7 +18,7 @@ import warnings
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 POINTS_AT_ONCE = 1 << 18
@@ -200,7 +200,7 @@ def enclosing_simplices(
     features: Float[Tensor, "point feature"], strides: Int[Tensor, " coordinate"]
 ) -> tuple[
     Int[Tensor, " point"],
-    Int[Tensor, "coordinate point"],
+    UInt8[Tensor, "coordinate point"],
     Float[Tensor, "point corner"],
 ]:
     """Key of each point's corner of remainder 0, coordinates by rank, and weights.
@@ -252,7 +252,7 @@ def enclosing_simplices(
 
 
 def neighbours(
-    keys_of: list[Int[Tensor, " vertex"]], strides: Int[Tensor, " coordinate"]
+    keys_of: list[Int[Tensor, " _"]], strides: Int[Tensor, " coordinate"]
 ) -> list[tuple[Int[Tensor, " vertex"], Int[Tensor, " vertex"]]]:
     """Numbers of the two neighbours of each vertex along each lattice direction.
 

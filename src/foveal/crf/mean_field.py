@@ -91,11 +91,11 @@ class DenseCrf:
 @torch.no_grad()
 def refined_probabilities(
     probabilities: Float[Tensor, "class i j k"],
-    image: Float[Tensor, "channel i j k"],
+    image: Float[Tensor, "channel _ _ _"],
     spacing_mm: Sequence[float],
     crf: DenseCrf,
     *,
-    mask: Bool[Tensor, "i j k"] | None = None,
+    mask: Bool[Tensor, "_ _ _"] | None = None,
     filters: Filters = "fast",
 ) -> Float[Tensor, "class i j k"]:
     """Probabilities after mean-field inference.
