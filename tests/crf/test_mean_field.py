@@ -63,28 +63,24 @@ def test_after_normalisation_keeps_a_constant():
         assert torch.allclose(kernel.filter(ones), ones, atol=1e-6)
 
 
-def test_without_weight_the_answer_is_the_softmax():
+def test_no_weight_gives_the_softmax_and_a_constant_per_voxel_changes_nothing():
     features = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     ones = torch.ones(50, 1)
     kernel = NormalisedKernel(
         gaussian_filter(features, filters="fast"), ones, "symmetric"
     )
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
-    answer = mean_field(
-        logits, [kernel], torch.zeros(1), compatibility=None, iterations=3
-    )
-    assert torch.equal(answer, logits.softmax(0))
-    shifted = mean_field(
-        logits + torch.arange(50.0) / 10,
-        [kernel],
-        torch.ones(1),
-        compatibility=None,
-        iterations=3,
-    )
-    straight = mean_field(
-        logits, [kernel], torch.ones(1), compatibility=None, iterations=3
-    )
-    assert torch.allclose(shifted, straight, atol=1e-5)
+
+    def marginals(logits, weight):
+        weights = torch.full((1, 1), weight)
+        refined = mean_field(
+            logits, [kernel], weights, compatibility=None, iterations=3
+        )
+        return refined.softmax(0)
+
+    assert torch.equal(marginals(logits, 0.0), logits.softmax(0))
+    shifted = marginals(logits + torch.arange(50.0) / 10, 1.0)
+    assert torch.allclose(shifted, marginals(logits, 1.0), atol=1e-5)
 
 
 def test_a_mirrored_case_gives_the_mirrored_answer():
@@ -224,7 +220,7 @@ def test_gradients_for_unaries_weights_and_compatibility_are_exact():
         NormalisedKernel(gaussian_filter(features, filters="exact"), ones, "after"),
     ]
     logits = torch.randn(3, 8, generator=generator, dtype=torch.float64)
-    weights = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    weights = torch.tensor([[3.0] * 3, [5.0] * 3], dtype=torch.float64)
     matrix = -torch.eye(3, dtype=torch.float64) + 0.1
     inputs = [each.requires_grad_() for each in (logits, weights, matrix)]
 
