@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 Value = float | int | bool | str
@@ -107,13 +107,13 @@ def best(scores: Float[NDArray[np.floating], "trial case"]) -> int:
     return int(np.argmax(scores.mean(axis=1)))
 
 
-def scores_as_others_chose(
+def chosen_by_others(
     scores: Float[NDArray[np.floating], "trial case"], groups: Sequence[str]
-) -> Float[NDArray[np.floating], " case"]:
-    """Score of each case with the trial that is best without it.
+) -> Int64[NDArray[np.integer], " case"]:
+    """For each case, the trial that is best in the cases of the other groups.
 
-    The score of the best trial flatters, as it was chosen on the same cases. This does
-    not, except for how the trials themselves came about.
+    The score of the best trial flatters, as it was chosen on the same cases. That of
+    each case in the trial chosen without it does not.
 
     Args:
         scores: Higher is better; no NaN. A trial "nothing is done" belongs to them if
@@ -127,11 +127,11 @@ def scores_as_others_chose(
     if len(set(groups)) < 2:
         raise ValueError("a choice can be checked on cases of two groups or more")
     of_case = np.array(groups)
-    answer = np.empty(scores.shape[1], scores.dtype)
+    choices = np.empty(scores.shape[1], np.int64)
     for group in dict.fromkeys(groups):
         is_out = of_case == group
-        answer[is_out] = scores[best(scores[:, ~is_out]), is_out]
-    return answer
+        choices[is_out] = best(scores[:, ~is_out])
+    return choices
 
 
 def _draw(part: Span | Choice, generator: np.random.Generator) -> Value:
