@@ -16,7 +16,7 @@ from foveal.building.networks import (
     network,
     planned_network,
 )
-from foveal.building.postprocessing import component_rules, dense_crf, steps
+from foveal.building.postprocessing import component_rule, dense_crf, steps
 from foveal.building.prediction import (
     membership,
     model,
@@ -47,7 +47,7 @@ __all__ = [
     "SAMPLERS",
     "WITHOUT_PLUGINS",
     "bare_network",
-    "component_rules",
+    "component_rule",
     "dense_crf",
     "fabric",
     "frozen_layers",

@@ -354,7 +354,7 @@ class _Tuning:
         rules: Sequence[ComponentRuleConfig],
         case: _KeptCase,
     ) -> NDArray[np.integer]:
-        plain = building.component_rules(rules, self._structures)
+        plain = [building.component_rule(rule) for rule in rules]
         return with_component_rules(decided, plain, self._structures, case.spacing_mm)
 
 

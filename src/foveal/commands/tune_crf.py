@@ -348,7 +348,7 @@ class _CaseTrials:
                 self._probabilities,
                 self._image,
                 self._case.spacing_mm,
-                building.dense_crf(config, len(self._image), len(refined)),
+                building.dense_crf(config),
                 mask=self._mask,
             )
         decided = decided_classes(refined, tuple(self._structures.values()))
