@@ -138,9 +138,6 @@ class Model:
             Consecutive blocks of rows along the first axis of the reoriented grid, each
             with the number of its first row: upwards, or downwards where that axis is
             reversed.
-
-        Raises:
-            RunError: Dropout is asked for, and the network has none.
         """
         mirrored = one_pass.mirrored_axes
         function = patch_function(self.network, self.numerics, self.device)
