@@ -297,8 +297,8 @@ class _Tuning:
         """Per group, every case with the Dice of nothing and of each candidate."""
         of_groups: list[list[TriedCase]] = [[] for _ in candidates]
         for case in self._cases:
-            decided, reference = case.volumes()
-            decided = self._applied(decided, before, case)
+            own, reference = case.volumes()
+            decided = self._applied(own, before, case)
             counts = class_counts(decided, reference, self._num_classes)
             without = dice_of_counts(counts, case.annotated, self._structures)
             for tried, own in zip(of_groups, candidates, strict=True):
@@ -350,7 +350,7 @@ class _Tuning:
 
     def _applied(
         self,
-        decided: NDArray[np.uint8],
+        decided: NDArray[np.integer],
         rules: Sequence[ComponentRuleConfig],
         case: _KeptCase,
     ) -> NDArray[np.integer]:
