@@ -26,7 +26,6 @@ from foveal.ensembles.votes import Votes, gather_votes
 from foveal.ensembles.voting import Weight, majority_of, weighted_of
 from foveal.errors import CaseError, DatasetError, SettingsError
 from foveal.in_threads import for_each
-from foveal.inference.restore import smallest_type
 from foveal.io.file_names import require_different_names, require_file_name
 from foveal.io.files import atomic_write_text
 from foveal.io.label_maps import integer_label_map, require_same_grid
@@ -239,14 +238,13 @@ class _Fuser:
                 own = f"{structure or 'label map'} of {source}"
                 require_same_grid(first, stored[0].grid, own, volume.grid)
                 if structure:
-                    yield (volume.array > 0.5).astype(np.uint8)
+                    yield (volume.array > 0.5).view(np.uint8)
                 else:
                     yield integer_label_map(volume.array)
 
         votes = gather_votes(values())
         decided, performance = self._decide(votes, list(files), structure)
         fused = votes.label_map(decided)
-        fused = fused.astype(smallest_type(np.array(votes.labels)))
         write_volume(target, fused, stored[0].grid, stored[0].header)
         return _agreements(votes, decided, performance, list(files), structure)
 

@@ -53,7 +53,7 @@ class Staple:
     raters say the same."""
 
 
-def staple(label_maps: Iterable[NDArray[np.integer]]) -> NDArray[np.int32]:
+def staple(label_maps: Iterable[NDArray[np.integer]]) -> NDArray[np.integer]:
     """Estimate the segmentation behind several label maps, or masks.
 
     Identical raters give what they say, and so does a single one. Two raters cannot

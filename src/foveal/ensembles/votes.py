@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.errors import GeometryError
+from foveal.inference.restore import smallest_type
 from foveal.io.label_maps import present_labels, shape_text
-
-BLOCK_VOXELS = 1 << 22
-"""Worked on at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +87,18 @@ class Votes:
             )
         return dice
 
-    def label_map(self, decided: NDArray[np.intp]) -> NDArray[np.int32]:
+    def label_map(self, decided: NDArray[np.intp]) -> NDArray[np.integer]:
         """Label map ``(i, j, k)`` of what was decided for each combination.
 
         Args:
             decided: Places in `labels`, ``(combination,)``.
+
+        Returns:
+            In the smallest integer type that holds all `labels`.
         """
-        values = np.array(self.labels, np.int32)[decided]
-        fused: NDArray[np.int32] = values[self.combination_map]
+        labels = np.array(self.labels)
+        values = labels.astype(smallest_type(labels))[decided]
+        fused: NDArray[np.integer] = values[self.combination_map]
         return fused
 
 
@@ -111,10 +113,10 @@ def gather_votes(label_maps: Iterable[NDArray[np.integer]]) -> Votes:
         ValueError: There is none.
     """
     numbers: NDArray[np.int32] | None = None
-    votes = np.zeros((1, 0), np.int64)
-    counts = np.zeros(1, np.int64)
+    table = _Table()
     for label_map in label_maps:
         if numbers is None:
+            # As files lie in memory, so that all are read alike.
             numbers = np.zeros(label_map.shape, np.int32, order="F")
         elif numbers.shape != label_map.shape:
             raise GeometryError(
@@ -122,51 +124,72 @@ def gather_votes(label_maps: Iterable[NDArray[np.integer]]) -> Votes:
                 f"{shape_text(label_map.shape)} voxels cannot be fused; all must lie "
                 "on one grid"
             )
-        votes, counts = _with_member(numbers, votes, label_map)
+        table.add_member(numbers.ravel(order="F"), label_map.ravel(order="F"))
     if numbers is None:
         raise ValueError("there is no label map to fuse")
-    labels = tuple(sorted({0, *votes.ravel().tolist()}))
-    return Votes(labels, np.searchsorted(labels, votes), counts, numbers)
+    table.drop_empty(numbers.ravel(order="F"))
+    labels = tuple(sorted({0, *table.labels.ravel().tolist()}))
+    return Votes(labels, np.searchsorted(labels, table.labels), table.counts, numbers)
 
 
-def _with_member(
-    numbers: NDArray[np.int32],
-    votes: NDArray[np.int64],
-    label_map: NDArray[np.integer],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split every combination by the votes of one more member.
+class _Table:
+    """Combinations of votes, to which members are added one by one.
 
-    Args:
-        numbers: Of each voxel's combination; changed to the new numbers.
-        votes: Labels, ``(combination, member)``.
-        label_map: Of the member.
-
-    Returns:
-        Labels ``(combination, member)`` with the member, and voxels of each.
+    A member's vote for background leaves a voxel's combination its number, so that only
+    its foreground is touched, a small part of most volumes.
     """
-    labels = np.array(present_labels(label_map), np.int64)
-    flat = numbers.ravel(order="F")  # A view, as numbers is in this order.
-    given = label_map.ravel(order="F")
-    blocks = [
-        slice(start, start + BLOCK_VOXELS)
-        for start in range(0, len(flat), BLOCK_VOXELS)
-    ]
 
-    def split(block: slice) -> NDArray[np.int64]:
-        places = np.searchsorted(labels, given[block])
-        split_numbers: NDArray[np.int64] = flat[block] * np.int64(len(labels)) + places
-        return split_numbers
+    def __init__(self) -> None:
+        self.labels = np.zeros((1, 0), np.int64)
+        """``(combination, member)``; the first combination is background for all."""
 
-    counts = np.zeros(len(votes) * len(labels), np.int64)
-    for block in blocks:
-        counts += np.bincount(split(block), minlength=len(counts))
-    kept = np.flatnonzero(counts)
-    lookup = np.zeros(len(counts), np.int32)
-    lookup[kept] = np.arange(len(kept))
-    for block in blocks:
-        flat[block] = lookup[split(block)]
-    earlier, place = np.divmod(kept, len(labels))
-    return np.column_stack([votes[earlier], labels[place]]), counts[kept]
+        self.counts = np.zeros(1, np.int64)
+        """Voxels of each combination; not known before the first member."""
+
+    def add_member(
+        self, numbers: NDArray[np.int32], label_map: NDArray[np.integer]
+    ) -> None:
+        """Split combinations by a member's votes.
+
+        Args:
+            numbers: Of each voxel's combination, ``(voxel,)``; changed.
+            label_map: Of the member, ``(voxel,)``.
+        """
+        if self.labels.shape[1] == 0:
+            self.counts[0] = len(numbers)
+        foreground = np.flatnonzero(label_map)
+        given, earlier = label_map[foreground], numbers[foreground]
+        said = np.array(present_labels(given), np.int64)
+        pairs = earlier * np.int64(len(said)) + np.searchsorted(said, given)
+        found = np.bincount(pairs, minlength=len(self.counts) * len(said))
+        added = np.flatnonzero(found)
+        lookup = np.zeros(len(found), np.int32)
+        lookup[added] = np.arange(len(self.counts), len(self.counts) + len(added))
+        numbers[foreground] = lookup[pairs]
+        parents, places = np.divmod(added, max(len(said), 1))
+        np.subtract.at(self.counts, parents, found[added])
+        self.counts = np.concatenate([self.counts, found[added]])
+        background = np.zeros(len(self.labels), np.int64)
+        self.labels = np.concatenate(
+            [
+                np.column_stack([self.labels, background]),
+                np.column_stack([self.labels[parents], said[places]]),
+            ]
+        )
+
+    def drop_empty(self, numbers: NDArray[np.int32]) -> None:
+        """Forget combinations that later members left no voxel of.
+
+        Args:
+            numbers: Of each voxel's combination, ``(voxel,)``; changed.
+        """
+        kept = np.flatnonzero(self.counts)
+        if len(kept) == len(self.counts):
+            return
+        lookup = np.zeros(len(self.counts), np.int32)
+        lookup[kept] = np.arange(len(kept))
+        numbers[:] = lookup[numbers]
+        self.labels, self.counts = self.labels[kept], self.counts[kept]
 
 
 def most_supported(

@@ -15,7 +15,7 @@ Weight = float | Mapping[int, float]
 """Of a member's votes: one, or one for each label other than background."""
 
 
-def majority_vote(label_maps: Iterable[NDArray[np.integer]]) -> NDArray[np.int32]:
+def majority_vote(label_maps: Iterable[NDArray[np.integer]]) -> NDArray[np.integer]:
     """Label that most members give each voxel.
 
     Ties are ruled by `most_supported`: a tie with background is background, so that of
@@ -42,7 +42,7 @@ def majority_of(votes: Votes) -> NDArray[np.intp]:
 
 def weighted_vote(
     label_maps: Iterable[NDArray[np.integer]], weights: Sequence[Weight]
-) -> NDArray[np.int32]:
+) -> NDArray[np.integer]:
     """Label with the greatest sum of its voters' weights in each voxel.
 
     With equal weights this is the majority vote, whose rule for ties it shares.
