@@ -336,7 +336,7 @@ class _CaseTrials:
         digest = hashlib.blake2b(digest_size=16)
         for array in (case.probabilities, case.image, case.reference, case.mask):
             if array is not None:
-                digest.update(memoryview(np.ascontiguousarray(array)))
+                digest.update(array.tobytes())
         digest.update(json.dumps([temperature, list(case.spacing_mm)]).encode())
         self.content = digest.hexdigest()
 
