@@ -12,9 +12,9 @@ def report(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Folder that foveal train wrote, a folder of runs, or a folder that "
-            "foveal predict wrote.",
-            metavar="RUN|RUNS|PREDICTIONS",
+            help="Folder that foveal train wrote, a folder of runs, an ensemble, or a "
+            "folder that foveal predict wrote.",
+            metavar="RUN|RUNS|ENSEMBLE|PREDICTIONS",
         ),
     ],
     output: Annotated[

@@ -11,7 +11,6 @@ from foveal import __version__
 from foveal.errors import CaseError, FovealError, RunError, listed
 from foveal.inference.record import RECORD_FILE, InputFile, Outcome, read_outcomes
 from foveal.io.cases import read_case
-from foveal.io.files import atomic_write_text
 from foveal.io.label_maps import require_same_grid
 from foveal.io.volumes import case_stem, read_volume
 from foveal.preprocessing.sources import FileDigests
@@ -37,19 +36,13 @@ def is_folder_of_predictions(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
 
 
-def report_of_predictions(
-    folder: Path, output: Path | None = None, images: Path | None = None
-) -> Path:
-    """Make the report of a folder of predictions.
+def predictions_report(folder: Path, images: Path | None = None) -> str:
+    """HTML of the report of a folder of predictions.
 
     Args:
         folder: That ``foveal predict`` wrote.
-        output: HTML file; unset: ``report.html`` in the folder.
         images: Folder in or below which the predicted images lie, for pictures. They
             are known by their content, wherever they are.
-
-    Returns:
-        The file.
 
     Raises:
         RunError: The record is damaged, or ``images`` is no folder.
@@ -71,9 +64,7 @@ def report_of_predictions(
         notes=notes,
         footer=FOOTER,
     )
-    path = output or folder / "report.html"
-    atomic_write_text(path, render_predictions(page))
-    return path
+    return render_predictions(page)
 
 
 def _predicted_case(outcome: Outcome) -> PredictedCase:
