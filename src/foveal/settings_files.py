@@ -19,6 +19,7 @@ from foveal.config.plan import LEARN, Plan
 from foveal.config.postprocessing import PostprocessingConfig
 from foveal.config.settings import Settings
 from foveal.errors import SettingsError
+from foveal.io.files import atomic_write_text
 
 Model = TypeVar("Model", bound=Section)
 
@@ -84,6 +85,32 @@ def read_postprocessing(path: Path) -> PostprocessingConfig:
     if not path.exists():
         return PostprocessingConfig()
     return _validated(PostprocessingConfig, _read_table(path), str(path))
+
+
+def write_postprocessing(path: Path, changes: PostprocessingConfig) -> None:
+    """Change some tables of what follows a network, and keep the others.
+
+    Args:
+        path: ``postprocessing.toml`` of a run or an ensemble; made if absent.
+        changes: The tables named in it replace those of the file; ``None`` or an empty
+            tuple removes one.
+
+    Raises:
+        SettingsError: The file that is there is wrong.
+        OSError: It cannot be written.
+    """
+    named = {name: getattr(changes, name) for name in changes.model_fields_set}
+    kept = read_postprocessing(path).model_copy(update=named)
+    atomic_write_text(path, to_toml(kept))
+
+
+def parse_postprocessing(table: object, source: str) -> PostprocessingConfig:
+    """Check what follows a network where it is kept in something else than its file.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    return _validated(PostprocessingConfig, table, source)
 
 
 def choose_settings(

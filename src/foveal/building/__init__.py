@@ -16,6 +16,7 @@ from foveal.building.networks import (
     network,
     planned_network,
 )
+from foveal.building.postprocessing import steps
 from foveal.building.prediction import (
     membership,
     model,
@@ -66,6 +67,7 @@ __all__ = [
     "resolved_device",
     "sampler",
     "spatial_augmentation",
+    "steps",
     "tiles",
     "update_rules",
     "weighs_voxels",

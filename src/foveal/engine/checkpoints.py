@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from foveal.errors import RunError
 from foveal.io.files import atomic_path, atomic_write_text, flush_to_disk
-from foveal.io.weights import packed_weights, read_weights
+from foveal.io.weights import StoredTensors, open_weights, packed_weights
 
 FORMAT_VERSION = 1
 
@@ -57,9 +57,19 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: The file is missing, damaged or of another format.
     """
+    tensors, state = open_checkpoint(path)
+    return dict(tensors), state
+
+
+def open_checkpoint(path: Path) -> tuple[StoredTensors, dict[str, Any]]:
+    """Verify a checkpoint that is not written any more; tensors are read when used.
+
+    Raises:
+        RunError: The file is missing, damaged or of another format.
+    """
     if not path.exists():
         raise RunError(f"{path} does not exist")
-    tensors, texts = read_weights(path)
+    tensors, texts = open_weights(path)
     version = texts.get("format_version")
     if version != str(FORMAT_VERSION) or "state" not in texts:
         raise RunError(

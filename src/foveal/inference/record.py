@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -80,6 +80,10 @@ class Outcome:
 
     finished: str
     """Time, UTC."""
+
+    structures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name to ``volume_ml``, ``volume_interval_ml`` and ``expected_dice``, see
+    `foveal.ensembles.prediction.StructureFacts`; empty if it failed."""
 
     def as_record(self) -> dict[str, Any]:
         """Plain values for JSON."""

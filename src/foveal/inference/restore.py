@@ -5,7 +5,7 @@ many classes is never held as probabilities.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from foveal.preprocessing.resample import linear_taps
 BLOCKS_AT_ONCE = 8
 """Of probabilities in memory on the way from logits to classes: interpolated along each
 axis, held for the next row, after softmax, uncropped, and what decides the class."""
-
-TakeRows = Callable[[int, Float[Tensor, "class rows j k"]], None]
-"""Receives the first row's index and the probabilities of a block of rows."""
 
 
 def resampled_rows(
@@ -192,7 +189,7 @@ def in_equal_blocks(
         held.append(block)
         number += block.shape[1]
         if number >= count:
-            joined = torch.cat(held, dim=1)
+            joined = held[0] if len(held) == 1 else torch.cat(held, dim=1)
             whole = number // count * count
             yield from joined[:, :whole].split(count, dim=1)
             held, number = [joined[:, whole:]], number - whole
@@ -200,40 +197,29 @@ def in_equal_blocks(
         yield torch.cat(held, dim=1)
 
 
-def decided_label_map(
-    rows: Iterator[Float[Tensor, "class _ j k"]],
+def label_map_of(
+    classes: NDArray[np.uint8],
     grid: Grid,
     orientation: str,
     label_values: Sequence[int],
-    structures: Sequence[Sequence[int]],
-    take_rows: TakeRows | None = None,
     *,
     background_value: int = 0,
 ) -> NDArray[np.integer]:
-    """Label map decided from probabilities, in stored order.
+    """Label map of inside classes, in stored order, with the user's values.
 
     Args:
-        rows: Probabilities on the grid brought to ``orientation``.
+        classes: On the grid brought to ``orientation``.
         grid: Of the case as stored.
-        orientation: Of the rows.
+        orientation: Of the classes.
         label_values: The user's value of each label.
-        structures: See `decided_classes`.
-        take_rows: Also gets the probabilities as they pass.
         background_value: The user's value of background.
 
     Returns:
         ``(i, j, k)``, in the smallest integer type that holds the values.
     """
-    turn = reorientation(grid, orientation)
-    labels = np.empty(turn.apply_to_grid(grid).shape, np.uint8)
-    first = 0
-    for block in rows:
-        labels[first : first + block.shape[1]] = decided_classes(block, structures)
-        if take_rows is not None:
-            take_rows(first, block)
-        first += block.shape[1]
     values = np.array([background_value, *label_values])
-    return values.astype(_smallest_type(values))[turn.undo(labels)]
+    turn = reorientation(grid, orientation)
+    return values.astype(_smallest_type(values))[turn.undo(classes)]
 
 
 def decided_classes(
