@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 import torch
 from jaxtyping import Float
@@ -74,7 +74,7 @@ class Bricks:
     _num_places: int = 0
     _file: IO[bytes] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Bricks":
         """Nothing is held yet."""
         return self
 

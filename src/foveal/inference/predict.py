@@ -182,7 +182,9 @@ def _computed(
     uniform: "_UniformTiles",
 ) -> Iterator[_PredictedTile]:
     patches = [patch for _, patch in batch]
-    for (place, patch), logits in zip(batch, network(torch.stack(patches)), strict=True):
+    for (place, patch), logits in zip(
+        batch, network(torch.stack(patches)), strict=True
+    ):
         uniform.keep(patch, logits)
         yield _predicted(tilings, place, logits)
 

@@ -172,9 +172,9 @@ def voxels_behind(
         lower, upper, _ = linear_taps(length, behind.shape[axis])
         size = [*behind.shape]
         size[axis] = length
-        looked_at = torch.zeros(size, dtype=torch.uint8)
+        looked_at = torch.zeros(size, dtype=torch.int32)
         for taps in (lower, upper):
-            looked_at.index_reduce_(axis, taps, behind.to(torch.uint8), "amax")
+            looked_at.index_add_(axis, taps, behind.int())
         behind = looked_at > 0
     return behind
 
