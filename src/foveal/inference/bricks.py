@@ -74,7 +74,7 @@ class Bricks:
     _num_places: int = 0
     _file: IO[bytes] | None = None
 
-    def __enter__(self) -> "Bricks":
+    def __enter__(self) -> "Bricks":  # noqa: PYI034 - run-time checks refuse Self
         """Nothing is held yet."""
         return self
 
@@ -244,14 +244,14 @@ class Bricks:
             self._num_places += 1
         place = self._free_places.pop()
         self._file.seek(place * self._place_bytes)
-        self._file.write(memoryview(brick.numpy()).cast("B"))
+        self._file.write(_content(brick))
         self._stored[corner] = place
 
     def _read(self, rows: Tensor, place: int, offset: int) -> None:
         if self._file is None:
             raise ValueError("nothing was written that could be read")
         self._file.seek(place * self._place_bytes + offset)
-        self._file.readinto(memoryview(rows.numpy()).cast("B"))  # type: ignore[attr-defined]
+        self._file.readinto(_content(rows))  # type: ignore[attr-defined]
 
     def _require_disk(self) -> None:
         free = shutil.disk_usage(self.budget.folder).free
@@ -267,6 +267,12 @@ def _bytes(shape: Sequence[int]) -> int:
     return BYTES_PER_NUMBER * math.prod(shape)
 
 
+def _content(rows: Tensor) -> memoryview:
+    """The bytes themselves, to be read or written over."""
+    content: memoryview = rows.numpy().data.cast("B")
+    return content
+
+
 def _touched(cuts: Sequence[int], start: int, end: int) -> list[int]:
     """First voxels of the parts of an axis that a tile lies over."""
     return [
@@ -277,6 +283,6 @@ def _touched(cuts: Sequence[int], start: int, end: int) -> list[int]:
 
 
 def _overlap(start: int, length: int, begin: int, size: int) -> tuple[slice, slice]:
-    """What a brick from ``start`` and a tile from ``begin`` share, in tile and brick."""
+    """What a brick and a tile share, of the tile and of the brick."""
     first, last = max(start, begin), min(start + length, begin + size)
     return slice(first - begin, last - begin), slice(first - start, last - start)
