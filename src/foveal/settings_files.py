@@ -5,7 +5,7 @@ What a table may hold is said in `config`.
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from foveal.config import Section
+from foveal.config.ensemble import EnsembleConfig
 from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.parts import PartSections, plan_model, settings_model
 from foveal.config.plan import LEARN, Plan
@@ -25,6 +26,9 @@ Model = TypeVar("Model", bound=Section)
 
 PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}
 """Tables of the plan; all others are of the settings."""
+
+TABLES = PLAN_TABLES | Settings.model_fields.keys()
+"""Of settings files."""
 
 PATHS = (("dataset",), ("store",), ("transfer", "weights"))
 """Settings that are relative to the file they stand in."""
@@ -111,6 +115,45 @@ def parse_postprocessing(table: object, source: str) -> PostprocessingConfig:
         SettingsError: Lists every wrong entry with its full name.
     """
     return _validated(PostprocessingConfig, table, source)
+
+
+def read_ensemble(path: Path) -> EnsembleConfig:
+    """Read the file that an ensemble is trained from; paths in it are relative to it.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    folder, table = path.resolve().parent, _read_table(path)
+    for keys in (("dataset",), ("store",)):
+        table = _with_path_from(folder, table, keys)
+    placed = _with_entries_from(folder, table, "settings")
+    for name in ("members", "variants"):
+        each = placed.get(name)
+        if isinstance(each, list):
+            placed = placed | {
+                name: [_with_own_paths_from(folder, one) for one in each]
+            }
+    return _validated(EnsembleConfig, placed, str(path))
+
+
+def _with_own_paths_from(folder: Path, table: object) -> object:
+    """Member or variant whose paths are relative to a folder no more."""
+    if not isinstance(table, dict):
+        return table
+    channel = table.get("every_channel")
+    if isinstance(channel, dict) and channel.get("landmarks") not in ("", LEARN):
+        table = _with_path_from(folder, table, ("every_channel", "landmarks"))
+    placed = _with_path_from(folder, table, ("settings",))
+    return _with_entries_from(folder, placed, "set")
+
+
+def _with_entries_from(
+    folder: Path, table: dict[str, Any], name: str
+) -> dict[str, Any]:
+    entries = table.get(name)
+    if not isinstance(entries, dict):
+        return table
+    return table | {name: _with_paths_from(folder, entries)}
 
 
 def choose_settings(
@@ -348,7 +391,10 @@ def _settings_or_problems(
     try:
         return model.model_validate(table), []
     except ValidationError as error:
-        return None, [_in_words(problem, within) for problem in _roots(error)]
+        known = TABLES
+        if issubclass(model, EnsembleConfig):
+            known = frozenset(model.model_fields)
+        return None, [_in_words(problem, within, known) for problem in _roots(error)]
 
 
 def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> list[str]:
@@ -395,7 +441,11 @@ def _roots(error: ValidationError) -> list[Any]:
     ]
 
 
-def _in_words(problem: Any, within: str = "") -> str:  # noqa: ANN401 - pydantic's own
+def _in_words(
+    problem: Any,  # noqa: ANN401 - pydantic's own
+    within: str = "",
+    known: Collection[str] = TABLES,
+) -> str:
     place = [within, *problem["loc"]] if within else problem["loc"]
     name = ".".join(str(part) for part in place)
     message = problem["msg"].removeprefix("Value error, ")
@@ -404,8 +454,7 @@ def _in_words(problem: Any, within: str = "") -> str:  # noqa: ANN401 - pydantic
         if len(problem["loc"]) == 2 and problem["loc"][0] in {"loss", "plugins"}:
             message += ", or give the plugin that has it (--plugin FILE.py)"
         elif "." not in name:
-            tables = sorted(PLAN_TABLES | Settings.model_fields.keys())
-            message = f"no such table; there are {', '.join(tables)}"
+            message = f"no such table; there are {', '.join(sorted(known))}"
     elif problem["type"] in {"model_type", "dict_type"}:
         message = f"must be a table, not {problem['input']!r}"
     return f"{name}: {message}" if name else message

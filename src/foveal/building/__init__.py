@@ -16,7 +16,7 @@ from foveal.building.networks import (
     network,
     planned_network,
 )
-from foveal.building.postprocessing import steps
+from foveal.building.postprocessing import component_rule, dense_crf, steps
 from foveal.building.prediction import (
     membership,
     model,
@@ -47,6 +47,8 @@ __all__ = [
     "SAMPLERS",
     "WITHOUT_PLUGINS",
     "bare_network",
+    "component_rule",
+    "dense_crf",
     "fabric",
     "frozen_layers",
     "initialised_network",

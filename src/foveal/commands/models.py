@@ -15,13 +15,13 @@ from foveal.commands.folds import finished_runs
 from foveal.config.plan import Plan
 from foveal.config.postprocessing import PostprocessingConfig
 from foveal.config.settings import Settings
-from foveal.engine.checkpoints import open_checkpoint
+from foveal.engine.checkpoints import open_checkpoint, snapshots
 from foveal.engine.run_directory import RunDirectory, open_run
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.model_file import MemberContent, read_model_file
 from foveal.errors import PluginError, RunError, SettingsError
 from foveal.inference.model import Model
-from foveal.io.weights import tensors_digest
+from foveal.io.weights import StoredTensors, tensors_digest
 from foveal.plugins.files import read_plugins
 from foveal.plugins.kept import plugins_for_network
 from foveal.plugins.parts import Parts
@@ -231,18 +231,66 @@ def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> Stored
         PluginError: That plugin was not given, or another one.
     """
     run = open_run(run.path)
-    settings, _ = read_settings(run.settings)
-    plan = read_plan(run.plan)
-    needed = plugins_for_network(run, plan.network.name, plugins)
     path = run.best_or_last
     try:
-        tensors, state = open_checkpoint(path)
+        opened = open_checkpoint(path)
     except RunError as error:
         # Never other weights unasked: the scores of the run are of the best ones.
         raise RunError(
             f"{error}; copy the run again from where it was trained, or delete this "
             "file to predict with the next of best, last and previous"
         ) from error
+    return _stored_model(run, opened, plugins)
+
+
+def read_snapshots(
+    paths: Paths, plugins: Sequence[Path | str | Plugin] = ()
+) -> tuple[StoredModel, ...]:
+    """The snapshots of every run that paths stand for, in order of step.
+
+    Raises:
+        RunError: As `read_models`; or a run has no snapshots, or is a model file, which
+            holds none.
+        PluginError: A network is a plugin's, which was not given.
+    """
+    given = read_plugins(plugins)
+    listed = [paths] if isinstance(paths, Path | str) else paths
+    return tuple(
+        stored for path in listed for stored in _snapshots_at(Path(path), given)
+    )
+
+
+def _snapshots_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
+    if not path.is_dir():
+        raise RunError(
+            f"{path} is no run, and only runs have snapshots; give the folder that "
+            "foveal train wrote with schedule.name=cyclic"
+        )
+    stored = []
+    for run in finished_runs(path):
+        found = snapshots(run.checkpoints)
+        if not found:
+            raise RunError(
+                f"{run.path} has no snapshots; train with schedule.name=cyclic, or "
+                "leave out --snapshots"
+            )
+        opened = open_run(run.path)
+        stored += [
+            _stored_model(opened, open_checkpoint(each), plugins) for each in found
+        ]
+    return stored
+
+
+def _stored_model(
+    run: RunDirectory,
+    checkpoint: tuple[StoredTensors, Mapping[str, Any]],
+    plugins: Sequence[Plugin],
+) -> StoredModel:
+    """The predictor in a checkpoint of a run, as `open_checkpoint` gives it."""
+    settings, _ = read_settings(run.settings)
+    plan = read_plan(run.plan)
+    needed = plugins_for_network(run, plan.network.name, plugins)
+    tensors, state = checkpoint
     # Before the task was kept there were no plugins' classifiers.
     known = building.METHODS.get(settings.method.name)
     task = state.get("task", known.task if known else "segmentation")
@@ -259,7 +307,7 @@ def _models_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
     if not path.exists():
         raise RunError(
             f"{path} does not exist; give a run (the folder that foveal train wrote), "
-            "a folder of runs, or a model file that foveal export wrote"
+            "a folder of runs, an ensemble, or a model file that foveal export wrote"
         )
     if path.is_dir():
         return [stored_model_of(run, plugins) for run in finished_runs(path)]

@@ -13,6 +13,7 @@ from foveal.commands.models import (
     Paths,
     postprocessing_of,
     read_models,
+    read_snapshots,
 )
 from foveal.commands.plan import usable_threads
 from foveal.commands.prediction_folder import (
@@ -46,6 +47,7 @@ def predict(
     dropout_passes: int | None = None,
     crf: bool = False,
     postprocessing: Path | str | None = None,
+    snapshots: bool = False,
     memory_bytes: int | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -81,6 +83,8 @@ def predict(
         crf: Refine by the CRF that `foveal tune-crf` chose.
         postprocessing: File in place of the models' own ``postprocessing.toml``; or
             ``"none"``, to see what the networks say.
+        snapshots: Average the snapshots that a cyclic schedule has kept in each run, in
+            place of the best checkpoint.
         memory_bytes: That predicting a case may take.
         resume: Go on in a folder that holds predictions: cases predicted from the same
             files are skipped, failed ones are tried again.
@@ -104,7 +108,7 @@ def predict(
             CRF in it that could be used.
     """
     torch.set_num_threads(threads or usable_threads())
-    stored = read_models(models, plugins)
+    stored = (read_snapshots if snapshots else read_models)(models, plugins)
     follows = postprocessing_of(models, postprocessing)
     if crf and follows.crf is None:
         raise SettingsError(

@@ -189,14 +189,14 @@ class Stages:
         turn = reorientation(case.grid, self._ensemble.task.orientation)
         shape = turn.apply_to_grid(case.grid).shape
         wanted, names = self._drawn.maps, list(self._ensemble.structures)
-        gathered = _array_on_disk((len(wanted), *shape), self._staging)
+        gathered = [_array_on_disk(shape, self._staging) for _ in wanted]
 
         def take_rows(block: FusedRows) -> None:
             rows = slice(block.first, block.first + block.probabilities.shape[1])
             maps = maps_of(block, tuple(self._ensemble.structures.values()))
             for place, (what, structure) in enumerate(wanted):
                 number = names.index(structure) if structure else 0
-                gathered[place, rows] = maps[what][number].numpy()
+                gathered[place][rows] = maps[what][number].numpy()
 
         job.prediction = self._ensemble.prediction(
             case,

@@ -7,6 +7,7 @@ killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ FORMAT_VERSION = 1
 NEWEST = ("last", "previous")
 """To continue from, the better one first."""
 
+SNAPSHOT = "snapshot"
+"""Begins the name of a checkpoint that the schedule wanted: ``snapshot_1``, …."""
+
 
 def save_checkpoint(
     folder: Path, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
@@ -32,7 +36,7 @@ def save_checkpoint(
 
     Args:
         folder: ``checkpoints`` of a run.
-        name: ``"last"`` or ``"best"``.
+        name: ``"last"``, ``"best"`` or that of a snapshot.
         tensors: Any device and layout; layout is not kept.
         state: What JSON can hold.
     """
@@ -106,6 +110,16 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         + "; ".join(problems)
         + ". Start the run again in another folder."
     )
+
+
+def snapshots(folder: Path) -> tuple[Path, ...]:
+    """Checkpoints that a cyclic schedule has kept, in order of step; may be empty."""
+    numbered = {
+        int(match[1]): path
+        for path in folder.glob(f"{SNAPSHOT}_*.safetensors")
+        if (match := re.fullmatch(rf"{SNAPSHOT}_(\d+)", path.stem))
+    }
+    return tuple(numbered[number] for number in sorted(numbered))
 
 
 def problem_of_best(folder: Path) -> str:

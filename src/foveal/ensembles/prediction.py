@@ -1,7 +1,8 @@
 """From the probabilities of all passes to one label map, and how sure it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
-from foveal.ensembles.members import FusedRows
+from foveal.crf.mean_field import DenseCrf, refined_probabilities
+from foveal.ensembles.fused import Fused, FusedRows
+from foveal.errors import CaseError
 from foveal.geometry import Grid, reorientation
 from foveal.inference.model import Task
 from foveal.inference.restore import (
@@ -18,6 +21,7 @@ from foveal.inference.restore import (
     label_map_of,
     structure_probabilities,
 )
+from foveal.postprocessing.components import with_component_rules
 from foveal.postprocessing.steps import NO_STEPS, Steps
 from foveal.uncertainty.expected_dice import ExpectedDice
 from foveal.uncertainty.maps import mutual_information
@@ -98,7 +102,10 @@ def predicted(
     rows = fused.rows()
     members = tuple(task.structures.values())
     expected = ExpectedDice(len(members))
-    decided_on = ((block.probabilities, block) for block in rows)
+    if steps.crf is not None:
+        decided_on = _refined(rows, case, task, steps.crf)
+    else:
+        decided_on = ((block.probabilities, block) for block in rows)
     classes = np.empty(fused.shape, np.uint8)
     for own, block in decided_on:
         decided = decided_classes(block.probabilities, members)
@@ -111,20 +118,56 @@ def predicted(
             take_rows(block)
     turn = reorientation(case.grid, task.orientation)
     grid = turn.apply_to_grid(case.grid)
+    ruled = with_component_rules(
+        classes, steps.components, task.structures, grid.spacing_mm
+    )
     voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
     volumes = torch.stack(fused.soft_volumes) * voxel_ml
     facts = {}
     for number, (name, own_classes) in enumerate(task.structures.items()):
         facts[name] = StructureFacts(
-            float(np.isin(classes, own_classes).sum()) * voxel_ml,
+            float(np.isin(ruled, own_classes).sum()) * voxel_ml,
             volume_of_passes(volumes[:, number].tolist()).interval_ml,
             expected.values()[number],
         )
     label_map = label_map_of(
-        classes,
+        ruled,
         case.grid,
         task.orientation,
         task.label_values,
         background_value=task.background_value,
     )
     return Prediction(label_map, case.grid, facts)
+
+
+def _refined(
+    rows: Iterator[FusedRows],
+    case: Case,
+    task: Task,
+    crf: DenseCrf,
+) -> Iterator[tuple[Float[Tensor, "class rows j k"], FusedRows]]:
+    """The network's own probabilities, and rows with those that the CRF makes of them.
+
+    A CRF looks at the whole case, so all probabilities are held at once.
+    """
+    blocks = list(rows)
+    own = torch.cat([block.probabilities for block in blocks], dim=1)
+    turn = reorientation(case.grid, task.orientation)
+    mask = None if case.mask is None else _tensor(turn.apply(case.mask))
+    try:
+        refined = refined_probabilities(
+            own,
+            _tensor(turn.apply(case.image)),
+            turn.apply_to_grid(case.grid).spacing_mm,
+            crf,
+            mask=mask,
+        )
+    except ValueError as error:
+        raise CaseError(f"case {case.name}: {error}") from error
+    for block in blocks:
+        window = slice(block.first, block.first + block.probabilities.shape[1])
+        yield own[:, window], block._replace(probabilities=refined[:, window])
+
+
+def _tensor(view: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(view))

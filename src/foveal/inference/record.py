@@ -130,6 +130,9 @@ def _outcome(record: Mapping[str, Any]) -> Outcome:
     entries["outputs"] = tuple(OutputFile(**one) for one in entries["outputs"])
     for name in ("reasons", "models"):
         entries[name] = tuple(entries[name])
+    for facts in entries.get("structures", {}).values():
+        if facts["volume_interval_ml"] is not None:
+            facts["volume_interval_ml"] = tuple(facts["volume_interval_ml"])
     return Outcome(**entries)
 
 

@@ -24,6 +24,9 @@ SMALLEST = 1e-6
 """Probabilities are taken as at least this where likelihoods are: half precision, in
 which they are kept, has little below, and one sure error would outweigh everything."""
 
+PRECISION = 1e-3
+"""Of the logarithm of a temperature."""
+
 MOST_VOXELS = 20_000
 """Drawn from one case."""
 
@@ -98,8 +101,11 @@ def fitted_temperature(cases: Sequence[DrawnVoxels]) -> float:
     prepared = []
     for case in cases:
         logits = case.probabilities.clamp_min(SMALLEST).log()
-        is_true = case.shown[None, :] == case.labels[:, None]
-        prepared.append((logits, logits.masked_fill(~is_true, -torch.inf)))
+        if bool((case.shown == torch.arange(len(case.shown))).all()):
+            prepared.append((logits, logits.gather(1, case.labels[:, None])))
+        else:
+            is_true = case.shown[None, :] == case.labels[:, None]
+            prepared.append((logits, logits.masked_fill(~is_true, -torch.inf)))
     num_voxels = sum(len(case.labels) for case in cases)
 
     def loss(log_temperature: float) -> float:
@@ -111,5 +117,7 @@ def fitted_temperature(cases: Sequence[DrawnVoxels]) -> float:
         return total / num_voxels
 
     bounds = (math.log(RANGE[0]), math.log(RANGE[1]))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded")
+    found = minimize_scalar(
+        loss, bounds=bounds, method="bounded", options={"xatol": PRECISION}
+    )
     return math.exp(float(found.x))
