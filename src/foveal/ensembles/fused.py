@@ -14,8 +14,8 @@ from torch import Tensor
 
 from foveal.ensembles.running_sums import RunningSums, running_sums
 from foveal.inference.model import Task
+from foveal.inference.predict import rows_at_once
 from foveal.inference.restore import (
-    ROWS_AT_ONCE,
     decided_classes,
     in_equal_blocks,
     structure_probabilities,
@@ -109,7 +109,7 @@ class Fused:
         sums = self._summed()
         parts = (self._num_classes, len(self._members), 1)
         first = 0
-        for block in sums.rows(ROWS_AT_ONCE):
+        for block in sums.rows(self._count):
             spread = None
             if self._wants_spread:
                 block, squares, entropies = block.split(parts)
@@ -121,7 +121,7 @@ class Fused:
     def _rows_of_one(self, rows: PassRows) -> Iterator[FusedRows]:
         self._count_next_pass()
         first = 0
-        for block in in_equal_blocks((block for _, block in rows), ROWS_AT_ONCE):
+        for block in in_equal_blocks((block for _, block in rows), self._count):
             structures = self._counted(block)
             spread = None
             if self._wants_spread:
@@ -129,6 +129,10 @@ class Fused:
                 spread = Spread(torch.zeros_like(structures), nats, nats)
             yield FusedRows(first, block, spread)
             first += block.shape[1]
+
+    @property
+    def _count(self) -> int:
+        return rows_at_once(self._num_classes, self.shape[1:])
 
     def _summed(self) -> RunningSums:
         more = len(self._members) + 1 if self._wants_spread else 0
