@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from foveal import __version__
+from foveal.cli.calibrate import calibrate
 from foveal.cli.check import check
 from foveal.cli.compare import compare
 from foveal.cli.demo import demo
+from foveal.cli.ensemble import ensemble
 from foveal.cli.evaluate import evaluate
 from foveal.cli.export import card, export
 from foveal.cli.plan import plan
@@ -52,8 +54,9 @@ def main(
 
 for verb in (
     *(demo, check, plan, preprocess, preview, train, predict),
-    *(evaluate, compare, report, export, card),
+    *(calibrate, evaluate, compare, report, export, card),
 ):
     app.command()(verb)
+app.add_typer(ensemble)
 # Started by trainings; people have no use for it.
 app.command(hidden=True)(refresh_error_maps)

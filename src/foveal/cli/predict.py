@@ -31,6 +31,12 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Also write a volume per structure."),
     ] = False,
+    snapshots: Annotated[
+        bool,
+        typer.Option(
+            "--snapshots", help="Average the snapshots of runs with a cyclic schedule."
+        ),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -70,6 +76,7 @@ def predict(
                 source,
                 output,
                 probabilities=probabilities,
+                snapshots=snapshots,
                 resume=resume,
                 device=device,
                 threads=threads,

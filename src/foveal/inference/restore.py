@@ -4,7 +4,7 @@ Everything streams along the first axis of the reoriented image, so a full-size 
 many classes is never held as probabilities.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from foveal.preprocessing.resample import linear_taps
 
 ROWS_AT_ONCE = 8
 """Rows of logits interpolated together; bounds the memory."""
-
-TakeRows = Callable[[int, Float[Tensor, "class rows j k"]], None]
-"""Receives the first row's index and the probabilities of a block of rows."""
 
 
 def resampled_rows(
@@ -135,40 +132,29 @@ def in_equal_blocks(
         yield torch.cat(held, dim=1)
 
 
-def decided_label_map(
-    rows: Iterator[Float[Tensor, "class _ j k"]],
+def label_map_of(
+    classes: NDArray[np.integer],
     grid: Grid,
     orientation: str,
     label_values: Sequence[int],
-    structures: Sequence[Sequence[int]],
-    take_rows: TakeRows | None = None,
     *,
     background_value: int = 0,
 ) -> NDArray[np.integer]:
-    """Label map decided from probabilities, in stored order.
+    """Label map of inside classes, in stored order, with the user's values.
 
     Args:
-        rows: Probabilities on the grid brought to ``orientation``.
+        classes: On the grid brought to ``orientation``.
         grid: Of the case as stored.
-        orientation: Of the rows.
+        orientation: Of the classes.
         label_values: The user's value of each label.
-        structures: See `decided_classes`.
-        take_rows: Also gets the probabilities as they pass.
         background_value: The user's value of background.
 
     Returns:
         ``(i, j, k)``, in the smallest integer type that holds the values.
     """
-    turn = reorientation(grid, orientation)
-    labels = np.empty(turn.apply_to_grid(grid).shape, np.uint8)
-    first = 0
-    for block in rows:
-        labels[first : first + block.shape[1]] = decided_classes(block, structures)
-        if take_rows is not None:
-            take_rows(first, block)
-        first += block.shape[1]
     values = np.array([background_value, *label_values])
-    return values.astype(_smallest_type(values))[turn.undo(labels)]
+    turn = reorientation(grid, orientation)
+    return values.astype(_smallest_type(values))[turn.undo(classes)]
 
 
 def decided_classes(
