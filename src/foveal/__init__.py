@@ -24,6 +24,7 @@ _PUBLIC = {
     "model_card": ("foveal.commands.export", "model_card"),
     "evaluate": ("foveal.commands.evaluate", "evaluate"),
     "compare": ("foveal.commands.compare", "compare"),
+    "fuse": ("foveal.commands.ensemble_fuse", "fuse"),
     "report": ("foveal.commands.report", "report"),
     "network": ("foveal.building", "network"),
 }

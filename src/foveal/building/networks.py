@@ -7,6 +7,7 @@ from foveal.config.networks.registry import NETWORK_SECTIONS
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.errors import SettingsError
+from foveal.networks.crf_rnn import CrfRnn, MeanFieldLayer
 from foveal.networks.initialisation import initialise, zero_last_scales
 from foveal.networks.interface import Network
 from foveal.networks.pointwise_strides import subsample_before_pointwise
@@ -61,13 +62,32 @@ def planned_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
             f"patches.size {plan.patches.size} must be 1 along the axis that counts "
             f"the slices, for example {(*plan.patches.size[:2], 1)}"
         )
-    # Of several axes of one voxel the last: pictures are stored that way.
-    slice_axis = max(axis for axis in range(3) if plan.patches.size[axis] == 1)
-    return SliceBySlice(made, slice_axis)
+    return SliceBySlice(made, _slice_axis(plan))
 
 
 def bare_network(plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Network:
-    """The network that a plan describes, 2D or 3D as it is."""
+    """The network that a plan describes, 2D or 3D as it is, with its CRF if any."""
+    made = _network_alone(plan, parts)
+    if plan.crf_rnn is None:
+        return made
+    spacing_mm = list(plan.preprocessing.spacing_mm)
+    if len(made.alignment) < VOLUME_AXES:
+        del spacing_mm[_slice_axis(plan)]
+    options = plan.crf_rnn.model_dump()
+    return CrfRnn(made, MeanFieldLayer(plan.labels.num_classes, spacing_mm, **options))
+
+
+def _slice_axis(plan: Plan) -> int:
+    """Axis that counts the slices for a 2D network.
+
+    Of several axes of one voxel the last: pictures are stored that way. So is the axis
+    taken where patches are still a volume's.
+    """
+    thin = [axis for axis in range(VOLUME_AXES) if plan.patches.size[axis] == 1]
+    return max(thin, default=VOLUME_AXES - 1)
+
+
+def _network_alone(plan: Plan, parts: Parts) -> Network:
     name, options = plan.network.name, plan.network.model_dump()
     in_channels, num_classes = (
         len(plan.preprocessing.channels),

@@ -5,6 +5,7 @@ Each verb has a file of its own beside this one, `ensemble_<verb>`, and a line b
 
 import typer
 
+from foveal.cli.ensemble_fuse import fuse
 from foveal.cli.ensemble_train import table, train
 
 ensemble = typer.Typer(
@@ -14,5 +15,5 @@ ensemble = typer.Typer(
     rich_markup_mode=None,
 )
 
-for verb in (train, table):
+for verb in (train, table, fuse):
     ensemble.command()(verb)

@@ -37,6 +37,37 @@ def predict(
             "--snapshots", help="Average the snapshots of runs with a cyclic schedule."
         ),
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write entropies and, of several passes, mutual information and "
+            "variances.",
+        ),
+    ] = False,
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            "--mirror",
+            help="See every scan reversed too, along the axes that the plan allows.",
+        ),
+    ] = False,
+    dropout_passes: Annotated[
+        int | None,
+        typer.Option(help="See every scan so often with dropout on.", min=1),
+    ] = None,
+    crf: Annotated[
+        bool,
+        typer.Option("--crf", help="Refine by the CRF that foveal tune-crf chose."),
+    ] = False,
+    postprocessing: Annotated[
+        str | None,
+        typer.Option(
+            help="What follows the network, in place of the model's own: a file, or "
+            "none.",
+            metavar="FILE|none",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -76,6 +107,11 @@ def predict(
                 source,
                 output,
                 probabilities=probabilities,
+                uncertainty=uncertainty,
+                mirror=mirror,
+                dropout_passes=dropout_passes,
+                crf=crf,
+                postprocessing=postprocessing,
                 snapshots=snapshots,
                 resume=resume,
                 device=device,

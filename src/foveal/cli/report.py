@@ -12,8 +12,8 @@ def report(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Folder that foveal train wrote, or a folder of runs.",
-            metavar="RUN|RUNS",
+            help="Folder that foveal train wrote, a folder of runs, or an ensemble.",
+            metavar="RUN|RUNS|ENSEMBLE",
         ),
     ],
     output: Annotated[

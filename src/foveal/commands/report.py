@@ -16,6 +16,7 @@ from foveal.commands.out_of_fold import (
 )
 from foveal.commands.presence import read_presence
 from foveal.commands.report_curves import curves_beside, curves_of_folds, curves_of_run
+from foveal.commands.report_ensemble import ensemble_report
 from foveal.commands.report_overlays import NUM_OVERLAYS, overlays_of
 from foveal.commands.report_sampling import sampling_facts, sampling_of
 from foveal.commands.reported_run import ReportedRun, read_run
@@ -30,8 +31,9 @@ from foveal.commands.run_words import (
     transfer_facts,
 )
 from foveal.config.settings import Settings
+from foveal.engine.ensemble_directory import is_ensemble
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
-from foveal.errors import DatasetError
+from foveal.errors import DatasetError, RunError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.metrics.presence import PresenceScores, pooled_presence
@@ -54,7 +56,7 @@ def report(
 
     Args:
         run: Folder that `foveal.train` wrote; or a folder of runs that validated
-            different cases, such as a cross-validation.
+            different cases, such as a cross-validation; or an ensemble.
         output: HTML file; unset: ``report.html`` in the folder.
         beside: Other runs, or folders of runs, whose training curves are drawn with
             those of this one, such as the same training without adaptive sampling.
@@ -64,12 +66,21 @@ def report(
 
     Raises:
         RunError: ``run``, or one beside it, is not a run and holds none, or is given
-            twice.
+            twice; or an ensemble was not measured yet, or has runs beside it.
         EvaluationError: A ``metrics.json`` is damaged, or several runs validated the
             same case.
         SettingsError: Settings, plan or splits are damaged.
     """
     folder = Path(run)
+    path = output or folder / "report.html"
+    if is_ensemble(folder):
+        if beside:
+            raise RunError(
+                f"{folder} is an ensemble, whose report draws no curves; leave out "
+                "--beside, or report its members"
+            )
+        atomic_write_text(path, ensemble_report(folder))
+        return path
     runs = [read_run(directory) for directory in find_runs(folder)]
     others = [
         read_run(directory) for path in beside for directory in find_runs(Path(path))
@@ -80,7 +91,6 @@ def report(
         if is_run(folder)
         else _page_of_runs(folder, runs, together)
     )
-    path = output or folder / "report.html"
     atomic_write_text(path, render(page))
     return path
 

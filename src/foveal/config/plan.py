@@ -439,6 +439,35 @@ class FingerprintConfig(Section):
     of a patient."""
 
 
+class CrfRnnConfig(Section):
+    """A fully connected CRF as the last layer of the network, trained with it."""
+
+    iterations: PositiveInt = 5
+    """Of mean-field inference in training; the paper's."""
+
+    prediction_iterations: PositiveInt = 10
+    """The same in validation and prediction; the paper's."""
+
+    smoothness_mm: PositiveFloat = 3.0
+    """Deviation of the smoothness kernel, in mm (pixels of pictures)."""
+
+    appearance_mm: PositiveFloat = 20.0
+    """Deviation of the appearance kernel in space, in mm (pixels of pictures)."""
+
+    appearance_deviations: tuple[PositiveFloat, ...] = Field((0.5,), min_length=1)
+    """One per channel, or one for all: how unlike two voxels' intensities may be, in
+    standard deviations of the channel in the patch."""
+
+    smoothness_weight: PositiveFloat = 3.0
+    """At the beginning; learned for each class."""
+
+    appearance_weight: PositiveFloat = 5.0
+    """At the beginning; learned for each class."""
+
+    normalisation: Literal["symmetric", "before", "after", "none"] = "symmetric"
+    """Of the kernels' messages."""
+
+
 class Plan(Section):
     """Everything that follows from the data and the machine; a person may edit it."""
 
@@ -452,6 +481,10 @@ class Plan(Section):
     preprocessing: PreprocessingConfig
     patches: PatchesConfig
     network: SerializeAsAny[NetworkConfig]
+
+    crf_rnn: CrfRnnConfig | None = None
+    """Unset: the network has no CRF inside."""
+
     mirroring: MirroringConfig = MirroringConfig()
     fingerprint: FingerprintConfig | None = None
 
@@ -471,6 +504,21 @@ class Plan(Section):
         known = isinstance(name, str) and name in cls.networks
         section = cls.networks[name] if known else cls.other_networks
         return section.model_validate(table)
+
+    @model_validator(mode="after")
+    def crf_knows_every_channel(self) -> Self:
+        """Refuse another number of deviations than of channels."""
+        channels = len(self.preprocessing.channels)
+        if self.crf_rnn and len(self.crf_rnn.appearance_deviations) not in (
+            1,
+            channels,
+        ):
+            raise ValueError(
+                "crf_rnn.appearance_deviations has "
+                f"{len(self.crf_rnn.appearance_deviations)} values and the image "
+                f"{channels} channels; give one per channel, or one for all"
+            )
+        return self
 
     @model_validator(mode="after")
     def pairs_are_known(self) -> Self:

@@ -18,7 +18,7 @@ import warnings
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 POINTS_AT_ONCE = 1 << 18
@@ -107,7 +107,9 @@ class PermutohedralLattice:
 
         The point itself is included. Gradients reach the values, not the features.
         """
-        filtered: Tensor = LatticeFilter.apply(values, self, False)
+        filtered: Tensor = LatticeFilter.apply(  # type: ignore[no-untyped-call]
+            values, self, False
+        )
         return filtered
 
     def filtered_values(self, values: Tensor, *, transposed: bool) -> Tensor:
@@ -138,7 +140,7 @@ class LatticeFilter(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Any,  # noqa: ANN401 - PyTorch's context
         values: Tensor,
         lattice: PermutohedralLattice,
         transposed: bool,  # noqa: FBT001 - apply() takes no names.
@@ -148,11 +150,12 @@ class LatticeFilter(torch.autograd.Function):
         return lattice.filtered_values(values, transposed=transposed)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401 - PyTorch's context
         """Filter with the directions reversed."""
-        (gradient,) = gradients
-        answer = LatticeFilter.apply(gradient, ctx.lattice, not ctx.transposed)
-        return answer, None, None
+        filtered = LatticeFilter.apply(  # type: ignore[no-untyped-call]
+            gradient, ctx.lattice, not ctx.transposed
+        )
+        return filtered, None, None
 
 
 def coordinate_scales(num_features: int) -> list[float]:
@@ -197,7 +200,7 @@ def enclosing_simplices(
     features: Float[Tensor, "point feature"], strides: Int[Tensor, " coordinate"]
 ) -> tuple[
     Int[Tensor, " point"],
-    Int[Tensor, "coordinate point"],
+    UInt8[Tensor, "coordinate point"],
     Float[Tensor, "point corner"],
 ]:
     """Key of each point's corner of remainder 0, coordinates by rank, and weights.
@@ -249,7 +252,7 @@ def enclosing_simplices(
 
 
 def neighbours(
-    keys_of: list[Int[Tensor, " vertex"]], strides: Int[Tensor, " coordinate"]
+    keys_of: list[Int[Tensor, " _"]], strides: Int[Tensor, " coordinate"]
 ) -> list[tuple[Int[Tensor, " vertex"], Int[Tensor, " vertex"]]]:
     """Numbers of the two neighbours of each vertex along each lattice direction.
 

@@ -91,11 +91,11 @@ class DenseCrf:
 @torch.no_grad()
 def refined_probabilities(
     probabilities: Float[Tensor, "class i j k"],
-    image: Float[Tensor, "channel i j k"],
+    image: Float[Tensor, "channel _ _ _"],
     spacing_mm: Sequence[float],
     crf: DenseCrf,
     *,
-    mask: Bool[Tensor, "i j k"] | None = None,
+    mask: Bool[Tensor, "_ _ _"] | None = None,
     filters: Filters = "fast",
 ) -> Float[Tensor, "class i j k"]:
     """Probabilities after mean-field inference.
@@ -132,12 +132,12 @@ def refined_probabilities(
     refined = mean_field(
         voxels.clamp(min=LEAST_PROBABILITY).log(),
         kernels,
-        voxels.new_tensor(weights),
+        voxels.new_tensor(weights)[:, None],
         compatibility=(
             None if crf.compatibility is None else voxels.new_tensor(crf.compatibility)
         ),
         iterations=crf.iterations,
-    )
+    ).softmax(dim=0)
     if crf.whole_foreground:
         refined = shared_out(refined, probabilities[:, *box][:, inside].to(dtype))
     answer = probabilities.clone()
@@ -148,40 +148,32 @@ def refined_probabilities(
 def mean_field(
     log_probabilities: Float[Tensor, "class voxel"],
     kernels: Sequence["NormalisedKernel"],
-    weights: Float[Tensor, " kernel"],
+    weights: Float[Tensor, "kernel _"],
     *,
     compatibility: Float[Tensor, "class class"] | None,
     iterations: int,
 ) -> Float[Tensor, "class voxel"]:
-    """Marginal probabilities that independent voxels agree on best.
+    """Logits of the marginals that voxels, taken as independent, agree on best.
 
-    `Q <- softmax(-U - sum_m w_m M (K_m Q))`, from `Q = softmax(-U)`. Differentiable in
-    the log probabilities, the weights and the compatibility.
+    `Q <- softmax(-U - sum_m M w_m (K_m Q))`, from `Q = softmax(-U)`; given is what the
+    last softmax is taken of. Differentiable in all that are tensors here.
 
     Args:
         log_probabilities: `-U`; any constant per voxel may be added.
         kernels: `K_m`.
-        weights: `w_m`.
+        weights: `w_m`; one each, or one for each class.
         compatibility: `M`, energy of two classes being neighbours; None: Potts, `-I`.
-        iterations: Updates of all voxels together.
+        iterations: Updates of all voxels together; at least one.
     """
-    marginals = log_probabilities.softmax(dim=0)
+    logits = log_probabilities
     for _ in range(iterations):
-        # Where a kernel has no weight its message is not worth computing; a learned
-        # weight may pass zero and needs its gradient.
-        agreement = sum(
-            (
-                weight * kernel.messages(marginals)
-                for weight, kernel in zip(weights, kernels, strict=True)
-            ),
-            start=torch.zeros_like(marginals),
-        )
-        if compatibility is None:
-            reward = agreement
-        else:
-            reward = -compatibility @ agreement
-        marginals = (log_probabilities + reward).softmax(dim=0)
-    return marginals
+        marginals = logits.softmax(dim=0)
+        agreement = torch.zeros_like(marginals)
+        for weight, kernel in zip(weights, kernels, strict=True):
+            agreement = agreement + weight[:, None] * kernel.messages(marginals)
+        reward = agreement if compatibility is None else -compatibility @ agreement
+        logits = log_probabilities + reward
+    return logits
 
 
 class NormalisedKernel:

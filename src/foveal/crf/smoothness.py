@@ -49,7 +49,9 @@ def gaussian_convolution(
     """Convolve with `exp(-|x|^2 / 2)`, 1 at its centre; outside the grid is zero."""
     for axis, deviation in enumerate(deviations, start=1):
         if values.shape[axis] > 1:
-            values = AxisConvolution.apply(values, axis, deviation)
+            values = AxisConvolution.apply(  # type: ignore[no-untyped-call]
+                values, axis, deviation
+            )
     return values
 
 
@@ -57,16 +59,18 @@ class AxisConvolution(torch.autograd.Function):
     """Convolution along one axis; its own adjoint, as the kernel is symmetric."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, axis: int, deviation: float) -> Tensor:
+    def forward(ctx: Any, values: Tensor, axis: int, deviation: float) -> Tensor:  # noqa: ANN401 - PyTorch's context
         """Convolve."""
         ctx.axis, ctx.deviation = axis, deviation
         return convolved_along(values, axis, deviation)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401 - PyTorch's context
         """Convolve the gradient."""
-        (gradient,) = gradients
-        return AxisConvolution.apply(gradient, ctx.axis, ctx.deviation), None, None
+        convolved = AxisConvolution.apply(  # type: ignore[no-untyped-call]
+            gradient, ctx.axis, ctx.deviation
+        )
+        return convolved, None, None
 
 
 def convolved_along(values: Tensor, axis: int, deviation: float) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foveal.errors import RunError, listed
+from foveal.networks.crf_rnn import CrfRnn
 from foveal.networks.interface import Network
 from foveal.networks.slices import SliceBySlice
 
@@ -160,27 +161,27 @@ def matched(network: Network, in_channels: int, source: Source) -> Transfer:
     loaded, other_channels, replaced, misfits, not_found = [], [], [], [], []
     used: set[int] = set()
     for name, here in bare.state_dict().items():
-        candidates = [
-            each
-            for each in (source.weights.get(name), published.get(names.get(name, "")))
-            if each is not None
-        ]
+        there = [source.weights.get(name), published.get(names.get(name, ""))]
+        if isinstance(bare, CrfRnn):
+            # Learned by the network alone, before it had a CRF behind it.
+            there.append(source.weights.get(name.removeprefix("network.")))
+        candidates = [each for each in there if each is not None]
         if not candidates:
             not_found.append(name)
             continue
         used |= {id(each) for each in candidates}
         fitting = [each for each in candidates if _fits(here.shape, each.shape)]
-        there = (fitting or candidates)[0]
-        difference = LeftOut(name, tuple(here.shape), tuple(there.shape))
+        chosen = (fitting or candidates)[0]
+        difference = LeftOut(name, tuple(here.shape), tuple(chosen.shape))
         if fitting:
-            values[name] = there.reshape(here.shape)
+            values[name] = chosen.reshape(here.shape)
             loaded.append(name)
         elif _is_within(name, bare.classifier_names):
             replaced.append(difference)
-        elif _sees_the_image(here.shape, there.shape, in_channels, source.in_channels):
-            values[name] = for_other_channels(there, in_channels)
+        elif _sees_the_image(here.shape, chosen.shape, in_channels, source.in_channels):
+            values[name] = for_other_channels(chosen, in_channels)
             other_channels.append(difference)
-        elif _is_per_channel(here.shape, there.shape, in_channels, source.in_channels):
+        elif _is_per_channel(here.shape, chosen.shape, in_channels, source.in_channels):
             replaced.append(difference)
         else:
             misfits.append(difference)

@@ -154,7 +154,7 @@ def label_map_of(
     """
     values = np.array([background_value, *label_values])
     turn = reorientation(grid, orientation)
-    return values.astype(_smallest_type(values))[turn.undo(classes)]
+    return values.astype(smallest_type(values))[turn.undo(classes)]
 
 
 def decided_classes(
@@ -191,7 +191,8 @@ def structure_probabilities(
     )
 
 
-def _smallest_type(values: NDArray[np.integer]) -> type[np.integer]:
+def smallest_type(values: NDArray[np.integer]) -> type[np.integer]:
+    """Narrowest usual number type that holds some label values."""
     for kind in (np.uint8, np.int16, np.uint16):
         limits = np.iinfo(kind)
         if limits.min <= values.min() and values.max() <= limits.max:

@@ -224,6 +224,6 @@ def _fill_holes(
             is_kept = kept[there]
             np.add.at(touching, (pockets[is_kept], classes[there][is_kept]), 1)
     becomes = touching.argmax(axis=1)
-    is_filled = touching.any(axis=1)[pockets]
+    is_filled = (touching.sum(axis=1) > 0)[pockets]
     places = tuple(axis[is_filled] for axis in voxels)
     classes[places] = becomes[pockets[is_filled]]
