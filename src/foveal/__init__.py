@@ -18,6 +18,7 @@ _PUBLIC = {
     "preview": ("foveal.commands.preview", "preview"),
     "distribution": ("foveal.commands.distribution", "distribution"),
     "train": ("foveal.commands.train", "train"),
+    "ensemble_train": ("foveal.commands.ensemble_train", "ensemble_train"),
     "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),
     "tune_components": ("foveal.commands.tune_components", "tune_components"),
