@@ -202,7 +202,7 @@ def resolved_plan(
                 f"voxels, as suits network {suited.network.name}"
             )
         chosen = suited
-    if chosen.crf_rnn and _sees_parts_only(chosen):
+    if chosen.crf_rnn and chosen.fingerprint and _sees_parts_only(chosen):
         watcher.on_stage(
             "Warning: crf_rnn lets every voxel see the whole patch, and patches of "
             f"{chosen.patches.size} voxels are parts of the cases, which measure about "

@@ -31,7 +31,8 @@ from foveal.commands.plan import usable_threads
 from foveal.commands.validation_probabilities import ValidationCase, validation_cases
 from foveal.config.postprocessing import ComponentRuleConfig, PostprocessingConfig
 from foveal.engine.run_directory import RunDirectory
-from foveal.inference.restore import ROWS_AT_ONCE, decided_classes
+from foveal.inference.predict import rows_at_once
+from foveal.inference.restore import decided_classes
 from foveal.metrics.comparison import holm
 from foveal.plugins.registration import Plugin
 from foveal.postprocessing.components import with_component_rules
@@ -218,8 +219,9 @@ def _decided(
     """Inside classes, as prediction decides on them."""
     members = tuple(structures.values())
     decided = np.empty(probabilities.shape[1:], np.uint8)
-    for first in range(0, len(decided), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
+    count = rows_at_once(len(probabilities), decided.shape[1:])
+    for first in range(0, len(decided), count):
+        rows = slice(first, first + count)
         block = torch.from_numpy(np.asarray(probabilities[:, rows], np.float32))
         # Half precision, in which they are kept, takes the sum of 1 away.
         block = block / block.sum(dim=0)
