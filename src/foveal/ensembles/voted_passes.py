@@ -11,7 +11,8 @@ from foveal.ensembles.fused import PassRows
 from foveal.ensembles.staple import staple_of
 from foveal.ensembles.votes import gather_votes
 from foveal.ensembles.voting import votes
-from foveal.inference.restore import ROWS_AT_ONCE, decided_classes
+from foveal.inference.predict import rows_at_once
+from foveal.inference.restore import decided_classes
 
 FusionRule = Literal["mean", "majority", "weighted", "staple"]
 """What is made of several passes: the mean of their probabilities; the class that most
@@ -64,8 +65,9 @@ def stapled(
     truth = np.zeros((num_classes, len(gathered.counts)), np.float32)
     truth[list(gathered.labels)] = staple_of(gathered).truth.T
     numbers = gathered.combination_map.T
-    for first in range(0, shape[0], ROWS_AT_ONCE):
-        block = truth[:, numbers[first : first + ROWS_AT_ONCE]]
+    count = rows_at_once(num_classes, shape[1:])
+    for first in range(0, shape[0], count):
+        block = truth[:, numbers[first : first + count]]
         yield first, torch.from_numpy(block)
 
 

@@ -8,10 +8,16 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from foveal.reports.figures import STYLE
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#000000", "#d7191c"
+
+WIDE_RANGE = 100
+"""Largest volume over the smallest, above which powers of ten are ticks enough."""
+
+FINE_TICKS = (1, 1.5, 2, 3, 5, 7)
 
 MOST_NAMES = 40
 """Cases that are named under the figure; more are numbered."""
@@ -52,6 +58,11 @@ def dice_and_volumes(cases: Sequence[CaseVolumes], unit: str) -> bytes:
         reference = [one.reference for one in ordered]
         prediction = [one.prediction for one in ordered]
         lower.set_yscale("log")
+        shown = [one for one in (*reference, *prediction) if one > 0]
+        is_wide = bool(shown) and max(shown) > WIDE_RANGE * min(shown)
+        lower.yaxis.set_major_locator(LogLocator(subs=(1,) if is_wide else FINE_TICKS))
+        lower.yaxis.set_major_formatter("{x:g}")
+        lower.yaxis.set_minor_locator(NullLocator())
         for values, colour, name, marker in (
             (reference, REFERENCE_COLOUR, "reference", "o"),
             (prediction, PREDICTION_COLOUR, "prediction", "x"),
