@@ -67,6 +67,7 @@ class Ensemble:
         Raises:
             RunError: There is none, they differ in what they predict, or dropout is
                 asked of a network that has none.
+            SettingsError: What follows them is meant for other cases.
         """
         tasks, resample_channels, num_passes = [], False, 0
         for model in self.models:
@@ -86,6 +87,9 @@ class Ensemble:
                     )
         if self.weights is not None:
             _require_weights(self.weights, len(tasks))
+        self.steps.require_fit(
+            tasks[0].structures, len(tasks[0].channel_names), tasks[0].num_classes
+        )
         object.__setattr__(self, "task", tasks[0])
         object.__setattr__(self, "resample_channels", resample_channels)
         object.__setattr__(self, "num_passes", num_passes)
