@@ -211,10 +211,12 @@ def test_doubt_by_hand():
 def test_the_most_doubtful_slice_has_most_entropy_or_else_most_of_a_structure():
     labels = label_map(6)
     doubt = np.zeros(labels.shape, np.float32)
-    doubt[:3, :3, 9] = 0.4
+    doubt[5:7, 6:8, 6] = 0.4
+    doubt[:, :, 0] = 0.1  # Far from anything that was found.
     grid = Grid(labels.shape, AFFINE)
     image = np.zeros(labels.shape, np.float32)
-    assert most_doubtful_slice(image, labels, doubt, grid).index == 9
+    assert most_doubtful_slice(image, labels, doubt, grid).index == 6
+    assert most_doubtful_slice(image, 0 * labels, doubt, grid).index == 0
     found = most_doubtful_slice(image, labels, None, grid)
     assert np.count_nonzero(labels[..., found.index]) == max(
         np.count_nonzero(labels[..., k]) for k in range(labels.shape[2])
