@@ -221,7 +221,7 @@ class Model:
 def _reversed(
     region: NDArray[np.bool_] | None, axes: Sequence[int]
 ) -> NDArray[np.bool_] | None:
-    return region if region is None or not axes else np.flip(region, axes)
+    return region if region is None or not axes else np.flip(region, tuple(axes))
 
 
 def mirrored_window(
