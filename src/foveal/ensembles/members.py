@@ -18,6 +18,7 @@ from foveal.ensembles.fused import Fused, PassRows
 from foveal.ensembles.prediction import Prediction, TakeRows, predicted
 from foveal.errors import RunError
 from foveal.geometry import reorientation
+from foveal.inference.dropout import require_dropout
 from foveal.inference.memory import MemoryBudget, machine_budget
 from foveal.inference.model import Model, Pass, Task
 from foveal.postprocessing.steps import NO_STEPS, Steps
@@ -64,12 +65,15 @@ class Ensemble:
         """Refuse models that cannot be averaged.
 
         Raises:
-            RunError: There is none, or they differ in what they predict.
+            RunError: There is none, they differ in what they predict, or dropout is
+                asked of a network that has none.
         """
         tasks, resample_channels, num_passes = [], False, 0
         for model in self.models:
             tasks.append(model.task)
             resample_channels |= model.recipe.resample_channels
+            if self.dropout_passes is not None:
+                require_dropout(model.network)
             num_passes += len(self._passes(model))
         if not tasks:
             raise RunError("no model is given; name at least one run or model file")
@@ -133,7 +137,6 @@ class Ensemble:
 
         Raises:
             CaseError: A model cannot take the case, see `Model.prepared`.
-            RunError: Dropout is asked for, and a network has none.
         """
         fused = self.fused(case, wants_spread=wants_spread, folder=folder)
         return predicted(fused, case, self.task, self.steps, take_rows)

@@ -152,7 +152,6 @@ class Model:
             reversed.
 
         Raises:
-            RunError: Dropout is asked for, and the network has none.
             CaseError: The memory is too small for the case.
         """
         mirrored = one_pass.mirrored_axes
