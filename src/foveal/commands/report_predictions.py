@@ -170,7 +170,11 @@ def _overlay(
         None if doubt is None else read_volume(doubt).array,
         image.grid,
     )
-    why = "most entropy around what was found" if doubt is not None else "most of what was found"
+    why = (
+        "most entropy around what was found"
+        if doubt is not None
+        else "most of what was found"
+    )
     what = (
         "Nothing was found"
         if case.lowest is None
