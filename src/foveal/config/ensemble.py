@@ -38,9 +38,13 @@ class MemberConfig(Section):
 
 
 class VariantConfig(Section):
-    """What every member is trained with once more, such as a normalisation."""
+    """What every member is trained with once more, such as a normalisation.
+
+    Without variants every member is trained once.
+    """
 
     name: FileName
+    """Added to the member's name."""
 
     every_channel: dict[str, Any] = Field({})
     """Of ``preprocessing.channels``, alike for all channels of the data set:
@@ -89,9 +93,8 @@ class EnsembleConfig(Section):
     """Entries that all members share, as tables; they replace those of the members'
     settings files."""
 
-    members: Annotated[tuple[MemberConfig, ...], Field(min_length=1)]
+    members: tuple[MemberConfig, ...] = Field(min_length=1)
     variants: tuple[VariantConfig, ...] = ()
-    """Unset: every member once. Otherwise every member with every variant."""
 
     @model_validator(mode="after")
     def names_are_told_apart(self) -> Self:

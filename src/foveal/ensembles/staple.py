@@ -32,6 +32,9 @@ MAX_STEPS = 2000
 class Staple:
     """What the raters' votes have most likely come from."""
 
+    truth: NDArray[np.float64]
+    """Chance of each label to be the true one, ``(combination, label)``."""
+
     decided: NDArray[np.intp]
     """Most likely label of each combination of votes, a place in `Votes.labels`."""
 
@@ -56,9 +59,9 @@ class Staple:
 def staple(label_maps: Iterable[NDArray[np.integer]]) -> NDArray[np.integer]:
     """Estimate the segmentation behind several label maps, or masks.
 
-    Identical raters give what they say, and so does a single one. Two raters cannot
-    outvote one another: mostly what both say stays. The result does not depend on the
-    order of the raters.
+    Identical raters give what they say, and so does a single one. Of two
+    raters who differ, nothing but the prior tells who errs; take three or more. The
+    result does not depend on the order of the raters.
 
     Args:
         label_maps: As of `gather_votes`.
@@ -81,7 +84,7 @@ def staple_of(votes: Votes) -> Staple:
         truth, num_steps = _estimated_truth(votes)
     confusion, sensitivity, specificity = _performance(votes, truth)
     decided = most_supported(votes, truth)
-    return Staple(decided, confusion, sensitivity, specificity, num_steps)
+    return Staple(truth, decided, confusion, sensitivity, specificity, num_steps)
 
 
 def _estimated_truth(votes: Votes) -> tuple[NDArray[np.float64], int]:
