@@ -21,6 +21,8 @@ _PUBLIC = {
     "ensemble_train": ("foveal.commands.ensemble_train", "ensemble_train"),
     "load_model": ("foveal.commands.models", "load_model"),
     "predict": ("foveal.commands.predict", "predict"),
+    "tune_components": ("foveal.commands.tune_components", "tune_components"),
+    "tune_crf": ("foveal.commands.tune_crf", "tune_crf"),
     "export": ("foveal.commands.export", "export"),
     "model_card": ("foveal.commands.export", "model_card"),
     "evaluate": ("foveal.commands.evaluate", "evaluate"),

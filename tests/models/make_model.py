@@ -51,7 +51,7 @@ def main() -> None:
         )
         # What follows the network goes into the file too.
         (run / "postprocessing.toml").write_text(
-            '[temperature]\nvalue = 1.25\n'
+            "[temperature]\nvalue = 1.25\n"
             '[[components]]\nstructures = ["ball"]\nsmallest_voxels = 20\n'
         )
         foveal.export(run, path)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from foveal.uncertainty.volumes import soft_volumes_ml, volume_of_passes
+from foveal.uncertainty.volumes import volume_of_passes
 
 
 def test_interval_of_three_passes_is_where_a_fourth_would_lie():
@@ -24,15 +24,6 @@ def test_equal_passes_are_sure_and_no_volume_is_negative():
     low, high = volume_of_passes([0.0, 1.0]).interval_ml
     assert low == 0.0
     assert high > 1.0
-
-
-def test_soft_volumes_of_blocks_add_up_to_the_expected_volume():
-    generator = torch.Generator().manual_seed(3)
-    probabilities = torch.rand(2, 6, 4, 5, generator=generator)
-    whole = soft_volumes_ml(probabilities, 0.002)
-    blocks = [soft_volumes_ml(part, 0.002) for part in probabilities.split(4, dim=1)]
-    assert torch.allclose(sum(blocks), whole)
-    assert whole[1].item() == pytest.approx(probabilities[1].sum().item() * 0.002)
 
 
 def test_the_interval_holds_one_more_pass_about_as_often_as_it_says():

@@ -22,6 +22,8 @@ from foveal.cli.preview import preview
 from foveal.cli.refresh_error_maps import refresh_error_maps
 from foveal.cli.report import report
 from foveal.cli.train import train
+from foveal.cli.tune_components import tune_components
+from foveal.cli.tune_crf import tune_crf
 
 app = typer.Typer(
     name="foveal",
@@ -54,7 +56,8 @@ def main(
 
 for verb in (
     *(demo, check, plan, preprocess, preview, train, predict),
-    *(calibrate, evaluate, compare, report, export, card),
+    *(calibrate, tune_components, tune_crf),
+    *(evaluate, compare, report, export, card),
 ):
     app.command()(verb)
 app.add_typer(ensemble)

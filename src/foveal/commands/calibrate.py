@@ -32,8 +32,8 @@ from foveal.config.postprocessing import (
 )
 from foveal.errors import EvaluationError
 from foveal.inference.errors import case_dice
+from foveal.inference.predict import rows_at_once
 from foveal.inference.restore import (
-    ROWS_AT_ONCE,
     decided_classes,
     structure_probabilities,
 )
@@ -301,8 +301,10 @@ def _decided(case: ValidationCase, structures: Structures) -> NDArray[np.uint8]:
 
 def _rows(case: ValidationCase) -> Iterator[tuple[slice, Tensor]]:
     """Probabilities in single precision, a few rows at a time."""
-    for first in range(0, case.probabilities.shape[1], ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
+    num_classes, length, *row_shape = case.probabilities.shape
+    count = rows_at_once(num_classes, row_shape)
+    for first in range(0, length, count):
+        rows = slice(first, first + count)
         block = np.asarray(case.probabilities[:, rows], np.float32)
         yield rows, _normalised(torch.from_numpy(block))
 

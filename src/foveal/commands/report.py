@@ -18,7 +18,12 @@ from foveal.commands.presence import read_presence
 from foveal.commands.report_curves import curves_beside, curves_of_folds, curves_of_run
 from foveal.commands.report_ensemble import ensemble_report
 from foveal.commands.report_overlays import NUM_OVERLAYS, overlays_of
+from foveal.commands.report_predictions import (
+    is_folder_of_predictions,
+    predictions_report,
+)
 from foveal.commands.report_sampling import sampling_facts, sampling_of
+from foveal.commands.report_trust import trust_of
 from foveal.commands.reported_run import ReportedRun, read_run
 from foveal.commands.run_words import (
     Facts,
@@ -51,28 +56,47 @@ def report(
     output: Path | None = None,
     *,
     beside: Sequence[Path | str] = (),
+    images: Path | str | None = None,
 ) -> Path:
     """Make the report of a run or of a folder of runs, finished or not.
 
     Args:
         run: Folder that `foveal.train` wrote; or a folder of runs that validated
-            different cases, such as a cross-validation; or an ensemble.
+            different cases, such as a cross-validation; or an ensemble; or a folder of
+            predictions that `foveal.predict` wrote, see `report_predictions`.
         output: HTML file; unset: ``report.html`` in the folder.
         beside: Other runs, or folders of runs, whose training curves are drawn with
             those of this one, such as the same training without adaptive sampling.
+        images: Of predictions only: folder in or below which the predicted images lie,
+            for pictures.
 
     Returns:
         The file.
 
     Raises:
         RunError: ``run``, or one beside it, is not a run and holds none, or is given
-            twice; or an ensemble was not measured yet, or has runs beside it.
+            twice; an ensemble was not measured yet; or ``beside`` or ``images`` is
+            given with what has no use for it.
         EvaluationError: A ``metrics.json`` is damaged, or several runs validated the
             same case.
         SettingsError: Settings, plan or splits are damaged.
     """
     folder = Path(run)
     path = output or folder / "report.html"
+    if is_folder_of_predictions(folder):
+        if beside:
+            raise RunError(
+                f"{folder} is a folder of predictions, which have no training curves; "
+                "leave --beside out"
+            )
+        seen = None if images is None else Path(images)
+        atomic_write_text(path, predictions_report(folder, seen))
+        return path
+    if images is not None:
+        raise RunError(
+            f"{folder} is no folder of predictions; leave --images out, as a run names "
+            "its data set itself"
+        )
     if is_ensemble(folder):
         if beside:
             raise RunError(
@@ -115,6 +139,7 @@ def _page_of_run(run: ReportedRun, beside: Beside | None) -> Page:
         folds=[],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
+        trust=trust_of(run.directory.path),
         curves=curves_of_run(run),
         beside=beside,
         sampling=sampling_of([run], dataset, plan),
@@ -170,6 +195,7 @@ def _page_of_runs(
         ],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
+        trust=trust_of(folder),
         curves=curves_of_folds(runs),
         beside=beside,
         sampling=sampling_of(runs[:1], dataset, plan),

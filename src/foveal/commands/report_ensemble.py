@@ -15,6 +15,7 @@ from foveal.commands.report_overlays import (
     numbered,
     predicted,
 )
+from foveal.commands.report_trust import trust_of
 from foveal.config.ensemble import EnsembleConfig
 from foveal.config.plan import Plan
 from foveal.engine.ensemble_directory import EnsembleDirectory, open_ensemble
@@ -78,6 +79,7 @@ def ensemble_report(path: Path) -> str:
         comparison=[
             _comparison(one) for one in table["against_best"] if one["metric"] == "dice"
         ],
+        trust=trust_of(path),
         pictures=pictures,
         notes=notes,
         facts=[

@@ -202,6 +202,14 @@ def resolved_plan(
                 f"voxels, as suits network {suited.network.name}"
             )
         chosen = suited
+    if chosen.crf_rnn and chosen.fingerprint and _sees_parts_only(chosen):
+        watcher.on_stage(
+            "Warning: crf_rnn lets every voxel see the whole patch, and patches of "
+            f"{chosen.patches.size} voxels are parts of the cases, which measure about "
+            f"{tuple(round(length) for length in chosen.fingerprint.median_shape)}; "
+            "tiles of a case are refined one by one. Set patches.size to whole cases "
+            "or slices"
+        )
     chosen = with_landmarks_of_files(chosen)
     rehearse(settings, chosen, parts)
     return chosen
@@ -216,6 +224,15 @@ def with_suited_patches(chosen: Plan, entries: Mapping[str, Any], parts: Parts) 
     fitting = fitting_patches(chosen, building.bare_network(chosen, parts))
     own = entries.get("patches", {})
     return changed_plan(chosen, {"patches": fitting.model_dump() | own})
+
+
+def _sees_parts_only(plan: Plan) -> bool:
+    """Whether patches are smaller than the cases; slices are whole by themselves."""
+    lengths = plan.fingerprint.median_shape if plan.fingerprint else ()
+    return any(
+        1 < size < length
+        for size, length in zip(plan.patches.size, lengths, strict=False)
+    )
 
 
 def _entry_names(table: Mapping[str, Any], before: str = "") -> list[str]:

@@ -31,7 +31,8 @@ from foveal.commands.plan import usable_threads
 from foveal.commands.validation_probabilities import ValidationCase, validation_cases
 from foveal.config.postprocessing import ComponentRuleConfig, PostprocessingConfig
 from foveal.engine.run_directory import RunDirectory
-from foveal.inference.restore import ROWS_AT_ONCE, decided_classes
+from foveal.inference.predict import rows_at_once
+from foveal.inference.restore import decided_classes
 from foveal.metrics.comparison import holm
 from foveal.plugins.registration import Plugin
 from foveal.postprocessing.components import with_component_rules
@@ -129,7 +130,11 @@ def tune_components(
         Path(path), device=device, plugins=plugins, on_progress=on_progress
     )
     tuned = tuned_components(
-        cases, cases.structures, temperature=steps.temperature, max_cases=max_cases
+        cases,
+        cases.structures,
+        temperature=steps.temperature,
+        max_cases=max_cases,
+        on_progress=on_progress,
     )
     write_postprocessing(file, PostprocessingConfig(components=tuned.rules))
     return tuned
@@ -141,6 +146,7 @@ def tuned_components(
     *,
     temperature: float = 1.0,
     max_cases: int | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> TunedComponents:
     """Choose rules.
 
@@ -149,6 +155,7 @@ def tuned_components(
         structures: In the order of the plan.
         temperature: Of the probabilities that are decided on.
         max_cases: Only the first ones; unset: all.
+        on_progress: Told cases tried, cases in all and the name of the last.
 
     Raises:
         EvaluationError: They are of fewer than two patients.
@@ -160,7 +167,7 @@ def tuned_components(
             if len(kept) == max_cases:
                 break
         require_several_patients([case.patient for case in kept])
-        return _Tuning(kept, structures).tuned()
+        return _Tuning(kept, structures, on_progress).tuned()
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,9 +219,12 @@ def _decided(
     """Inside classes, as prediction decides on them."""
     members = tuple(structures.values())
     decided = np.empty(probabilities.shape[1:], np.uint8)
-    for first in range(0, len(decided), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
+    count = rows_at_once(len(probabilities), decided.shape[1:])
+    for first in range(0, len(decided), count):
+        rows = slice(first, first + count)
         block = torch.from_numpy(np.asarray(probabilities[:, rows], np.float32))
+        # Half precision, in which they are kept, takes the sum of 1 away.
+        block = block / block.sum(dim=0)
         decided[rows] = decided_classes(tempered(block, temperature), members)
     return decided
 
@@ -222,8 +232,14 @@ def _decided(
 class _Tuning:
     """Rules one after another, on cases that change with each rule that is kept."""
 
-    def __init__(self, cases: Sequence[_KeptCase], structures: Structures) -> None:
+    def __init__(
+        self,
+        cases: Sequence[_KeptCase],
+        structures: Structures,
+        on_progress: Callable[[int, int, str], None] | None,
+    ) -> None:
         self._cases, self._structures = cases, structures
+        self._on_progress = on_progress
         self._num_classes = cases[0].num_classes
 
     def tuned(self) -> TunedComponents:
@@ -296,20 +312,22 @@ class _Tuning:
     ) -> list[list[TriedCase]]:
         """Per group, every case with the Dice of nothing and of each candidate."""
         of_groups: list[list[TriedCase]] = [[] for _ in candidates]
-        for case in self._cases:
-            decided, reference = case.volumes()
-            decided = self._applied(decided, before, case)
+        for number, case in enumerate(self._cases, 1):
+            own, reference = case.volumes()
+            decided = self._applied(own, before, case)
             counts = class_counts(decided, reference, self._num_classes)
             without = dice_of_counts(counts, case.annotated, self._structures)
-            for tried, own in zip(of_groups, candidates, strict=True):
+            for tried, rules in zip(of_groups, candidates, strict=True):
                 dice = [without]
-                for rule in own:
+                for rule in rules:
                     after = self._applied(decided, [rule], case)
                     changed = changed_counts(counts, decided, after, reference)
                     dice.append(
                         dice_of_counts(changed, case.annotated, self._structures)
                     )
                 tried.append(TriedCase(case.name, case.patient, tuple(dice)))
+            if self._on_progress is not None:
+                self._on_progress(number, len(self._cases), case.name)
         return of_groups
 
     def _together(self, rules: Sequence[ComponentRuleConfig]) -> Verdict:
@@ -350,7 +368,7 @@ class _Tuning:
 
     def _applied(
         self,
-        decided: NDArray[np.uint8],
+        decided: NDArray[np.integer],
         rules: Sequence[ComponentRuleConfig],
         case: _KeptCase,
     ) -> NDArray[np.integer]:

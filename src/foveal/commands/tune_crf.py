@@ -29,7 +29,7 @@ from foveal.commands.validation_probabilities import ValidationCase, validation_
 from foveal.config.postprocessing import CrfConfig, PostprocessingConfig
 from foveal.crf.mean_field import refined_probabilities
 from foveal.engine.run_directory import RunDirectory
-from foveal.errors import RunError, SettingsError
+from foveal.errors import CaseError, RunError, SettingsError
 from foveal.inference.restore import decided_classes
 from foveal.plugins.registration import Plugin
 from foveal.postprocessing.search import Choice, Space, Span, Value, drawn, grid
@@ -336,7 +336,7 @@ class _CaseTrials:
         digest = hashlib.blake2b(digest_size=16)
         for array in (case.probabilities, case.image, case.reference, case.mask):
             if array is not None:
-                digest.update(np.ascontiguousarray(array))
+                digest.update(array.tobytes())
         digest.update(json.dumps([temperature, list(case.spacing_mm)]).encode())
         self.content = digest.hexdigest()
 
@@ -344,13 +344,16 @@ class _CaseTrials:
         """Of every annotated structure, without a CRF or with one."""
         refined = self._probabilities
         if config is not None:
-            refined = refined_probabilities(
-                self._probabilities,
-                self._image,
-                self._case.spacing_mm,
-                building.dense_crf(config),
-                mask=self._mask,
-            )
+            try:
+                refined = refined_probabilities(
+                    self._probabilities,
+                    self._image,
+                    self._case.spacing_mm,
+                    building.dense_crf(config),
+                    mask=self._mask,
+                )
+            except ValueError as error:
+                raise CaseError(f"case {self._case.files.name}: {error}") from error
         decided = decided_classes(refined, tuple(self._structures.values()))
         counts = class_counts(decided.cpu().numpy(), self._case.reference, len(refined))
         return dice_of_counts(counts, self._case.annotated, self._structures)

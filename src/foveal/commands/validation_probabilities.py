@@ -155,9 +155,12 @@ class ValidationCases:
         reference = reference_classes(case, self._recipe, files.annotated)
         if reference is None:
             raise EvaluationError(f"case {files.name} has no reference any more")
+        probabilities = np.load(path).astype(np.float32)
+        # Half precision took the sum of 1 away.
+        probabilities /= probabilities.sum(axis=0)
         return ValidationCase(
             files=files,
-            probabilities=np.load(path).astype(np.float32),
+            probabilities=probabilities,
             image=np.ascontiguousarray(turn.apply(case.image)),
             spacing_mm=turn.apply_to_grid(case.grid).spacing_mm,
             mask=None

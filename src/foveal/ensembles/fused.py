@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from foveal.ensembles.running_sums import RunningSums, running_sums
 from foveal.inference.model import Task
+from foveal.inference.predict import rows_at_once
 from foveal.inference.restore import (
-    ROWS_AT_ONCE,
+    decided_classes,
     in_equal_blocks,
     structure_probabilities,
 )
@@ -86,9 +87,9 @@ class Fused:
         self._wants_spread = wants_spread
         self._most_bytes, self._folder = most_bytes, folder
         self.shape = shape
-        self.soft_volumes: list[Float[Tensor, " structure"]] = []
-        """Per pass, voxels of every structure counted by their probability; known once
-        the rows have been read."""
+        self.voxels_of_passes: list[Int64[Tensor, " structure"]] = []
+        """Per pass, voxels that it alone would give to every structure; known once the
+        rows have been read."""
 
     def rows(self) -> Iterator[FusedRows]:
         """Rows from the first to the last, a few at a time.
@@ -108,7 +109,7 @@ class Fused:
         sums = self._summed()
         parts = (self._num_classes, len(self._members), 1)
         first = 0
-        for block in sums.rows(ROWS_AT_ONCE):
+        for block in sums.rows(self._count):
             spread = None
             if self._wants_spread:
                 block, squares, entropies = block.split(parts)
@@ -118,9 +119,9 @@ class Fused:
             first += block.shape[1]
 
     def _rows_of_one(self, rows: PassRows) -> Iterator[FusedRows]:
-        self.soft_volumes.append(torch.zeros(len(self._members), dtype=torch.float64))
+        self._count_next_pass()
         first = 0
-        for block in in_equal_blocks((block for _, block in rows), ROWS_AT_ONCE):
+        for block in in_equal_blocks((block for _, block in rows), self._count):
             structures = self._counted(block)
             spread = None
             if self._wants_spread:
@@ -128,6 +129,10 @@ class Fused:
                 spread = Spread(torch.zeros_like(structures), nats, nats)
             yield FusedRows(first, block, spread)
             first += block.shape[1]
+
+    @property
+    def _count(self) -> int:
+        return rows_at_once(self._num_classes, self.shape[1:])
 
     def _summed(self) -> RunningSums:
         more = len(self._members) + 1 if self._wants_spread else 0
@@ -138,9 +143,7 @@ class Fused:
             folder=self._folder,
         )
         for share, rows in self._passes:
-            self.soft_volumes.append(
-                torch.zeros(len(self._members), dtype=torch.float64)
-            )
+            self._count_next_pass()
             for first, block in rows:
                 structures = self._counted(block)
                 if self._wants_spread:
@@ -149,8 +152,14 @@ class Fused:
                 sums.add(first, share * block)
         return sums
 
+    def _count_next_pass(self) -> None:
+        self.voxels_of_passes.append(torch.zeros(len(self._members), dtype=torch.int64))
+
     def _counted(self, block: Tensor) -> Float[Tensor, "structure _ j k"]:
-        """Structures' probabilities, whose sums are kept for the volumes."""
-        structures = structure_probabilities(block, self._members)
-        self.soft_volumes[-1] += structures.sum(dim=(1, 2, 3), dtype=torch.float64)
-        return structures
+        """Structures' probabilities in rows of a pass, whose decisions are counted."""
+        decided = decided_classes(block, self._members)
+        counts = torch.bincount(decided.flatten(), minlength=self._num_classes)
+        self.voxels_of_passes[-1] += torch.stack(
+            [counts[list(classes)].sum() for classes in self._members]
+        )
+        return structure_probabilities(block, self._members)

@@ -10,7 +10,8 @@ from foveal.case import Case
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.running_sums import running_sums
 from foveal.geometry import reorientation
-from foveal.inference.restore import ROWS_AT_ONCE, decided_classes, label_map_of
+from foveal.inference.predict import rows_at_once
+from foveal.inference.restore import decided_classes, label_map_of
 
 MOST_BYTES = 2 << 30
 """Of sums in memory; what needs more is kept on disk."""
@@ -45,7 +46,7 @@ def growing_label_maps(
         classes = np.concatenate(
             [
                 decided_classes(block / count, structures).numpy().astype(np.uint8)
-                for block in sums.rows(ROWS_AT_ONCE)
+                for block in sums.rows(rows_at_once(task.num_classes, shape[1:]))
             ]
         )
         yield label_map_of(

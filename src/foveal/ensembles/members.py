@@ -5,7 +5,7 @@ with every draw of dropout that is asked for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,14 @@ from foveal.ensembles.fused import Fused, PassRows
 from foveal.ensembles.prediction import Prediction, TakeRows, predicted
 from foveal.errors import RunError
 from foveal.geometry import reorientation
+from foveal.inference.dropout import require_dropout
+from foveal.inference.memory import MemoryBudget, machine_budget
 from foveal.inference.model import Model, Pass, Task
 from foveal.postprocessing.steps import NO_STEPS, Steps
 from foveal.preprocessing.pipeline import PreprocessedCase, PreprocessingRecipe
+
+SHARE_OF_SUMS = 0.25
+"""Of the memory for sums over passes, if there are several; larger ones are on disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,8 @@ class Ensemble:
     """Of the models, in their order; ``None``: all alike."""
 
     memory_bytes: int | None = None
-    """For sums over passes; what does not fit is kept on disk. ``None``: no limit."""
+    """That the process may take; what does not fit waits on disk. ``None``: most of
+    what the machine has free."""
 
     steps: Steps = NO_STEPS
     """What follows the networks."""
@@ -59,12 +65,15 @@ class Ensemble:
         """Refuse models that cannot be averaged.
 
         Raises:
-            RunError: There is none, or they differ in what they predict.
+            RunError: There is none, they differ in what they predict, or dropout is
+                asked of a network that has none.
         """
         tasks, resample_channels, num_passes = [], False, 0
         for model in self.models:
             tasks.append(model.task)
             resample_channels |= model.recipe.resample_channels
+            if self.dropout_passes is not None:
+                require_dropout(model.network)
             num_passes += len(self._passes(model))
         if not tasks:
             raise RunError("no model is given; name at least one run or model file")
@@ -128,7 +137,6 @@ class Ensemble:
 
         Raises:
             CaseError: A model cannot take the case, see `Model.prepared`.
-            RunError: Dropout is asked for, and a network has none.
         """
         fused = self.fused(case, wants_spread=wants_spread, folder=folder)
         return predicted(fused, case, self.task, self.steps, take_rows)
@@ -153,22 +161,35 @@ class Ensemble:
             folder: For temporary files.
         """
         turn = reorientation(case.grid, self.task.orientation)
+        budget = self._budget(folder)
+        for_sums = int(SHARE_OF_SUMS * budget.bytes_in_all)
+        if self.num_passes > 1:
+            budget = replace(budget, bytes_in_all=budget.bytes_in_all - for_sums)
         return Fused(
-            self.passes(case),
+            self.passes(case, budget),
             self.num_passes,
             self.task,
             turn.apply_to_grid(case.grid).shape,
             temperature=self.steps.temperature,
             wants_spread=wants_spread,
-            most_bytes=self.memory_bytes,
+            most_bytes=for_sums,
             folder=folder,
         )
 
-    def passes(self, case: Case) -> Iterator[tuple[float, PassRows]]:
+    def _budget(self, folder: Path | None) -> MemoryBudget:
+        budget = machine_budget()
+        if self.memory_bytes is not None:
+            budget = replace(budget, bytes_in_all=self.memory_bytes)
+        return budget if folder is None else replace(budget, folder=folder)
+
+    def passes(
+        self, case: Case, memory: MemoryBudget | None = None
+    ) -> Iterator[tuple[float, PassRows]]:
         """Every pass over a case, with its share in the mean; shares sum to 1.
 
         Args:
             case: As `foveal.read_case` gives it.
+            memory: What the process may take, see `Model.probabilities`.
 
         Yields:
             The blocks of a pass are to be read before the next pass is asked for.
@@ -183,7 +204,7 @@ class Ensemble:
             passes = self._passes(model)
             share = weight / sum(weights) / len(passes)
             for one_pass in passes:
-                yield share, model.probabilities(held[1], one_pass)
+                yield share, model.probabilities(held[1], one_pass, memory)
 
     def _passes(self, model: Model) -> list[Pass]:
         seeds = (

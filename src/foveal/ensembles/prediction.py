@@ -122,7 +122,7 @@ def predicted(
         classes, steps.components, task.structures, grid.spacing_mm
     )
     voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
-    volumes = torch.stack(fused.soft_volumes) * voxel_ml
+    volumes = torch.stack(fused.voxels_of_passes).double() * voxel_ml
     facts = {}
     for number, (name, own_classes) in enumerate(task.structures.items()):
         facts[name] = StructureFacts(

@@ -5,6 +5,7 @@ However many members and passes there are, no more is held than one volume of su
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -77,10 +78,10 @@ class SumsOnDisk:
     ) -> None:
         length, *plane = shape
         self._length, self._shape = length, (num_quantities, *plane)
-        # Nothing else refers to it, so it goes when this goes, however that happens.
         self._file: BinaryIO = tempfile.TemporaryFile(  # noqa: SIM115
             dir=folder, buffering=0
         )
+        weakref.finalize(self, self._file.close)
         # A disk that is full is told of now, not at the last case's last row.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._file.fileno(), 0, length * self._row_bytes)

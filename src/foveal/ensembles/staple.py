@@ -56,9 +56,9 @@ class Staple:
 def staple(label_maps: Iterable[NDArray[np.integer]]) -> NDArray[np.integer]:
     """Estimate the segmentation behind several label maps, or masks.
 
-    Identical raters give what they say, and so does a single one. Two raters cannot
-    outvote one another: mostly what both say stays. The result does not depend on the
-    order of the raters.
+    Identical raters give what they say, and so does a single one. Of two
+    raters who differ, nothing but the prior tells who errs; take three or more. The
+    result does not depend on the order of the raters.
 
     Args:
         label_maps: As of `gather_votes`.

@@ -18,18 +18,8 @@ from foveal.sampling.randomness import generator
 
 @contextmanager
 def dropout_on(network: nn.Module) -> Iterator[None]:
-    """Let dropout act for a while, and nothing else that differs in training.
-
-    Raises:
-        RunError: The network has no dropout that would do anything.
-    """
+    """Let dropout act for a while, and nothing else that differs in training."""
     layers = dropout_layers(network)
-    if not layers:
-        raise RunError(
-            "the network has no dropout, so passes with dropout would all be alike; "
-            "train one with dropout (its option in the plan's [network]), or give "
-            "several models"
-        )
     for layer in layers:
         layer.train()
     try:
@@ -37,6 +27,20 @@ def dropout_on(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.eval()
+
+
+def require_dropout(network: nn.Module) -> None:
+    """Refuse a network whose passes with dropout would all be alike.
+
+    Raises:
+        RunError: It has no dropout that would do anything.
+    """
+    if not dropout_layers(network):
+        raise RunError(
+            "the network has no dropout, so passes with dropout would all be alike; "
+            "train one with dropout (its option in the plan's [network]), or give "
+            "several models"
+        )
 
 
 def dropout_layers(network: nn.Module) -> list[nn.Module]:

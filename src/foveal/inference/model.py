@@ -6,15 +6,23 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
 from foveal.inference.dropout import dropout_on, seeded
+from foveal.inference.memory import MemoryBudget
 from foveal.inference.numerics import Numerics, apply_layout
 from foveal.inference.predict import patch_function, stream_logits
-from foveal.inference.restore import resampled_rows, uncropped_rows
+from foveal.inference.restore import (
+    memory_of_blocks,
+    resampled_rows,
+    uncropped_rows,
+    voxels_behind,
+)
 from foveal.inference.tiling import Tiles
 from foveal.networks.interface import Network
 from foveal.preprocessing.pipeline import (
@@ -126,13 +134,17 @@ class Model:
         )
 
     def probabilities(
-        self, prepared: PreprocessedCase, one_pass: Pass = PLAIN
+        self,
+        prepared: PreprocessedCase,
+        one_pass: Pass = PLAIN,
+        memory: MemoryBudget | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "class _ j k"]]]:
         """Class probabilities on the case's own grid, reoriented, row by row.
 
         Args:
             prepared: The case, preprocessed by ``recipe``.
             one_pass: How the network sees it.
+            memory: What the process may take, see `stream_logits`.
 
         Yields:
             Consecutive blocks of rows along the first axis of the reoriented grid, each
@@ -140,7 +152,7 @@ class Model:
             reversed.
 
         Raises:
-            RunError: Dropout is asked for, and the network has none.
+            CaseError: The memory is too small for the case.
         """
         mirrored = one_pass.mirrored_axes
         function = patch_function(self.network, self.numerics, self.device)
@@ -150,12 +162,21 @@ class Model:
             switched = dropout_on(self.network)
         image = torch.from_numpy(prepared.image)
         back = prepared.restoration
+        region = _reversed(prepared.region, mirrored)
+        wanted = None
+        if region is not None:
+            wanted = voxels_behind(region, back.preprocessed_shape)
         with switched:
             logits = stream_logits(
                 function,
                 image.flip([1 + axis for axis in mirrored]) if mirrored else image,
                 self.tiles,
                 self.task.num_classes,
+                wanted=wanted,
+                memory=memory,
+                later_bytes=memory_of_blocks(
+                    self.num_classes, back.preprocessed_shape, back.reoriented_shape
+                ),
             )
             rows = resampled_rows(logits, back.preprocessed_shape, back.cropped_shape)
             whole = uncropped_rows(
@@ -163,6 +184,7 @@ class Model:
                 mirrored_window(back.window, back.reoriented_shape, mirrored),
                 back.reoriented_shape,
                 self.task.num_classes,
+                inside=region,
             )
             done = 0
             for block in whole:
@@ -193,6 +215,12 @@ class Model:
             # What the network calls right is left, and the other way round.
             block = block[list(self.swapped_classes)]
         return block.flip([1 + axis for axis in mirrored])
+
+
+def _reversed(
+    region: NDArray[np.bool_] | None, axes: Sequence[int]
+) -> NDArray[np.bool_] | None:
+    return region if region is None or not axes else np.flip(region, tuple(axes))
 
 
 def mirrored_window(

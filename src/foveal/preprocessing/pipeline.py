@@ -141,6 +141,10 @@ class PreprocessedCase:
     weight_map: NDArray[np.float32] | None
     """``(i, j, k)``, not negative, and not 0 everywhere."""
 
+    region: NDArray[np.bool_] | None = None
+    """Voxels of the crop, before resampling, that may hold a structure: the mask, where
+    the recipe crops to masks. ``None``: all may."""
+
 
 def preprocess_case(
     case: Case,
@@ -227,17 +231,17 @@ def _preprocess(
     image, inside, change, window = _cropped(case, recipe)
     grid = cropped_grid(change.apply_to_grid(case.grid), window)
     shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
+    mask = None if case.mask is None else change.apply(case.mask)[window]
     return PreprocessedCase(
         image=_preprocessed_image(image, inside, recipe.channels, shape),
         label_map=_preprocessed_label_map(case, recipe, annotated, window, shape),
         grid=grid if shape == grid.shape else resampled_grid(grid, shape),
         restoration=Restoration(case.grid, change, window, shape),
-        mask=None
-        if case.mask is None
-        else resample_mask(change.apply(case.mask)[window], shape),
+        mask=None if mask is None else resample_mask(mask, shape),
         weight_map=None
         if case.weight_map is None
         else _preprocessed_weight_map(change.apply(case.weight_map), window, shape),
+        region=mask if recipe.crop == "mask" else None,
     )
 
 

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from foveal.reports.members_figure import CONSISTENT_COLOUR, CORRECTED_COLOUR
-from foveal.reports.page import Picture, data_url, number
+from foveal.reports.page import Picture, Trust, page_template
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,9 @@ class EnsemblePage:
     best_member: str
     comparison: Sequence[ComparisonLine]
 
+    trust: Trust | None
+    """``None`` before ``foveal calibrate``."""
+
     pictures: Sequence[Picture]
     """Worst case first."""
 
@@ -89,16 +90,7 @@ class EnsemblePage:
 
 def render_ensemble(page: EnsemblePage) -> str:
     """HTML of the report; names from the data are escaped."""
-    environment = Environment(
-        loader=PackageLoader("foveal", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["data_url"] = data_url
-    return environment.get_template("ensemble.html").render(
+    return page_template("ensemble.html").render(
         page=page,
         corrected_colour=CORRECTED_COLOUR,
         consistent_colour=CONSISTENT_COLOUR,

@@ -1,10 +1,9 @@
 """The volume of a structure, and where it may lie, from several passes.
 
-The soft volume of a pass is the sum of the structure's probabilities over voxels times
-the volume of a voxel: the expectation of the volume under that pass. Its uncertainty
-cannot be summed over voxels, as they are not independent (a border that is off is off
-everywhere), so it is taken from the spread of the passes: the interval is where, by
-Student's t, the soft volume of one more such pass lies,
+The volume of a pass is that of the label map which the pass alone would give. Its
+uncertainty cannot be summed over voxels, as they are not independent (a border that is
+off is off everywhere), so it is taken from the spread of the passes: the interval is
+where, by Student's t, the volume of one more such pass lies,
 
     mean +- t(n - 1) s sqrt(1 + 1 / n),   s^2 = sum (volume - mean)^2 / (n - 1),
 
@@ -19,10 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import torch
-from jaxtyping import Float
 from scipy import stats
-from torch import Tensor
 
 CONFIDENCE = 0.95
 """Of the interval, in as far as the volumes of passes are normally distributed."""
@@ -41,23 +37,8 @@ class Volume:
     """At `CONFIDENCE`; ``None`` for one pass."""
 
 
-def soft_volumes_ml(
-    probabilities: Float[Tensor, "structure rows j k"], voxel_volume_ml: float
-) -> Float[Tensor, " structure"]:
-    """Expected volumes within a block of rows of one pass; those of blocks add up.
-
-    Args:
-        probabilities: Of structures, see `structure_probabilities` in `inference`.
-        voxel_volume_ml: Positive.
-
-    Returns:
-        In double precision, as small differences between passes count.
-    """
-    return probabilities.sum(dim=(1, 2, 3), dtype=torch.float64) * voxel_volume_ml
-
-
 def volume_of_passes(volumes_ml: Sequence[float]) -> Volume:
-    """Volume of a structure from its soft volume in every pass.
+    """Volume of a structure from its volume in every pass.
 
     Args:
         volumes_ml: One per pass, at least one, not negative.
