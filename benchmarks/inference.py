@@ -1,10 +1,10 @@
 """Sliding windows beside nnU-Net's and MONAI's, and 118 classes in 4 GB.
 
 The same weights (a plain U-Net with 32, 64, 128, 256 and 320 features, instance norm,
-strided convolutions), patch, overlap of one half, Gaussian weights, no mirroring, CPU and
-number of threads; each in a process and an environment of its own, in turn, so that a
-machine that slows down slows all of them. A network of the same layers in plain PyTorch
-carries the weights into the other two; that it says the same is checked.
+strided convolutions), patch, overlap of one half, Gaussian weights, no mirroring, CPU
+and number of threads; each in a process and an environment of its own, in turn, so that
+a machine that slows down slows all of them. A network of the same layers in plain
+PyTorch carries the weights into the other two; that it says the same is checked.
 
     python -m venv nnunet && nnunet/bin/pip install "nnunetv2==2.8.*"
     python -m venv monai && monai/bin/pip install "monai==1.6.*"
@@ -353,8 +353,10 @@ def many_classes(arguments: argparse.Namespace) -> None:
     shutil.rmtree(predictions, ignore_errors=True)
     spilled = WatchedDisk(arguments.out)
     seconds, peak_gb = measured(
-        ["predict", run, scan, predictions, "--memory", arguments.memory]
-        + ["--threads", arguments.threads]
+        [
+            *("predict", run, scan, predictions),
+            *("--memory", arguments.memory, "--threads", arguments.threads),
+        ]
     )
     print(
         f"512 x 512 x 400 voxels, {arguments.classes} classes, {arguments.memory}: "

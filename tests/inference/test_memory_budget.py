@@ -28,8 +28,8 @@ def streamed(image, tiles, **options):
     return torch.cat(list(stream_logits(three_classes, image, tiles, 3, **options)), 1)
 
 
-@pytest.fixture
-def empty_process(monkeypatch):
+@pytest.fixture(autouse=True)
+def _empty_process(monkeypatch):
     """A process that takes nothing, so that budgets of a few bytes mean something."""
     monkeypatch.setattr(memory, "taken_bytes", lambda: 0)
     monkeypatch.setattr(predict, "taken_bytes", lambda: 0)
@@ -49,7 +49,7 @@ def empty_process(monkeypatch):
     share=st.floats(0.0, 0.9),
 )
 def test_what_waited_on_disk_comes_back_as_it_was(
-    empty_process, tmp_path, shape, patch, overlap, share
+    tmp_path, shape, patch, overlap, share
 ):
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     tiles = OverlappingTiles(patch, overlap, 1)
@@ -64,7 +64,7 @@ def test_what_waited_on_disk_comes_back_as_it_was(
 
 @pytest.mark.parametrize("held_rows", [1, 2, 5])
 def test_no_more_bricks_are_in_memory_than_the_budget_says(
-    empty_process, tmp_path, monkeypatch, held_rows
+    tmp_path, monkeypatch, held_rows
 ):
     largest = []
     make_room = Bricks._make_room
@@ -83,7 +83,7 @@ def test_no_more_bricks_are_in_memory_than_the_budget_says(
     assert max(largest) == held_rows * brick
 
 
-def test_tiles_that_adjoin_wait_on_disk_like_others(empty_process, tmp_path):
+def test_tiles_that_adjoin_wait_on_disk_like_others(tmp_path):
     image = torch.randn(1, 7, 9, 5, generator=torch.Generator().manual_seed(0))
     tiles = AdjoiningTiles(((0, 0),) * 3, (1, 1, 1), 1, (3, 4, 2))
     budget = MemoryBudget(2 * 4 * 3 * 4 * 2, tmp_path)
@@ -93,18 +93,16 @@ def test_tiles_that_adjoin_wait_on_disk_like_others(empty_process, tmp_path):
     )
 
 
-def test_a_budget_that_is_too_small_is_refused_and_the_least_named(
-    empty_process, tmp_path
-):
+def test_a_budget_that_is_too_small_is_refused_and_the_least_named(tmp_path):
     image = torch.zeros(1, 8, 8, 8)
     tiles = OverlappingTiles((4, 4, 4), 0.5, 1)
-    with pytest.raises(CaseError, match="1M is too little .* needs 7M at least"):
+    with pytest.raises(CaseError, match=r"1M is too little .* needs 7M at least"):
         streamed(
             image, tiles, memory=MemoryBudget(10**6, tmp_path), later_bytes=6 * 10**6
         )
 
 
-def test_a_full_disk_is_told_before_it_is_full(empty_process, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_before_it_is_full(tmp_path, monkeypatch):
     class Full:
         free = 10
 
@@ -118,7 +116,7 @@ def test_a_full_disk_is_told_before_it_is_full(empty_process, tmp_path, monkeypa
         )
 
 
-def test_batches_shrink_where_their_logits_would_take_too_much(empty_process, tmp_path):
+def test_batches_shrink_where_their_logits_would_take_too_much(tmp_path):
     sizes = []
 
     def network(patches):

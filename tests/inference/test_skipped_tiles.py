@@ -1,4 +1,4 @@
-"""Tiles that need not be computed: outside the region, and of one value like another."""
+"""Tiles that need not be computed: outside the region, or of one value as before."""
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ def test_tiles_of_the_same_value_are_computed_once(image, monkeypatch):
     found = streamed(once, image, one_by_one)
     monkeypatch.setattr(predict, "KEPT_BYTES", 0)
     assert torch.equal(found, streamed(each, image, one_by_one))
-    # In each of 7 layers the rows of 5 tiles from voxels 4 and 8 on hold one value each,
-    # which replace each other as the last one seen.
+    # In each of 7 layers the 5 tiles from voxel 4 on hold one value, and those from 8
+    # on another.
     assert each.patches == 7 * 5 * 5
     assert once.patches == each.patches - 7 * 2 * 4

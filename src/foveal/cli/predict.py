@@ -75,6 +75,13 @@ def predict(
             metavar="FILE|none",
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="That the program may take, such as 4G or 500M; most of what is free "
+            "if unset. What does not fit waits on disk.",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -107,6 +114,7 @@ def predict(
     *models, source, output = paths
     with errors_for_people():
         from foveal.commands.predict import predict as command
+        from foveal.inference.memory import memory_bytes
 
         with progress("predicting") as on_progress:
             outcomes = command(
@@ -119,6 +127,7 @@ def predict(
                 dropout_passes=dropout_passes,
                 crf=crf,
                 postprocessing=postprocessing,
+                memory_bytes=None if memory is None else memory_bytes(memory),
                 snapshots=snapshots,
                 fusion=fusion,
                 resume=resume,

@@ -71,6 +71,7 @@ class Ensemble:
         Raises:
             RunError: There is none, they differ in what they predict, or dropout is
                 asked of a network that has none.
+            SettingsError: What follows them is meant for other cases.
         """
         tasks, resample_channels, num_passes = [], False, 0
         for model in self.models:
@@ -90,6 +91,9 @@ class Ensemble:
                     )
         if self.weights is not None:
             _require_weights(self.weights, len(tasks))
+        self.steps.require_fit(
+            tasks[0].structures, len(tasks[0].channel_names), tasks[0].num_classes
+        )
         _require_fusion(self.fusion, num_passes, has_weights=self.weights is not None)
         object.__setattr__(self, "task", tasks[0])
         object.__setattr__(self, "resample_channels", resample_channels)

@@ -9,7 +9,7 @@ and of that only as much in memory as a budget allows.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain, pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from foveal.networks.interface import Network
 PatchFunction = Callable[[Tensor], Tensor]
 """Maps ``(patch, channel, i, j, k)`` to logits ``(patch, class, ii, jj, kk)``."""
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 32 * 2**20
 """Of the rows handed out together, unless a single one is larger."""
 
 BRICK_BYTES = 32 * 2**20
@@ -181,10 +181,8 @@ def _computed(
     batch: Sequence[tuple[tuple[int, int, int], Tensor]],
     uniform: "_UniformTiles",
 ) -> Iterator[_PredictedTile]:
-    patches = [patch for _, patch in batch]
-    for (place, patch), logits in zip(
-        batch, network(torch.stack(patches)), strict=True
-    ):
+    answers = network(torch.stack([patch for _, patch in batch]))
+    for (place, patch), logits in zip(batch, answers, strict=True):
         uniform.keep(patch, logits)
         yield _predicted(tilings, place, logits)
 
@@ -303,12 +301,12 @@ def _cuts_that_fit(
     # One that is added to, and what is added.
     least = 2 * _logit_bytes(num_classes, (cuts.largest_part,))
     if spare < least:
+        needed = in_memory_words(budget.bytes_in_all + least - spare)
         raise CaseError(
             f"a memory of {in_memory_words(budget.bytes_in_all)} is too little for it: "
-            f"the program, the weights, the image and the network at work on a patch "
+            "the program, the weights, the image and the network at work on a patch "
             f"take {in_memory_words(peak_bytes)}, and with the rows on their way back "
-            f"to its grid it needs {in_memory_words(budget.bytes_in_all + least - spare)}"
-            " at least; give more (--memory), or smaller patches"
+            f"to its grid it needs {needed} at least; give that much (--memory)"
         )
     return cuts, spare - least / 2
 
@@ -325,9 +323,7 @@ def _begins_and_ends(axis: AxisTiling, length: int) -> tuple[list[int], list[int
 def _no_longer_than(cuts: Sequence[int], step: int) -> tuple[int, ...]:
     """The same cuts and some between them, so that no part is longer."""
     between = [
-        row
-        for first, last in zip(cuts, cuts[1:], strict=False)
-        for row in range(first, last, step)
+        row for first, last in pairwise(cuts) for row in range(first, last, step)
     ]
     return (*between, cuts[-1])
 
