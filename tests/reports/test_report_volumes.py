@@ -24,6 +24,12 @@ def scores(values, ending="volume_ml"):
             strict=True,
         )
     ]
+    if ending == "voxels":  # Pictures, which have no size.
+        rows += [
+            Row(case, "tumour", f"{what}_volume_ml", float("nan"))
+            for case in values
+            for what in ("reference", "prediction")
+        ]
     return ordered_scores(Evaluation(tuple(rows), summarise(rows, ["tumour"])))
 
 
