@@ -11,7 +11,7 @@ Seven head-and-neck scans, up to 21 organs, an oncologist's and a radiographer's
    error: eroded or dilated by a voxel in each slice, shifted by three voxels, or every
    fourth organ left empty. Dice with each of the two experts, mean of both; a good
    fusion keeps it whatever the third does. `wrong`: voxels on which both experts agree
-   but not the fusion, per voxel of the structure.
+   but not the fusion, per voxel of the structure; 0 for a majority of three, always.
 
 Masks are cropped to what any rater drew and a margin, which changes no vote; for STAPLE
 the number of background voxels matters, so its prior is that of the crop. A scan takes
@@ -187,16 +187,16 @@ def print_tables(rows: Sequence[Mapping[str, float | str]]) -> None:
 
 
 def measures(rows: Sequence[Mapping[str, float | str]]) -> str:
-    """Cells of Dice and distances."""
-    return (
-        f"{mean(rows, 'dice'):.3f} | {mean(rows, 'hd95_mm'):.2f} | "
-        f"{mean(rows, 'assd_mm'):.2f}"
-    )
+    """Cells of Dice and distances; empty where they were not measured."""
+    cells = [f"{mean(rows, 'dice'):.3f}"]
+    for name in ("hd95_mm", "assd_mm"):
+        cells.append(f"{mean(rows, name):.2f}" if name in rows[0] else "")
+    return " | ".join(cells)
 
 
 def mean(rows: Sequence[Mapping[str, float | str]], name: str) -> float:
     """Of what is defined and finite: distances to an empty mask are not."""
-    values = [float(row.get(name, "nan")) for row in rows]
+    values = [float(row[name]) for row in rows]
     finite = [value for value in values if np.isfinite(value)]
     return fmean(finite) if finite else float("nan")
 
