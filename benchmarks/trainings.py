@@ -51,24 +51,49 @@ def in_hashed_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 
-def held_out_table(data: str, num_test: int, out: Path) -> Path:
-    """A table of a data set in which some cases, fixed by their names, are the test."""
+def held_out_table(
+    data: str,
+    num_test: int,
+    out: Path,
+    *,
+    num_validation: int = 0,
+) -> Path:
+    """A table of a data set in which some cases, fixed by their names, are the test.
+
+    Args:
+        data: Folder of the data.
+        num_test: Cases.
+        out: Folder of the table.
+        num_validation: Further cases that the table names for validation.
+    """
     folder = data_folder(data)
     names = in_hashed_order(case.name for case in foveal.read_dataset(folder).labelled)
-    return write_table(out / f"{data}.toml", folder, names[:num_test])
+    apart = num_test + num_validation
+    return write_table(
+        out / f"{data}.toml",
+        folder,
+        names[:num_test],
+        validation=names[num_test:apart],
+    )
 
 
-def write_table(path: Path, source: Path, test: Iterable[str]) -> Path:
+def write_table(
+    path: Path,
+    source: Path,
+    test: Iterable[str],
+    *,
+    validation: Iterable[str] = (),
+) -> Path:
     """A table of a data set in which some cases are the test, the others train."""
     dataset = foveal.read_dataset(source)
-    kept_apart = set(test)
+    splits = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
     cases = []
     for case in dataset.cases:
         row: dict[str, Any] = {
             "case": case.name,
             "patient": case.patient,
             "channels": [str(channel.path.resolve()) for channel in case.channels],
-            "split": "test" if case.name in kept_apart else "train",
+            "split": splits.get(case.name, "train"),
         }
         if case.label_map is not None:
             row["label_map"] = str(case.label_map.resolve())

@@ -24,6 +24,7 @@ the plan, in `plan.toml`. An unknown name is an error; all mistakes are told at 
 PARTS = {
     "Plan": "The plan: what follows from the data (`plan.toml`)",
     "Settings": "Settings: what a person chooses (`settings.toml`)",
+    "EnsembleConfig": "An ensemble that is trained (`ensemble.toml`)",
     "PostprocessingConfig": "After the network (`postprocessing.toml` of a run)",
 }
 
@@ -48,7 +49,8 @@ def settings_page() -> str:
             if not tables:
                 parts.append(f"\n### `{field.name}`\n\n{described(field)}\n")
             for choice, table in tables.items():
-                title = f"`[{field.name}]`{choice}"
+                name = f"[{field.name}]" if field.is_list else field.name
+                title = f"`[{name}]`{choice}"
                 parts.append(f"\n### {title}\n\n{ast.get_docstring(table)}\n")
                 parts.append(rows(table, classes))
     return "".join(parts)
@@ -56,7 +58,10 @@ def settings_page() -> str:
 
 def tables_of(field: "Field", classes: dict[str, ast.ClassDef]) -> dict[str, Any]:
     """What a setting may be a table of: words for the choice to the section."""
-    section = classes.get(field.annotation.removesuffix(" | None"))
+    kind = field.annotation.removesuffix(" | None")
+    if field.is_list:
+        kind = kind.removeprefix("tuple[").removesuffix(", ...]")
+    section = classes.get(kind)
     if section is not None:
         return {"": section}
     base = field.annotation.removeprefix("SerializeAsAny[").removesuffix("]")
@@ -76,6 +81,11 @@ class Field:
         self.annotation = ast.unparse(node.annotation)
         self.default = "" if node.value is None else ast.unparse(node.value)
         self.comment = comment
+
+    @property
+    def is_list(self) -> bool:
+        """Whether there may be several of it, one after another."""
+        return re.fullmatch(r"tuple\[\w+, \.\.\.\]", self.annotation) is not None
 
 
 def fields(section: ast.ClassDef) -> list[Field]:

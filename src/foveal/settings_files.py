@@ -5,7 +5,7 @@ What a table may hold is said in `config`.
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,17 +13,22 @@ import tomli_w
 from pydantic import ValidationError
 
 from foveal.config import Section
+from foveal.config.ensemble import EnsembleConfig
 from foveal.config.networks.section import DEFAULT_NETWORK
 from foveal.config.parts import PartSections, plan_model, settings_model
 from foveal.config.plan import LEARN, Plan
 from foveal.config.postprocessing import PostprocessingConfig
 from foveal.config.settings import Settings
 from foveal.errors import SettingsError
+from foveal.io.files import atomic_write_text
 
 Model = TypeVar("Model", bound=Section)
 
 PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}
 """Tables of the plan; all others are of the settings."""
+
+TABLES = PLAN_TABLES | Settings.model_fields.keys()
+"""Of settings files."""
 
 PATHS = (("dataset",), ("store",), ("transfer", "weights"))
 """Settings that are relative to the file they stand in."""
@@ -84,6 +89,71 @@ def read_postprocessing(path: Path) -> PostprocessingConfig:
     if not path.exists():
         return PostprocessingConfig()
     return _validated(PostprocessingConfig, _read_table(path), str(path))
+
+
+def write_postprocessing(path: Path, changes: PostprocessingConfig) -> None:
+    """Change some tables of what follows a network, and keep the others.
+
+    Args:
+        path: ``postprocessing.toml`` of a run or an ensemble; made if absent.
+        changes: The tables named in it replace those of the file; ``None`` or an empty
+            tuple removes one.
+
+    Raises:
+        SettingsError: The file that is there is wrong.
+        OSError: It cannot be written.
+    """
+    named = {name: getattr(changes, name) for name in changes.model_fields_set}
+    kept = read_postprocessing(path).model_copy(update=named)
+    atomic_write_text(path, to_toml(kept))
+
+
+def parse_postprocessing(table: object, source: str) -> PostprocessingConfig:
+    """Check what follows a network where it is kept in something else than its file.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    return _validated(PostprocessingConfig, table, source)
+
+
+def read_ensemble(path: Path) -> EnsembleConfig:
+    """Read the file that an ensemble is trained from; paths in it are relative to it.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    folder, table = path.resolve().parent, _read_table(path)
+    for keys in (("dataset",), ("store",)):
+        table = _with_path_from(folder, table, keys)
+    placed = _with_entries_from(folder, table, "settings")
+    for name in ("members", "variants"):
+        each = placed.get(name)
+        if isinstance(each, list):
+            placed = placed | {
+                name: [_with_own_paths_from(folder, one) for one in each]
+            }
+    return _validated(EnsembleConfig, placed, str(path))
+
+
+def _with_own_paths_from(folder: Path, table: object) -> object:
+    """Member or variant whose paths are relative to a folder no more."""
+    if not isinstance(table, dict):
+        return table
+    channel = table.get("every_channel")
+    if isinstance(channel, dict) and channel.get("landmarks") not in ("", LEARN):
+        table = _with_path_from(folder, table, ("every_channel", "landmarks"))
+    placed = _with_path_from(folder, table, ("settings",))
+    return _with_entries_from(folder, placed, "set")
+
+
+def _with_entries_from(
+    folder: Path, table: dict[str, Any], name: str
+) -> dict[str, Any]:
+    entries = table.get(name)
+    if not isinstance(entries, dict):
+        return table
+    return table | {name: _with_paths_from(folder, entries)}
 
 
 def choose_settings(
@@ -321,7 +391,10 @@ def _settings_or_problems(
     try:
         return model.model_validate(table), []
     except ValidationError as error:
-        return None, [_in_words(problem, within) for problem in _roots(error)]
+        known = TABLES
+        if issubclass(model, EnsembleConfig):
+            known = frozenset(model.model_fields)
+        return None, [_in_words(problem, within, known) for problem in _roots(error)]
 
 
 def _problems_before_planning(model: type[Plan], entries: dict[str, Any]) -> list[str]:
@@ -368,7 +441,11 @@ def _roots(error: ValidationError) -> list[Any]:
     ]
 
 
-def _in_words(problem: Any, within: str = "") -> str:  # noqa: ANN401 - pydantic's own
+def _in_words(
+    problem: Any,  # noqa: ANN401 - pydantic's own
+    within: str = "",
+    known: Collection[str] = TABLES,
+) -> str:
     place = [within, *problem["loc"]] if within else problem["loc"]
     name = ".".join(str(part) for part in place)
     message = problem["msg"].removeprefix("Value error, ")
@@ -377,8 +454,7 @@ def _in_words(problem: Any, within: str = "") -> str:  # noqa: ANN401 - pydantic
         if len(problem["loc"]) == 2 and problem["loc"][0] in {"loss", "plugins"}:
             message += ", or give the plugin that has it (--plugin FILE.py)"
         elif "." not in name:
-            tables = sorted(PLAN_TABLES | Settings.model_fields.keys())
-            message = f"no such table; there are {', '.join(tables)}"
+            message = f"no such table; there are {', '.join(sorted(known))}"
     elif problem["type"] in {"model_type", "dict_type"}:
         message = f"must be a table, not {problem['input']!r}"
     return f"{name}: {message}" if name else message

@@ -70,10 +70,10 @@ def test_it_trains_validates_and_predicts_whole_cases(run, folder, tmp_path):
     assert model.tiles.patch_size is None
     assert model.tiles.margins == TwoPathways(1, 3).margins
     in_patches = replace(model.tiles, patch_size=(19, 16, 16), batch_size=3)
-    case = foveal.read_case(scan)
+    seen = model.prepared(foveal.read_case(scan))
     answers = [
-        torch.cat(list(replace(model, tiles=tiles).probabilities(case)), dim=1)
-        for tiles in (model.tiles, in_patches)
+        torch.cat([rows for _, rows in one.probabilities(seen)], dim=1)
+        for one in (model, replace(model, tiles=in_patches))
     ]
     torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
 

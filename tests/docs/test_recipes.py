@@ -15,7 +15,9 @@ from foveal.settings_files import changed_plan, choose_settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 
-RECIPES = sorted(FOLDER.glob("*.toml"))
+ENSEMBLES = ("emma", "emma_small")
+
+RECIPES = sorted(path for path in FOLDER.glob("*.toml") if path.stem not in ENSEMBLES)
 
 PLAN = Plan.model_validate(
     {

@@ -44,7 +44,7 @@ def test_stored_model_predicts_as_when_it_was_made(version):
     assert set(np.unique(label_map)) == {0, 7, 300}
     best = np.sort(probabilities.astype(np.float32), axis=0)
     is_clear = best[-1] - best[-2] > 2 * PROBABILITY_TOLERANCE
-    is_clear = reorientation(grid, model.orientation).undo(is_clear)
+    is_clear = reorientation(grid, model.task.orientation).undo(is_clear)
     assert is_clear.mean() > 0.95
     np.testing.assert_array_equal(prediction[is_clear], label_map[is_clear])
 

@@ -61,7 +61,7 @@ def test_centres_count_more_than_borders():
         calls.append(len(patches))
         return torch.full_like(patches, len(calls) - 1.0)
 
-    image = torch.zeros(1, 12, 1, 1)
+    image = torch.arange(12.0).reshape(1, 12, 1, 1)
     (rows,) = [
         torch.cat(
             list(stream_logits(nth, image, OverlappingTiles((8, 1, 1), 0.5, 1), 1)),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from foveal.geometry import Grid, reorientation
 from foveal.inference.restore import (
     decided_classes,
-    decided_label_map,
     in_equal_blocks,
+    label_map_of,
     resampled_rows,
     structure_probabilities,
     uncropped_rows,
@@ -75,11 +75,7 @@ def test_labels_return_to_their_stored_place(orientation):
     turn = reorientation(grid, orientation)
     stored = np.zeros((3, 4, 5), np.uint8)
     stored[1, 2, 3], stored[0, 3, 4] = 1, 2
-    turned = torch.from_numpy(turn.apply(stored).copy()).long()
-    rows = F.one_hot(turned, 3).movedim(-1, 0).float()
-    label_map = decided_label_map(
-        blocks_of(rows, [2]), grid, orientation, (40, -7), ((1,), (2,))
-    )
+    label_map = label_map_of(turn.apply(stored), grid, orientation, (40, -7))
     assert label_map.dtype == np.int16
     expected = np.array([0, 40, -7])[stored]
     np.testing.assert_array_equal(label_map, expected)

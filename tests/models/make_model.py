@@ -49,6 +49,11 @@ def main() -> None:
                 f"store={Path(folder) / 'store'}",
             ],
         )
+        # What follows the network goes into the file too.
+        (run / "postprocessing.toml").write_text(
+            "[temperature]\nvalue = 1.25\n"
+            '[[components]]\nstructures = ["ball"]\nsmallest_voxels = 20\n'
+        )
         foveal.export(run, path)
     image, _ = ball_and_box(11, SHAPE)
     affine = np.diag([-1.5, 1.5, 2.0, 1.0])

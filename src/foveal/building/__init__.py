@@ -16,6 +16,7 @@ from foveal.building.networks import (
     network,
     planned_network,
 )
+from foveal.building.postprocessing import component_rule, dense_crf, steps
 from foveal.building.prediction import (
     membership,
     model,
@@ -46,6 +47,8 @@ __all__ = [
     "SAMPLERS",
     "WITHOUT_PLUGINS",
     "bare_network",
+    "component_rule",
+    "dense_crf",
     "fabric",
     "frozen_layers",
     "initialised_network",
@@ -66,6 +69,7 @@ __all__ = [
     "resolved_device",
     "sampler",
     "spatial_augmentation",
+    "steps",
     "tiles",
     "update_rules",
     "weighs_voxels",

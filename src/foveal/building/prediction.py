@@ -128,6 +128,9 @@ def model(
         tiles=tiles(settings, plan, trained),
         numerics=numerics(settings),
         background_value=plan.labels.background_value,
+        mirrored_axes=plan.mirroring.axes,
+        sagittal_axis=plan.mirroring.sagittal_axis,
+        swapped_classes=plan.swapped_classes,
         device=torch.device(resolved_device(device)),
     )
 

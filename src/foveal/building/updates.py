@@ -1,5 +1,6 @@
 """How gradients become updates."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from foveal.engine.batch_statistics import batch_norms
 from foveal.engine.penalties import WeightPenalty
 from foveal.engine.plateau import PlateauRule
 from foveal.engine.rmsprop import NesterovRMSprop
-from foveal.engine.schedules import learning_rate_factor
+from foveal.engine.schedules import cycle_ends, learning_rate_factor
 from foveal.engine.training import UpdateRules
 from foveal.errors import SettingsError
 from foveal.methods.interface import Method
@@ -125,7 +126,7 @@ def update_rules(settings: Settings, trained: Method) -> UpdateRules:
         )
     schedule = settings.schedule
     drops = schedule.options if schedule.name == "plateau" else None
-    return UpdateRules(
+    rules = UpdateRules(
         learning_rate_factor=partial(
             learning_rate_factor,
             name=schedule.name,
@@ -142,6 +143,10 @@ def update_rules(settings: Settings, trained: Method) -> UpdateRules:
         frozen=frozen,
         batch_norm_batches=batches or 0,
     )
+    if schedule.name != "cyclic":
+        return rules
+    ends = partial(cycle_ends, **schedule.options)
+    return replace(rules, kept_steps=ends)
 
 
 def _penalty(settings: Settings, trained: Method) -> WeightPenalty | None:

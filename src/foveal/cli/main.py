@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from foveal import __version__
+from foveal.cli.calibrate import calibrate
 from foveal.cli.check import check
 from foveal.cli.compare import compare
 from foveal.cli.demo import demo
+from foveal.cli.ensemble import ensemble
 from foveal.cli.evaluate import evaluate
 from foveal.cli.export import card, export
 from foveal.cli.plan import plan
@@ -20,6 +22,8 @@ from foveal.cli.preview import preview
 from foveal.cli.refresh_error_maps import refresh_error_maps
 from foveal.cli.report import report
 from foveal.cli.train import train
+from foveal.cli.tune_components import tune_components
+from foveal.cli.tune_crf import tune_crf
 
 app = typer.Typer(
     name="foveal",
@@ -52,8 +56,10 @@ def main(
 
 for verb in (
     *(demo, check, plan, preprocess, preview, train, predict),
+    *(calibrate, tune_components, tune_crf),
     *(evaluate, compare, report, export, card),
 ):
     app.command()(verb)
+app.add_typer(ensemble)
 # Started by trainings; people have no use for it.
 app.command(hidden=True)(refresh_error_maps)

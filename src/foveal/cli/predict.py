@@ -31,6 +31,50 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Also write a volume per structure."),
     ] = False,
+    snapshots: Annotated[
+        bool,
+        typer.Option(
+            "--snapshots", help="Average the snapshots of runs with a cyclic schedule."
+        ),
+    ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write entropies and, of several passes, mutual information and "
+            "variances.",
+        ),
+    ] = False,
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            "--mirror",
+            help="See every scan reversed too, along the axes that the plan allows.",
+        ),
+    ] = False,
+    dropout_passes: Annotated[
+        int | None,
+        typer.Option(help="See every scan so often with dropout on.", min=1),
+    ] = None,
+    crf: Annotated[
+        bool,
+        typer.Option("--crf", help="Refine by the CRF that foveal tune-crf chose."),
+    ] = False,
+    fusion: Annotated[
+        Literal["mean", "majority", "weighted", "staple"],
+        typer.Option(
+            help="What is made of several models: the mean of their probabilities, a "
+            "vote of the majority, a vote weighted by validated Dice, or STAPLE."
+        ),
+    ] = "mean",
+    postprocessing: Annotated[
+        str | None,
+        typer.Option(
+            help="What follows the network, in place of the model's own: a file, or "
+            "none.",
+            metavar="FILE|none",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -70,6 +114,13 @@ def predict(
                 source,
                 output,
                 probabilities=probabilities,
+                uncertainty=uncertainty,
+                mirror=mirror,
+                dropout_passes=dropout_passes,
+                crf=crf,
+                postprocessing=postprocessing,
+                snapshots=snapshots,
+                fusion=fusion,
                 resume=resume,
                 device=device,
                 threads=threads,

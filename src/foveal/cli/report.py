@@ -1,4 +1,4 @@
-"""``foveal report``: one HTML file that shows how a run, or all folds, went."""
+"""``foveal report``: how a run, or all folds, went; which predictions to look at."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +12,9 @@ def report(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Folder that foveal train wrote, or a folder of runs.",
-            metavar="RUN|RUNS",
+            help="Folder that foveal train wrote, a folder of runs, an ensemble, or a "
+            "folder that foveal predict wrote.",
+            metavar="RUN|RUNS|ENSEMBLE|PREDICTIONS",
         ),
     ],
     output: Annotated[
@@ -31,11 +32,17 @@ def report(
             metavar="RUN|RUNS",
         ),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of predictions only: folder that was predicted from, for pictures."
+        ),
+    ] = None,
 ) -> None:
-    """Make one HTML file of a run: worst cases first, scores, curves, plan in words."""
+    """Make one HTML file of a run, worst cases first, or of predicted cases."""
     with errors_for_people():
         from foveal.commands.report import report as command
 
         with console.status("drawing the report"):
-            path = command(run, output, beside=beside or ())
+            path = command(run, output, beside=beside or (), images=images)
         console.print(f"Report: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -102,12 +102,27 @@ def _checked_plan(
     watcher: Watcher,
 ) -> Plan:
     """The plan, once nothing stands against training these folds."""
-    _refuse_plateau_without_validation(splits, folds, dataset, settings)
-    _refuse_missing_weight_maps(splits, folds, dataset, settings)
-    _refuse_seen(splits, folds, dataset, settings, watcher)
+    require_trainable(splits, folds, dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _refuse_other_weights(settings, planned, parts)
     return planned
+
+
+def require_trainable(
+    splits: Splits,
+    folds: Sequence[int],
+    dataset: Dataset,
+    settings: Settings,
+    watcher: Watcher,
+) -> None:
+    """Refuse what cannot work with these patients, whatever the plan.
+
+    Raises:
+        FovealError: Says what would do.
+    """
+    _refuse_plateau_without_validation(splits, folds, dataset, settings)
+    _refuse_missing_weight_maps(splits, folds, dataset, settings)
+    _refuse_seen(splits, folds, dataset, settings, watcher)
 
 
 def begin_fold(

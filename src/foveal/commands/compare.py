@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from foveal.commands.out_of_fold import measured_out_of_fold
-from foveal.engine.run_directory import find_runs
+from foveal.commands.out_of_fold import read_measured
+from foveal.commands.source_names import distinct_names
 from foveal.errors import EvaluationError, SettingsError
 from foveal.io.files import atomic_write_bytes, atomic_write_text, require_ending
 from foveal.metrics.comparison import COMPARED, Comparison, System, compare_systems
-from foveal.metrics.evaluation import Evaluation, read_evaluation
 from foveal.reports.differences import draw_differences
 
 RESULT_ENDINGS = (".json", ".png", ".svg")
@@ -52,7 +51,7 @@ def compare(
     if not all(groups):
         raise EvaluationError("a system has no evaluation; give at least one file each")
     if names is None:
-        names = _names([group[0] for group in groups])
+        names = distinct_names([group[0] for group in groups], OWN_FOLDERS)
     if len(names) != len(groups):
         raise SettingsError(
             f"{len(names)} names are given for {len(groups)} systems; give one each, "
@@ -60,7 +59,7 @@ def compare(
         )
     comparison = compare_systems(
         [
-            System(name, tuple(_read(source) for source in group))
+            System(name, tuple(read_measured(source) for source in group))
             for name, group in zip(names, groups, strict=True)
         ],
         metrics,
@@ -71,30 +70,3 @@ def compare(
         kind = output.suffix.lower().removeprefix(".")
         atomic_write_bytes(output, draw_differences(comparison, kind))
     return comparison
-
-
-def _read(source: Path) -> Evaluation:
-    """Of a file, of a run's validation cases, or of all runs in a folder."""
-    if not source.is_dir():
-        return read_evaluation(source)
-    measured = measured_out_of_fold(find_runs(source))
-    if measured is None:
-        raise EvaluationError(
-            f"the runs in {source} have measured no validation case yet; let them "
-            "finish, or give a metrics.json"
-        )
-    return measured
-
-
-def _names(sources: Sequence[Path]) -> list[str]:
-    """What tells the systems apart in their paths, as short as that allows."""
-    parts = [
-        [part for part in source.absolute().parts if part not in OWN_FOLDERS]
-        for source in sources
-    ]
-    shortest = min(len(part) for part in parts)
-    for length in range(1, shortest + 1):
-        names = ["/".join(part[-length:]).removesuffix(".json") for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(source) for source in sources]

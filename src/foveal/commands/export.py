@@ -9,7 +9,12 @@ from typing import Any
 from foveal import __version__
 from foveal.case import Dataset
 from foveal.commands.folds import finished_runs, is_finished
-from foveal.commands.models import StoredModel, read_models
+from foveal.commands.models import (
+    ModelsInTurn,
+    StoredModel,
+    postprocessing_of,
+    read_models,
+)
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
 from foveal.engine.checkpoints import load_checkpoint
@@ -17,6 +22,7 @@ from foveal.engine.run_directory import RunDirectory
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.model_file import (
     MemberContent,
+    ModelContent,
     read_model_file,
     write_model_file,
 )
@@ -66,9 +72,14 @@ def export(
     given = read_plugins(plugins)
     stored = read_models(run, given)
     # Refuses what does not agree.
-    Ensemble(tuple(one.model("cpu") for one in stored))
+    Ensemble(ModelsInTurn(stored, "cpu"))
     card = _card(finished_runs(Path(run)))
-    write_model_file(target, [_content(one) for one in stored], card)
+    # Which cases it was chosen on is nobody's business who gets the model.
+    follows = postprocessing_of(run).effects.model_dump(
+        mode="json", exclude_none=True, exclude_defaults=True
+    )
+    members = [_content(one) for one in stored]
+    write_model_file(target, ModelContent(members, card, follows))
     return card
 
 
@@ -84,7 +95,7 @@ def model_card(model: Path | str) -> Card:
     """
     path = Path(model)
     if path.is_file():
-        return read_model_file(path)[1]
+        return dict(read_model_file(path).card)
     return _card(finished_runs(path))
 
 

@@ -1,8 +1,9 @@
-"""Folds of a cross-validation: which are finished, and whether all are."""
+"""Runs that a path stands for: of a cross-validation all, of an ensemble some."""
 
 from pathlib import Path
 
 from foveal.engine.checkpoints import has_checkpoint, load_newest, problem_of_best
+from foveal.engine.ensemble_directory import entered_runs, is_ensemble
 from foveal.engine.run_directory import (
     RunDirectory,
     find_runs,
@@ -44,12 +45,15 @@ def is_finished(run: RunDirectory) -> bool:
 def finished_runs(path: Path) -> tuple[RunDirectory, ...]:
     """The runs that a path stands for, see `find_runs`; a cross-validation is whole.
 
-    A single run may still be in training: whoever names it has chosen it.
+    Of an ensemble the members that entered. A single run may still be in training:
+    whoever names it has chosen it.
 
     Raises:
-        RunError: It is neither a run nor a folder of runs, or a cross-validation of
-            which a fold is not finished.
+        RunError: It is neither a run nor a folder of runs, a cross-validation of which
+            a fold is not finished, or an ensemble that no member has entered.
     """
+    if is_ensemble(path):
+        return entered_runs(path)
     if not is_cross_validation(path):
         return find_runs(path)
     folder = open_cross_validation(path)

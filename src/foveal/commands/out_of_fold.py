@@ -70,6 +70,27 @@ def measured_out_of_fold(runs: Sequence[RunDirectory]) -> Evaluation | None:
     return joined(measured) if measured else None
 
 
+def read_measured(source: Path) -> Evaluation:
+    """What a file holds, or a run or all runs of a folder measured.
+
+    Args:
+        source: A ``metrics.json``, a run, or a folder of runs.
+
+    Raises:
+        EvaluationError: It is absent, damaged, or nothing was measured yet.
+        RunError: The folder holds no run.
+    """
+    if not source.is_dir():
+        return read_evaluation(source)
+    measured = measured_out_of_fold(find_runs(source))
+    if measured is None:
+        raise EvaluationError(
+            f"the runs in {source} have measured no validation case yet; let them "
+            "finish, or give a metrics.json"
+        )
+    return measured
+
+
 def division(run: RunDirectory) -> Fold:
     """Patients that a run trains on, validates on and never reads."""
     settings, _ = read_settings(run.settings)

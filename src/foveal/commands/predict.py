@@ -2,12 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
 
 from foveal import building
 from foveal.case import CaseFiles
-from foveal.commands.models import Paths, read_models
+from foveal.commands.export import model_card
+from foveal.commands.models import (
+    ModelsInTurn,
+    Paths,
+    postprocessing_of,
+    read_models,
+    read_snapshots,
+)
 from foveal.commands.plan import usable_threads
 from foveal.commands.prediction_folder import (
     Asked,
@@ -20,8 +29,10 @@ from foveal.commands.prediction_folder import (
     staging_folder,
 )
 from foveal.commands.prediction_stages import Job, Stages
+from foveal.config.postprocessing import PostprocessingConfig
 from foveal.ensembles.members import Ensemble
-from foveal.errors import CaseError, RunError
+from foveal.ensembles.voted_passes import FusionRule
+from foveal.errors import CaseError, RunError, SettingsError
 from foveal.inference.overlap import overlapped
 from foveal.inference.record import Outcome
 from foveal.io.inputs import cases_to_predict
@@ -34,6 +45,14 @@ def predict(
     output: Path | str,
     *,
     probabilities: bool = False,
+    uncertainty: bool = False,
+    mirror: bool = False,
+    dropout_passes: int | None = None,
+    crf: bool = False,
+    postprocessing: Path | str | None = None,
+    snapshots: bool = False,
+    fusion: FusionRule = "mean",
+    memory_bytes: int | None = None,
     resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -47,8 +66,8 @@ def predict(
     NIfTI, the header codes of the case's first channel; label maps have the label
     values of the training data.
     A case that cannot be predicted does not stop the others. ``predictions.jsonl`` in
-    the folder gets a line for each case as it is finished, see
-    `foveal.inference.record`.
+    the folder gets a line for each case as it is finished, with the volume of every
+    structure and the Dice to be expected of it, see `foveal.inference.record`.
 
     Args:
         models: A run, a folder of runs, a model file, or several of these; the
@@ -58,6 +77,23 @@ def predict(
         output: Folder, made if absent; or a file's name for a single case, of which no
             record is kept.
         probabilities: Also write ``probabilities/<case>/<structure>``.
+        uncertainty: Also write ``uncertainty/<case>/``: the predictive entropy and, of
+            several passes, the expected entropy, the mutual information and
+            ``variance/<structure>``.
+        mirror: Every model also sees the case reversed along the axes that its plan
+            names (``mirroring.axes``), in all combinations; left and right change
+            places as they did in training.
+        dropout_passes: Passes of every model with dropout on.
+        crf: Refine by the CRF that `foveal tune-crf` chose.
+        postprocessing: File in place of the models' own ``postprocessing.toml``; or
+            ``"none"``, to see what the networks say.
+        snapshots: Average the snapshots that a cyclic schedule has kept in each run, in
+            place of the best checkpoint.
+        fusion: ``"mean"`` of the passes' probabilities; the class that the
+            ``"majority"`` of them says; the same ``"weighted"`` by the mean Dice that
+            each model reached in validation; or ``"staple"``. Of votes the
+            probabilities are shares of votes, of STAPLE the chances that it estimates.
+        memory_bytes: That predicting a case may take.
         resume: Go on in a folder that holds predictions: cases predicted from the same
             files are skipped, failed ones are tried again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -70,29 +106,71 @@ def predict(
 
     Raises:
         RunError: A model cannot be used, the models do not agree, a cross-validation is
-            unfinished, structures cannot name files, the folder holds predictions of
-            others or without ``resume``, or it cannot be written to.
+            unfinished, dropout is asked of a network that has none, structures cannot
+            name files, the folder holds predictions of others or without ``resume``, or
+            it cannot be written to.
         CaseError: There is no case, two have one name, or something that is not a
             recorded prediction would be replaced.
         DatasetError: The input cannot be understood, or a case cannot name a file.
+        SettingsError: What follows the networks is not clear or damaged, or there is no
+            CRF in it that could be used.
     """
     torch.set_num_threads(threads or usable_threads())
-    stored = read_models(models, plugins)
-    ensemble = Ensemble(tuple(one.model(device) for one in stored))
+    stored = (read_snapshots if snapshots else read_models)(models, plugins)
+    follows = postprocessing_of(models, postprocessing)
+    if crf and follows.crf is None:
+        raise SettingsError(
+            "no CRF was chosen for this model; run foveal tune-crf RUN first, or give "
+            "--postprocessing FILE with a table [crf]"
+        )
+    weights = None
+    if fusion != "mean":
+        _require_probabilities_unused(fusion, crf=crf, uncertainty=uncertainty)
+    if fusion == "weighted":
+        weights = _validated_weights(models, snapshots=snapshots)
+    ensemble = Ensemble(
+        ModelsInTurn(stored, device),
+        weights=weights,
+        fusion=fusion,
+        mirror=mirror,
+        dropout_passes=dropout_passes,
+        memory_bytes=memory_bytes,
+        steps=building.steps(follows, use_crf=crf),
+    )
     cases = (
-        cases_to_predict(Path(inputs), ensemble.num_channels)
+        cases_to_predict(Path(inputs), len(ensemble.task.channel_names))
         if isinstance(inputs, Path | str)
         else inputs
     )
     place = place_of(cases, Path(output))
     asked = Asked(
         models=tuple(one.digest for one in stored),
-        options={"probabilities": probabilities},
+        options={
+            "probabilities": probabilities,
+            # What is not asked for is left out, so that a further option makes no
+            # earlier record another one.
+            **{
+                name: value
+                for name, value in (
+                    ("uncertainty", uncertainty),
+                    ("mirror", mirror),
+                    ("dropout_passes", dropout_passes),
+                    ("crf", crf),
+                    ("fusion", "" if fusion == "mean" else fusion),
+                    ("weights", list(weights or ())),
+                    ("postprocessing", _effects(follows, crf=crf)),
+                )
+                if value
+            },
+        },
         device=building.resolved_device(device),
     )
     drawn = Drawn(
-        masks=ensemble.structure_values if ensemble.separate_masks else {},
-        probabilities=tuple(ensemble.structures) if probabilities else (),
+        masks=ensemble.structure_values if ensemble.task.separate_masks else {},
+        maps=[
+            *_maps_of_structures("probabilities", ensemble, wanted=probabilities),
+            *_uncertainties(ensemble, wanted=uncertainty),
+        ],
     )
     if drawn.masks and place.record is None:
         raise CaseError(
@@ -128,3 +206,66 @@ def predict(
             "goes on"
         ) from error
     return outcomes
+
+
+def _require_probabilities_unused(
+    fusion: FusionRule, *, crf: bool, uncertainty: bool
+) -> None:
+    for what, is_asked in (("crf", crf), ("uncertainty", uncertainty)):
+        if is_asked:
+            raise SettingsError(
+                f"--{what} is made of the networks' probabilities, which --fusion "
+                f"{fusion} gives up for votes; leave one of the two out"
+            )
+
+
+def _validated_weights(models: Paths, *, snapshots: bool) -> tuple[float, ...]:
+    """Mean Dice over structures that each model reached in its validation cases."""
+    if snapshots:
+        raise SettingsError(
+            "snapshots were not validated one by one, so their votes have no weights; "
+            "take --fusion majority"
+        )
+    paths = [models] if isinstance(models, Path | str) else models
+    weights = []
+    for path in paths:
+        for number, member in enumerate(model_card(path)["members"]):
+            means = [one["dice"]["mean"] for one in member["validation"].values()]
+            if not means or any(not mean for mean in means):
+                raise SettingsError(
+                    f"network {number} of {path} has no validated Dice above 0 of "
+                    "every structure, so its vote has no weight; take --fusion "
+                    "majority, or leave it out"
+                )
+            weights.append(fmean(means))
+    return tuple(weights)
+
+
+def _effects(follows: PostprocessingConfig, *, crf: bool) -> dict[str, Any]:
+    """What is done after the networks, as the record tells it."""
+    table = follows.effects.model_dump(
+        mode="json", exclude_none=True, exclude_defaults=True
+    )
+    if not crf:
+        table.pop("crf", None)
+    return table
+
+
+def _maps_of_structures(
+    what: str, ensemble: Ensemble, *, wanted: bool
+) -> list[tuple[str, str]]:
+    return [(what, name) for name in ensemble.structures] if wanted else []
+
+
+def _uncertainties(ensemble: Ensemble, *, wanted: bool) -> list[tuple[str, str]]:
+    """Of one pass, nothing but its entropy says anything."""
+    if not wanted:
+        return []
+    if ensemble.num_passes == 1:
+        return [("predictive_entropy", "")]
+    return [
+        ("predictive_entropy", ""),
+        ("expected_entropy", ""),
+        ("mutual_information", ""),
+        *_maps_of_structures("variance", ensemble, wanted=True),
+    ]

@@ -46,11 +46,12 @@ class Drawn:
     """Structure to its label values, if each gets a mask of its own in place of a label
     map."""
 
-    probabilities: Sequence[str]
-    """Structures whose probabilities are wanted."""
+    maps: Sequence[tuple[str, str]] = ()
+    """What else, as `foveal.ensembles.prediction.maps_of` names it, of which structure;
+    of none where there is one map for all."""
 
     def files(self, target: Path) -> dict[tuple[str, str], Path]:
-        """What (label map, mask or probabilities) of which structure to its file.
+        """What (label map, mask or a name of ``maps``) of which structure to its file.
 
         Args:
             target: Label map of the case; with masks, its name is that of a folder.
@@ -58,10 +59,11 @@ class Drawn:
         ending, stem = volume_ending(target), case_stem(target)
         # A PNG holds whole numbers only.
         of_numbers = ".tif" if ending == ".png" else ending
-        folder = target.parent / "probabilities" / stem
         files = {
-            ("probabilities", name): folder / f"{name}{of_numbers}"
-            for name in self.probabilities
+            (what, name): target.parent
+            / _folder_of_map(what, stem, is_of_structure=bool(name))
+            / f"{name or what}{of_numbers}"
+            for what, name in self.maps
         }
         if not self.masks:
             return files | {("label map", ""): target}
@@ -69,6 +71,13 @@ class Drawn:
             ("mask", name): target.parent / stem / f"{name}{ending}"
             for name in self.masks
         }
+
+
+def _folder_of_map(what: str, stem: str, *, is_of_structure: bool) -> Path:
+    if what == "probabilities":
+        return Path(what, stem)
+    of_case = Path("uncertainty", stem)
+    return of_case / what if is_of_structure else of_case
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,8 @@ def require_structure_file_names(output: Path, drawn: Drawn) -> None:
     Raises:
         RunError: A name holds a folder, for example, or two are alike.
     """
-    structures = dict.fromkeys((*drawn.masks, *drawn.probabilities))
+    of_maps = (name for _, name in drawn.maps if name)
+    structures = dict.fromkeys((*drawn.masks, *of_maps))
     try:
         for name in structures:
             require_file_name(name, "structure")

@@ -5,13 +5,12 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from foveal import __version__
@@ -19,11 +18,12 @@ from foveal.case import Case, CaseFiles
 from foveal.commands.models import StoredModel
 from foveal.commands.prediction_folder import Asked, Drawn
 from foveal.engine.loop import is_out_of_memory
+from foveal.ensembles.fused import FusedRows
 from foveal.ensembles.members import Ensemble
+from foveal.ensembles.prediction import Prediction, maps_of
 from foveal.errors import CaseError, FovealError
-from foveal.geometry import Grid, reorientation
+from foveal.geometry import reorientation
 from foveal.inference.record import InputFile, Outcome, OutputFile, RecordWriter
-from foveal.inference.restore import structure_probabilities
 from foveal.io.cases import read_case
 from foveal.io.files import replace_file
 from foveal.io.volumes import write_volume
@@ -50,21 +50,13 @@ class Job:
     inputs: tuple[InputFile, ...] = ()
     case: Case | None = None
     reasons: list[str] = field(default_factory=list)
-    prediction: "_Prediction | None" = None
+    header: object = None
+    prediction: Prediction | None = None
+    maps: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict)
+    """What else is written of it, `Drawn.maps`: stored order, in a temporary file."""
+
     error: str = ""
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Prediction:
-    """What is written of a case."""
-
-    label_map: NDArray[np.integer]
-    grid: Grid
-    header: object
-
-    probabilities: dict[str, NDArray[np.float32]]
-    """Structure to ``(i, j, k)``, in a temporary file; empty unless asked for."""
 
 
 class Stages:
@@ -115,7 +107,7 @@ class Stages:
             return job
         start = time.perf_counter()
         try:
-            job.prediction = self._prediction(case)
+            self._predict(job, case)
         except (FovealError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
@@ -131,14 +123,14 @@ class Stages:
         staged: dict[Path, Path] = {}
         try:
             if job.prediction is not None:
-                staged = self._staged(job.prediction, job.target)
+                staged = self._staged(job, job.prediction)
         except (FovealError, OSError, MemoryError) as error:
             if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
                 raise
             job.error = _words(job.files.name, error)
-        job.prediction = None
         job.seconds += time.perf_counter() - start
         outcome = self._outcome(job, staged)
+        job.prediction, job.maps = None, {}
         if staged:
             # The record is written first: a kill in between must leave no older file
             # under the line of this one.
@@ -181,7 +173,7 @@ class Stages:
 
     def _departures(self, case: Case) -> list[str]:
         """Where a case is unlike the training cases of any of the models."""
-        if len(case.image) != self._ensemble.num_channels:
+        if len(case.image) != len(self._ensemble.task.channel_names):
             return []
         seen = look_at(case)
         found = [
@@ -193,47 +185,48 @@ class Stages:
         ]
         return list(dict.fromkeys(found))
 
-    def _prediction(self, case: Case) -> _Prediction:
-        if not self._asked.options["probabilities"]:
-            return _Prediction(self._ensemble.predict(case), case.grid, case.header, {})
-        turn = reorientation(case.grid, self._ensemble.orientation)
-        structures = self._ensemble.structures
-        shape = (len(structures), *turn.apply_to_grid(case.grid).shape)
-        gathered = _array_on_disk(shape, self._staging)
+    def _predict(self, job: Job, case: Case) -> None:
+        turn = reorientation(case.grid, self._ensemble.task.orientation)
+        shape = turn.apply_to_grid(case.grid).shape
+        wanted, names = self._drawn.maps, list(self._ensemble.structures)
+        gathered = [_array_on_disk(shape, self._staging) for _ in wanted]
 
-        def take_rows(start: int, block: torch.Tensor) -> None:
-            gathered[:, start : start + block.shape[1]] = structure_probabilities(
-                block, tuple(structures.values())
-            ).numpy()
+        def take_rows(block: FusedRows) -> None:
+            rows = slice(block.first, block.first + block.probabilities.shape[1])
+            maps = maps_of(block, tuple(self._ensemble.structures.values()))
+            for place, (what, structure) in enumerate(wanted):
+                number = names.index(structure) if structure else 0
+                gathered[place][rows] = maps[what][number].numpy()
 
-        label_map = self._ensemble.predict(case, take_rows)
-        volumes = zip(structures, gathered, strict=True)
-        return _Prediction(
-            label_map,
-            case.grid,
-            case.header,
-            {structure: turn.undo(values) for structure, values in volumes},
+        job.prediction = self._ensemble.prediction(
+            case,
+            take_rows=take_rows if wanted else None,
+            wants_spread=any(what != "probabilities" for what, _ in wanted),
+            folder=self._staging,
         )
+        job.header = case.header
+        job.maps = {
+            name: turn.undo(values)
+            for name, values in zip(wanted, gathered, strict=True)
+        }
 
-    def _staged(self, prediction: _Prediction, target: Path) -> dict[Path, Path]:
+    def _staged(self, job: Job, prediction: Prediction) -> dict[Path, Path]:
         """Write the files of a case aside; each to where it belongs."""
         folder = Path(tempfile.mkdtemp(dir=self._staging))
         staged = {}
-        for (what, structure), path in self._drawn.files(target).items():
-            array = self._array(prediction, what, structure)
-            temporary = folder / path.relative_to(target.parent)
-            write_volume(temporary, array, prediction.grid, prediction.header)
+        for (what, structure), path in self._drawn.files(job.target).items():
+            array: NDArray[Any]
+            if what == "label map":
+                array = prediction.label_map
+            elif what == "mask":
+                values = self._drawn.masks[structure]
+                array = np.isin(prediction.label_map, values)
+            else:
+                array = job.maps[what, structure]
+            temporary = folder / path.relative_to(job.target.parent)
+            write_volume(temporary, array, prediction.grid, job.header)
             staged[temporary] = path
         return staged
-
-    def _array(
-        self, prediction: _Prediction, what: str, structure: str
-    ) -> NDArray[Any]:
-        if what == "probabilities":
-            return prediction.probabilities[structure]
-        if what == "mask":
-            return np.isin(prediction.label_map, self._drawn.masks[structure])
-        return prediction.label_map
 
     def _outcome(self, job: Job, staged: Mapping[Path, Path]) -> Outcome:
         status: Literal["done", "suspect", "failed"] = "done"
@@ -267,6 +260,11 @@ class Stages:
             device=self._asked.device,
             foveal=__version__,
             seconds=round(job.seconds, 3),
+            structures={}
+            if job.prediction is None or job.error
+            else {
+                name: asdict(facts) for name, facts in job.prediction.structures.items()
+            },
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

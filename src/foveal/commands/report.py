@@ -16,8 +16,15 @@ from foveal.commands.out_of_fold import (
 )
 from foveal.commands.presence import read_presence
 from foveal.commands.report_curves import curves_beside, curves_of_folds, curves_of_run
+from foveal.commands.report_ensemble import ensemble_report
 from foveal.commands.report_overlays import NUM_OVERLAYS, overlays_of
+from foveal.commands.report_predictions import (
+    is_folder_of_predictions,
+    predictions_report,
+)
 from foveal.commands.report_sampling import sampling_facts, sampling_of
+from foveal.commands.report_trust import trust_of
+from foveal.commands.report_volumes import volumes_of
 from foveal.commands.reported_run import ReportedRun, read_run
 from foveal.commands.run_words import (
     Facts,
@@ -30,8 +37,9 @@ from foveal.commands.run_words import (
     transfer_facts,
 )
 from foveal.config.settings import Settings
+from foveal.engine.ensemble_directory import is_ensemble
 from foveal.engine.run_directory import RunDirectory, find_runs, is_run
-from foveal.errors import DatasetError
+from foveal.errors import DatasetError, RunError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.metrics.presence import PresenceScores, pooled_presence
@@ -49,27 +57,55 @@ def report(
     output: Path | None = None,
     *,
     beside: Sequence[Path | str] = (),
+    images: Path | str | None = None,
 ) -> Path:
     """Make the report of a run or of a folder of runs, finished or not.
 
     Args:
         run: Folder that `foveal.train` wrote; or a folder of runs that validated
-            different cases, such as a cross-validation.
+            different cases, such as a cross-validation; or an ensemble; or a folder of
+            predictions that `foveal.predict` wrote, see `report_predictions`.
         output: HTML file; unset: ``report.html`` in the folder.
         beside: Other runs, or folders of runs, whose training curves are drawn with
             those of this one, such as the same training without adaptive sampling.
+        images: Of predictions only: folder in or below which the predicted images lie,
+            for pictures.
 
     Returns:
         The file.
 
     Raises:
         RunError: ``run``, or one beside it, is not a run and holds none, or is given
-            twice.
+            twice; an ensemble was not measured yet; or ``beside`` or ``images`` is
+            given with what has no use for it.
         EvaluationError: A ``metrics.json`` is damaged, or several runs validated the
             same case.
         SettingsError: Settings, plan or splits are damaged.
     """
     folder = Path(run)
+    path = output or folder / "report.html"
+    if is_folder_of_predictions(folder):
+        if beside:
+            raise RunError(
+                f"{folder} is a folder of predictions, which have no training curves; "
+                "leave --beside out"
+            )
+        seen = None if images is None else Path(images)
+        atomic_write_text(path, predictions_report(folder, seen))
+        return path
+    if images is not None:
+        raise RunError(
+            f"{folder} is no folder of predictions; leave --images out, as a run names "
+            "its data set itself"
+        )
+    if is_ensemble(folder):
+        if beside:
+            raise RunError(
+                f"{folder} is an ensemble, whose report draws no curves; leave out "
+                "--beside, or report its members"
+            )
+        atomic_write_text(path, ensemble_report(folder))
+        return path
     runs = [read_run(directory) for directory in find_runs(folder)]
     others = [
         read_run(directory) for path in beside for directory in find_runs(Path(path))
@@ -80,7 +116,6 @@ def report(
         if is_run(folder)
         else _page_of_runs(folder, runs, together)
     )
-    path = output or folder / "report.html"
     atomic_write_text(path, render(page))
     return path
 
@@ -105,6 +140,8 @@ def _page_of_run(run: ReportedRun, beside: Beside | None) -> Page:
         folds=[],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
+        volumes=volumes_of(scores),
+        trust=trust_of(run.directory.path),
         curves=curves_of_run(run),
         beside=beside,
         sampling=sampling_of([run], dataset, plan),
@@ -160,6 +197,8 @@ def _page_of_runs(
         ],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
+        volumes=volumes_of(scores),
+        trust=trust_of(folder),
         curves=curves_of_folds(runs),
         beside=beside,
         sampling=sampling_of(runs[:1], dataset, plan),

@@ -68,8 +68,8 @@ def _overlay(
     structures = plan.labels.structure_values
     drawn = frozenset(structures if files.annotated is None else files.annotated)
     numbers: dict[frozenset[str], int] = {}
-    expected = _numbered(_label_map_of(case), case.meaning(structures), drawn, numbers)
-    found = _numbered(*_predicted(prediction, case, plan.labels), drawn, numbers)
+    expected = numbered(label_map_of(case), case.meaning(structures), drawn, numbers)
+    found = numbered(*predicted(prediction, case, plan.labels), drawn, numbers)
     if plan.labels.ignore_value is not None and case.combinations is None:
         found[case.label_map == plan.labels.ignore_value] = 0
     shown = [number for names, number in numbers.items() if structure in names]
@@ -85,17 +85,22 @@ def _overlay(
         case=scores.name,
         caption=f"{structure} is worst here, Dice {number(dice)}{where}. "
         f"Mean Dice of the case {number(scores.mean_dice)}.",
-        png=figures.overlay(view, _display_range(case, plan)),
+        png=figures.overlay(view, display_range(case, plan)),
     )
 
 
-def _label_map_of(case: Case) -> NDArray[Any]:
+def label_map_of(case: Case) -> NDArray[Any]:
+    """Reference of a case.
+
+    Raises:
+        CaseError: There is none.
+    """
     if case.label_map is None:
         raise CaseError("its data set has no reference for it any more")
     return case.label_map
 
 
-def _predicted(
+def predicted(
     prediction: Path, case: Case, labels: LabelsConfig
 ) -> tuple[NDArray[Any], dict[int, frozenset[str]]]:
     """Label map of a prediction, and the structures its numbers stand for.
@@ -118,7 +123,7 @@ def _predicted(
     return predicted.array, meaning | {labels.background_value: frozenset()}
 
 
-def _numbered(
+def numbered(
     label_map: NDArray[Any],
     meaning: Mapping[int, frozenset[str]],
     drawn: frozenset[str],
@@ -141,7 +146,7 @@ def _numbered(
     return numbered
 
 
-def _display_range(case: Case, plan: Plan) -> tuple[float, float]:
+def display_range(case: Case, plan: Plan) -> tuple[float, float]:
     """Intensities of the first channel that are shown black and white."""
     if plan.preprocessing.channels[0].normalisation == "ct":
         return SOFT_TISSUE_HU

@@ -62,6 +62,20 @@ def resolved_settings(
         sections=parts.sections,
         plan=plan,
     )
+    return checked_settings(settings, plan_entries, plan, parts), plan_entries
+
+
+def checked_settings(
+    settings: Settings,
+    plan_entries: Mapping[str, Any],
+    plan: Path | None,
+    parts: Parts,
+) -> Settings:
+    """Settings with a length, once nothing that is known without the data is wrong.
+
+    Raises:
+        SettingsError: Says what is wrong.
+    """
     if settings.store is not None:
         # In the run's own settings file the path would be relative to that file.
         settings = settings.model_copy(update={"store": settings.store.absolute()})
@@ -88,7 +102,7 @@ def resolved_settings(
         _refuse_drops_after_the_end(settings.schedule.drop_at or (), length.steps)
     if length.steps is None and length.budget_seconds is None:
         settings = changed_settings(settings, {"training": {"budget_seconds": 600.0}})
-    return settings, plan_entries
+    return settings
 
 
 def _refuse_drops_after_the_end(drop_at: Sequence[float], steps: int) -> None:
@@ -181,16 +195,14 @@ def resolved_plan(
         changes = ", ".join(sorted(_entry_names(entries)))
         watcher.on_stage(f"Changed: {changes}, as the settings say")
     if path is None:
-        own = entries.get("patches", {})
-        fitting = fitting_patches(chosen, building.bare_network(chosen, parts))
-        suited = changed_plan(chosen, {"patches": fitting.model_dump() | own})
+        suited = with_suited_patches(chosen, entries, parts)
         if suited.patches != chosen.patches:
             watcher.on_stage(
                 f"Patches: {suited.patches.batch_size} of {suited.patches.size} "
                 f"voxels, as suits network {suited.network.name}"
             )
         chosen = suited
-    if chosen.crf_rnn and _sees_parts_only(chosen):
+    if chosen.crf_rnn and chosen.fingerprint and _sees_parts_only(chosen):
         watcher.on_stage(
             "Warning: crf_rnn lets every voxel see the whole patch, and patches of "
             f"{chosen.patches.size} voxels are parts of most cases, so tiles of a case "
@@ -199,6 +211,17 @@ def resolved_plan(
     chosen = with_landmarks_of_files(chosen)
     rehearse(settings, chosen, parts)
     return chosen
+
+
+def with_suited_patches(chosen: Plan, entries: Mapping[str, Any], parts: Parts) -> Plan:
+    """Plan with patches that its network takes, where the entries say nothing else.
+
+    Raises:
+        SettingsError: The network needs several slices, and the cases have one.
+    """
+    fitting = fitting_patches(chosen, building.bare_network(chosen, parts))
+    own = entries.get("patches", {})
+    return changed_plan(chosen, {"patches": fitting.model_dump() | own})
 
 
 def _sees_parts_only(plan: Plan) -> bool:

@@ -210,6 +210,8 @@ def _score(
         run.path,
         cases,
         folder,
+        # What follows the network is chosen on these cases later.
+        postprocessing="none",
         # A run that was killed while it predicted goes on with the rest.
         resume=True,
         device=settings.training.device,

@@ -98,13 +98,16 @@ class ScheduleConfig(NamedSection):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "poly": {"power": 0.9, "wait_fraction": 0.0},
         "cosine": {},
+        "cyclic": {"cycles": 5},
         "constant": {},
         "steps": {"drop_at": (), "drop_factor": 0.5},
         "plateau": {"drop_factor": 0.5, "patience_validations": 5},
     }
 
-    name: Literal["poly", "cosine", "constant", "steps", "plateau"] = "poly"
+    name: Literal["poly", "cosine", "cyclic", "constant", "steps", "plateau"] = "poly"
     """``poly``: down to 0 as a power of what is left of the run; ``cosine``: down to 0;
+    ``cyclic``: the same several times, each beginning anew, with a snapshot at the end
+    of each (Huang et al. 2017; ``foveal predict --snapshots`` averages them);
     ``steps``: drops at given points; ``plateau``: drops when validation gets no better.
     An option that the chosen one does not use is an error."""
 
@@ -113,6 +116,9 @@ class ScheduleConfig(NamedSection):
 
     wait_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Of ``poly``: share of the run before the decay begins. Unset: 0."""
+
+    cycles: Annotated[int, Field(ge=2)] | None = None
+    """Of ``cyclic``: how often it falls to 0 in a run. Unset: 5."""
 
     drop_at: tuple[PositiveFloat, ...] | None = None
     """Of ``steps``: when the learning rate drops; below 1 a share of the run, from 1 on

@@ -145,3 +145,18 @@ class PostprocessingConfig(Section):
 
     components: tuple[ComponentRuleConfig, ...] = ()
     """Rules, one after another."""
+
+    @property
+    def effects(self) -> Self:
+        """The same without what it was chosen on: equal if predictions are."""
+        none = {"evidence": EvidenceConfig()}
+        return self.model_copy(
+            update={
+                "temperature": self.temperature
+                and self.temperature.model_copy(update=none),
+                "crf": self.crf and self.crf.model_copy(update=none),
+                "components": tuple(
+                    rule.model_copy(update=none) for rule in self.components
+                ),
+            }
+        )

@@ -7,6 +7,7 @@ killed, one whole checkpoint is left. A small ``.json`` beside it is for people.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from torch.optim import Optimizer
 
 from foveal.errors import RunError
 from foveal.io.files import atomic_path, atomic_write_text, flush_to_disk
-from foveal.io.weights import packed_weights, read_weights
+from foveal.io.weights import StoredTensors, open_weights, packed_weights
 
 FORMAT_VERSION = 1
 
 NEWEST = ("last", "previous")
 """To continue from, the better one first."""
+
+SNAPSHOT = "snapshot"
+"""Begins the name of a checkpoint that the schedule wanted: ``snapshot_1``, …."""
 
 
 def save_checkpoint(
@@ -32,7 +36,7 @@ def save_checkpoint(
 
     Args:
         folder: ``checkpoints`` of a run.
-        name: ``"last"`` or ``"best"``.
+        name: ``"last"``, ``"best"`` or that of a snapshot.
         tensors: Any device and layout; layout is not kept.
         state: What JSON can hold.
     """
@@ -57,9 +61,19 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: The file is missing, damaged or of another format.
     """
+    tensors, state = open_checkpoint(path)
+    return dict(tensors), state
+
+
+def open_checkpoint(path: Path) -> tuple[StoredTensors, dict[str, Any]]:
+    """Verify a checkpoint that is not written any more; tensors are read when used.
+
+    Raises:
+        RunError: The file is missing, damaged or of another format.
+    """
     if not path.exists():
         raise RunError(f"{path} does not exist")
-    tensors, texts = read_weights(path)
+    tensors, texts = open_weights(path)
     version = texts.get("format_version")
     if version != str(FORMAT_VERSION) or "state" not in texts:
         raise RunError(
@@ -96,6 +110,16 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         + "; ".join(problems)
         + ". Start the run again in another folder."
     )
+
+
+def snapshots(folder: Path) -> tuple[Path, ...]:
+    """Checkpoints that a cyclic schedule has kept, in order of step; may be empty."""
+    numbered = {
+        int(match[1]): path
+        for path in folder.glob(f"{SNAPSHOT}_*.safetensors")
+        if (match := re.fullmatch(rf"{SNAPSHOT}_(\d+)", path.stem))
+    }
+    return tuple(numbered[number] for number in sorted(numbered))
 
 
 def problem_of_best(folder: Path) -> str:

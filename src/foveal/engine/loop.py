@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save
 
-from foveal.engine.checkpoints import save_checkpoint
+from foveal.engine.checkpoints import SNAPSHOT, save_checkpoint
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.log import RunLog
 from foveal.engine.refreshing import Refreshing, refresh_curves
@@ -207,6 +207,9 @@ class _Keeper:
         self._paused_seconds = 0.0
         step, rules = self._training.step, self._rules
         note = self._refresh(step)
+        if self._is_writer:
+            # Before the last checkpoint, so that no resumed run lacks one.
+            self._keep_if_worth(step)
         is_stop = step % rules.validate_every_steps == 0 or step == rules.total_steps
         if is_stop and self._validate is not None:
             score = self._score(self._validate) if self._is_writer else None
@@ -236,6 +239,22 @@ class _Keeper:
             self._refreshing.close()
         if self._log is not None:
             self._log.close()
+
+    def _keep_if_worth(self, step: int) -> None:
+        """Keep the predictor of a step that the schedule names."""
+        kept = list(self._training.rules.kept_steps(self._rules.total_steps))
+        if step in kept:
+            name = f"{SNAPSHOT}_{kept.index(step) + 1}"
+            state = {"step": step, "task": self._training.method.task}
+            self._save_predictor(name, state)
+
+    def _save_predictor(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint to predict with, and not to go on from."""
+        weights = {
+            f"predictor.{key}": tensor
+            for key, tensor in self._training.predictor_weights().items()
+        }
+        save_checkpoint(self._checkpoints, name, weights, state)
 
     def _refresh(self, step: int) -> str:
         """Let what batches are drawn by be refreshed meanwhile; gives what to tell."""
@@ -283,10 +302,6 @@ class _Keeper:
         best = training.best_score
         if mean is not None and (best is None or mean > best):
             training.best_score = mean
-            weights = {
-                f"predictor.{name}": tensor
-                for name, tensor in training.predictor_weights().items()
-            }
             state = {
                 "step": training.step,
                 "task": training.method.task,
@@ -294,7 +309,7 @@ class _Keeper:
                 "mean": mean,
                 "scores": scores,
             }
-            save_checkpoint(self._checkpoints, "best", weights, state)
+            self._save_predictor("best", state)
         return mean
 
     def _progress(self, loss: float | None, note: str) -> Progress:

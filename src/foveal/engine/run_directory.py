@@ -175,7 +175,7 @@ def create_run(path: Path) -> RunDirectory:
     Raises:
         RunError: The folder already holds something.
     """
-    _create_folder(path)
+    create_folder(path)
     return RunDirectory(path)
 
 
@@ -185,11 +185,16 @@ def create_cross_validation(path: Path) -> CrossValidationDirectory:
     Raises:
         RunError: The folder already holds something.
     """
-    _create_folder(path)
+    create_folder(path)
     return CrossValidationDirectory(path)
 
 
-def _create_folder(path: Path) -> None:
+def create_folder(path: Path) -> None:
+    """Make a folder to train into.
+
+    Raises:
+        RunError: It already holds something.
+    """
     if path.exists() and (not path.is_dir() or any(map(_is_of_a_run, path.iterdir()))):
         raise RunError(
             f"{path} already holds something; continue a run there with --resume, "
@@ -250,7 +255,7 @@ def open_run(path: Path) -> RunDirectory:
             "give the folder that foveal train wrote (--out). A run that was stopped "
             "before it had a plan is started again without --resume"
         )
-    _require_unchanged(run.settings, run.plan, run.splits)
+    require_unchanged(run.settings, run.plan, run.splits)
     return run
 
 
@@ -269,7 +274,7 @@ def open_cross_validation(path: Path) -> CrossValidationDirectory:
             "the folder that foveal train --fold all wrote (--out). One that was "
             "stopped before it had a plan is started again without --resume"
         )
-    _require_unchanged(*shared)
+    require_unchanged(*shared)
     return folder
 
 
@@ -279,7 +284,7 @@ def write_with_checksum(path: Path, text: str) -> None:
     atomic_write_text(path, f"{line}\n{text}")
 
 
-def _require_unchanged(*paths: Path) -> None:
+def require_unchanged(*paths: Path) -> None:
     """Refuse files whose checksum is wrong or cut; one without a checksum may pass."""
     for path in paths:
         if path.exists():

@@ -46,6 +46,10 @@ class UpdateRules:
     frozen: Sequence[nn.Module] = ()
     """Modules that stay in evaluation mode; their weights are no optimiser's."""
 
+    kept_steps: Callable[[int], Sequence[int]] = lambda _: ()
+    """Of total steps: numbers of updates after which the predictor is worth keeping,
+    whatever validation says."""
+
     batch_norm_batches: int = 0
     """Of which the predictor's batch norms keep the mean; 0: as PyTorch does, a mean
     that fades exponentially."""

@@ -1,143 +1,258 @@
-"""Several models on one case: their probabilities averaged as they stream by.
+"""One model or several, seen once or many times, that predict a case as one.
 
-One model is an ensemble of one, so that there is a single way from a case to its label
-map. A further member adds its network and its preprocessed image to the peak of memory,
-never a volume of probabilities.
+A **pass** is one run of one network over the case: every member, in every mirroring and
+with every draw of dropout that is asked for.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
+from foveal.ensembles.fused import Fused, PassRows
+from foveal.ensembles.prediction import Prediction, TakeRows, predicted
+from foveal.ensembles.voted_passes import FusionRule, as_votes, stapled
 from foveal.errors import RunError
-from foveal.inference.model import Model
-from foveal.inference.restore import (
-    ROWS_AT_ONCE,
-    TakeRows,
-    decided_label_map,
-    in_equal_blocks,
-)
+from foveal.geometry import reorientation
+from foveal.inference.dropout import require_dropout
+from foveal.inference.memory import MemoryBudget, machine_budget
+from foveal.inference.model import Model, Pass, Task
+from foveal.postprocessing.steps import NO_STEPS, Steps
+from foveal.preprocessing.pipeline import PreprocessedCase, PreprocessingRecipe
 
-AGREED = (
-    "num_channels",
-    "channel_names",
-    "structures",
-    "label_values",
-    "background_value",
-    "separate_masks",
-    "orientation",
-)
-"""What members have in common, so that their average means something."""
+SHARE_OF_SUMS = 0.25
+"""Of the memory for sums over passes, if there are several; larger ones are on disk."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """One model, or several whose probabilities are averaged."""
 
-    models: tuple[Model, ...]
-    """At least one."""
+    models: Sequence[Model]
+    """At least one. They are asked for one after another, and may be made then."""
+
+    mirror: bool = False
+    """Whether every model also sees the case reversed along the axes that its plan
+    names, in all combinations."""
+
+    dropout_passes: int | None = None
+    """Passes of every model with dropout on; ``None``: one with dropout off."""
+
+    weights: tuple[float, ...] | None = None
+    """Of the models, in their order; ``None``: all alike."""
+
+    fusion: FusionRule = "mean"
+    """What is made of all passes. Votes have no temperature."""
+
+    memory_bytes: int | None = None
+    """That the process may take; what does not fit waits on disk. ``None``: most of
+    what the machine has free."""
+
+    steps: Steps = NO_STEPS
+    """What follows the networks."""
+
+    task: Task = field(init=False)
+    """What all models predict from what."""
+
+    resample_channels: bool = field(init=False)
+    """Whether a case's channels may lie on other grids than the first."""
+
+    num_passes: int = field(init=False)
+    """Runs of a network over each case."""
 
     def __post_init__(self) -> None:
         """Refuse models that cannot be averaged.
 
         Raises:
-            RunError: There is none, or they differ in one of `AGREED`.
+            RunError: There is none, they differ in what they predict, or dropout is
+                asked of a network that has none.
+            SettingsError: What follows them is meant for other cases.
         """
-        if not self.models:
+        tasks, resample_channels, num_passes = [], False, 0
+        for model in self.models:
+            tasks.append(model.task)
+            resample_channels |= model.recipe.resample_channels
+            if self.dropout_passes is not None:
+                require_dropout(model.network)
+            num_passes += len(self._passes(model))
+        if not tasks:
             raise RunError("no model is given; name at least one run or model file")
-        for other in self.models[1:]:
-            for what in AGREED:
-                mine, theirs = getattr(self.models[0], what), getattr(other, what)
+        for other in tasks[1:]:
+            for what, mine, theirs in zip(Task._fields, tasks[0], other, strict=True):
                 if mine != theirs:
                     raise RunError(
                         f"the models differ in {what.replace('_', ' ')}: {mine} and "
                         f"{theirs}; only models of the same task can be averaged"
                     )
+        if self.weights is not None:
+            _require_weights(self.weights, len(tasks))
+        self.steps.require_fit(
+            tasks[0].structures, len(tasks[0].channel_names), tasks[0].num_classes
+        )
+        _require_fusion(self.fusion, num_passes, has_weights=self.weights is not None)
+        object.__setattr__(self, "task", tasks[0])
+        object.__setattr__(self, "resample_channels", resample_channels)
+        object.__setattr__(self, "num_passes", num_passes)
 
     @property
     def structures(self) -> Mapping[str, tuple[int, ...]]:
         """Name to the inside classes whose union it is."""
-        return self.models[0].structures
-
-    @property
-    def label_values(self) -> tuple[int, ...]:
-        """Value of each label in label maps."""
-        return self.models[0].label_values
+        return self.task.structures
 
     @property
     def structure_values(self) -> dict[str, tuple[int, ...]]:
         """Name of each structure to its values in label maps."""
+        values = self.task.label_values
         return {
-            name: tuple(self.label_values[number - 1] for number in classes)
+            name: tuple(values[number - 1] for number in classes)
             for name, classes in self.structures.items()
         }
 
-    @property
-    def separate_masks(self) -> bool:
-        """Whether predictions are one mask per structure."""
-        return self.models[0].separate_masks
-
-    @property
-    def orientation(self) -> str:
-        """Of the rows that `probabilities` gives."""
-        return self.models[0].orientation
-
-    @property
-    def num_channels(self) -> int:
-        """That a case must have."""
-        return self.models[0].num_channels
-
-    @property
-    def resample_channels(self) -> bool:
-        """Whether a case's channels may lie on other grids than the first."""
-        return any(model.recipe.resample_channels for model in self.models)
-
-    def probabilities(self, case: Case) -> Iterator[Float[Tensor, "class _ j k"]]:
-        """Class probabilities averaged over models, on the case's reoriented grid.
-
-        Args:
-            case: As read, in stored order.
-
-        Yields:
-            Consecutive blocks of rows, as `Model.probabilities` does.
-
-        Raises:
-            CaseError: As `Model.probabilities`.
-        """
-        streams = [
-            in_equal_blocks(model.probabilities(case), ROWS_AT_ONCE)
-            for model in self.models
-        ]
-        for blocks in zip(*streams, strict=True):
-            yield blocks[0] if len(blocks) == 1 else torch.stack(blocks).mean(dim=0)
-
-    def predict(
-        self, case: Case, take_rows: TakeRows | None = None
-    ) -> NDArray[np.integer]:
+    def predict(self, case: Case) -> NDArray[np.integer]:
         """Label map of a case on its own grid, with the user's label values.
 
         Args:
             case: As `foveal.read_case` gives it.
-            take_rows: Also gets the class probabilities as they pass.
 
         Returns:
             ``(i, j, k)`` in stored order.
 
         Raises:
-            CaseError: As `Model.probabilities`.
+            CaseError: A model cannot take the case.
         """
-        return decided_label_map(
-            self.probabilities(case),
-            case.grid,
-            self.orientation,
-            self.label_values,
-            tuple(self.structures.values()),
-            take_rows,
-            background_value=self.models[0].background_value,
+        return self.prediction(case).label_map
+
+    def prediction(
+        self,
+        case: Case,
+        *,
+        take_rows: TakeRows | None = None,
+        wants_spread: bool = False,
+        folder: Path | None = None,
+    ) -> Prediction:
+        """Label map of a case, and what is known of its structures.
+
+        Args:
+            case: As `foveal.read_case` gives it.
+            take_rows: Also gets the probabilities that are decided on, and how passes
+                differ.
+            wants_spread: Whether ``take_rows`` wants to know how passes differ.
+            folder: For temporary files.
+
+        Raises:
+            CaseError: A model cannot take the case, see `Model.prepared`.
+        """
+        fused = self.fused(case, wants_spread=wants_spread, folder=folder)
+        return predicted(fused, case, self.task, self.steps, take_rows)
+
+    def probabilities(self, case: Case) -> Iterator[Float[Tensor, "class _ j k"]]:
+        """Mean probabilities of all passes, at the temperature of ``steps``.
+
+        Yields:
+            Consecutive blocks of rows of the case's reoriented grid, see `fused`.
+        """
+        for block in self.fused(case).rows():
+            yield block.probabilities
+
+    def fused(
+        self, case: Case, *, wants_spread: bool = False, folder: Path | None = None
+    ) -> Fused:
+        """The case as all passes together see it, to be read once.
+
+        Args:
+            case: As `foveal.read_case` gives it.
+            wants_spread: Whether to keep how the passes differ.
+            folder: For temporary files.
+        """
+        turn = reorientation(case.grid, self.task.orientation)
+        shape = turn.apply_to_grid(case.grid).shape
+        budget = self._budget(folder)
+        for_sums = int(SHARE_OF_SUMS * budget.bytes_in_all)
+        if self.num_passes > 1:
+            budget = replace(budget, bytes_in_all=budget.bytes_in_all - for_sums)
+        passes, num_passes = self.passes(case, budget), self.num_passes
+        structures = tuple(self.structures.values())
+        if self.fusion == "staple":
+            rows = stapled(passes, structures, self.task.num_classes, shape)
+            passes, num_passes = iter([(1.0, rows)]), 1
+        elif self.fusion != "mean":
+            passes = as_votes(passes, structures)
+        return Fused(
+            passes,
+            num_passes,
+            self.task,
+            shape,
+            temperature=self.steps.temperature if self.fusion == "mean" else 1.0,
+            wants_spread=wants_spread,
+            most_bytes=for_sums,
+            folder=folder,
+        )
+
+    def _budget(self, folder: Path | None) -> MemoryBudget:
+        budget = machine_budget()
+        if self.memory_bytes is not None:
+            budget = replace(budget, bytes_in_all=self.memory_bytes)
+        return budget if folder is None else replace(budget, folder=folder)
+
+    def passes(
+        self, case: Case, memory: MemoryBudget | None = None
+    ) -> Iterator[tuple[float, PassRows]]:
+        """Every pass over a case, with its share in the mean; shares sum to 1.
+
+        Args:
+            case: As `foveal.read_case` gives it.
+            memory: What the process may take, see `Model.probabilities`.
+
+        Yields:
+            The blocks of a pass are to be read before the next pass is asked for.
+        """
+        weights = self.weights or (1.0,) * len(self.models)
+        held: tuple[PreprocessingRecipe, PreprocessedCase] | None = None
+        for model, weight in zip(self.models, weights, strict=True):
+            # Members that read a case alike share what was read.
+            if held is None or held[0] != model.recipe:
+                held = None
+                held = model.recipe, model.prepared(case)
+            passes = self._passes(model)
+            share = weight / sum(weights) / len(passes)
+            for one_pass in passes:
+                yield share, model.probabilities(held[1], one_pass, memory)
+
+    def _passes(self, model: Model) -> list[Pass]:
+        seeds = (
+            [None] if self.dropout_passes is None else list(range(self.dropout_passes))
+        )
+        mirrorings = model.mirrorings() if self.mirror else ((),)
+        return [Pass(axes, seed) for seed in seeds for axes in mirrorings]
+
+
+def _require_fusion(fusion: FusionRule, num_passes: int, *, has_weights: bool) -> None:
+    if fusion != "mean" and num_passes == 1:
+        raise RunError(
+            f"fusion {fusion} puts several passes together, but there is one; give "
+            "more models, mirror, or leave the fusion out"
+        )
+    if fusion == "weighted" and not has_weights:
+        raise RunError("a weighted vote needs the weight of every model")
+    if fusion in ("majority", "staple") and has_weights:
+        raise RunError(
+            f"weights are given, but {fusion} does not use them; leave them out, or "
+            "take the weighted vote"
+        )
+
+
+def _require_weights(weights: Sequence[float], num_models: int) -> None:
+    if len(weights) != num_models:
+        raise RunError(
+            f"{len(weights)} weights are given for {num_models} models; give one each"
+        )
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise RunError(
+            f"the weights {', '.join(f'{weight:g}' for weight in weights)} must be "
+            "positive numbers; leave out a model that is to have no say"
         )

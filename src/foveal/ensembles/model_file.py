@@ -14,10 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from foveal.errors import RunError
-from foveal.io.weights import read_weights, write_weights
+from foveal.io.weights import open_weights, write_weights
 
 FORMAT = "foveal model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: what follows the networks is in the file too."""
+
+VERSIONS_READ = ("1", "2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +34,29 @@ class MemberContent:
     """Those that decide a prediction: names and values as in a settings file."""
 
     weights: Mapping[str, Tensor]
+    """Read from a file, they stay there until each is asked for."""
 
     plugins: tuple[tuple[str, str], ...] = ()
     """File name and hash of the plugin that the network comes from; mostly none."""
 
 
-def write_model_file(
-    path: Path, members: Sequence[MemberContent], card: Mapping[str, Any]
-) -> None:
-    """Write a model file, replacing ``path`` in one step.
+@dataclass(frozen=True, eq=False)
+class ModelContent:
+    """All of a model file."""
 
-    Args:
-        path: Any name.
-        members: At least one.
-        card: What JSON can hold.
-    """
+    members: Sequence[MemberContent]
+    """At least one."""
+
+    card: Mapping[str, Any]
+    """What JSON can hold."""
+
+    postprocessing: Mapping[str, Any]
+    """Names and values as in a ``postprocessing.toml``; empty: nothing follows."""
+
+
+def write_model_file(path: Path, content: ModelContent) -> None:
+    """Write a model file of any name, replacing it in one step."""
+    members = content.members
     write_weights(
         path,
         {
@@ -66,42 +77,39 @@ def write_model_file(
                     for member in members
                 ]
             ),
-            "card": json.dumps(card),
+            "card": json.dumps(content.card),
+            "postprocessing": json.dumps(content.postprocessing),
         },
     )
 
 
-def read_model_file(path: Path) -> tuple[list[MemberContent], dict[str, Any]]:
+def read_model_file(path: Path) -> ModelContent:
     """Read and verify a model file.
-
-    Returns:
-        Its members and its card.
 
     Raises:
         RunError: The file is damaged, no model file, or of a version that this Foveal
             does not know.
     """
-    tensors, texts = read_weights(path)
+    tensors, texts = open_weights(path)
     if texts.get("format") != FORMAT:
         raise RunError(
             f"{path} is a checkpoint and no model file; give the folder of its run, or "
             "a file that foveal export wrote"
         )
-    if texts["format_version"] != str(FORMAT_VERSION):
+    if texts["format_version"] not in VERSIONS_READ:
         raise RunError(
             f"{path} has format version {texts['format_version']}, this Foveal reads "
-            f"{FORMAT_VERSION}; install a newer Foveal"
+            f"{' and '.join(VERSIONS_READ)}; install a newer Foveal"
         )
     members = []
     for number, entry in enumerate(json.loads(texts["members"])):
-        prefix = f"{number}."
-        weights = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
         plugins = tuple((name, digest) for name, digest in entry["plugins"])
+        weights = tensors.under(f"{number}.")
         members.append(
             MemberContent(entry["plan"], entry["settings"], weights, plugins)
         )
-    return members, json.loads(texts["card"])
+    return ModelContent(
+        members,
+        json.loads(texts["card"]),
+        json.loads(texts.get("postprocessing", "{}")),
+    )

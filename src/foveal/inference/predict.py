@@ -2,23 +2,47 @@
 
 Validation, prediction and everything that needs a network's opinion on a case go
 through `stream_logits`. It hands out finished rows along the first axis, so that no
-more than one tile's thickness of logits is ever held, whatever the volume's length.
+more than one tile's thickness of logits is ever held, whatever the volume's length;
+and of that only as much in memory as a budget allows.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from dataclasses import dataclass
+from itertools import chain, product
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from foveal.errors import CaseError
+from foveal.inference.bricks import BYTES_PER_NUMBER, Bricks, Cuts
+from foveal.inference.memory import (
+    MemoryBudget,
+    in_memory_words,
+    machine_budget,
+    taken_bytes,
+    watched_peak,
+)
 from foveal.inference.numerics import Numerics, autocast, with_layout
 from foveal.inference.tiling import AxisTiling, Tiles
 from foveal.networks.interface import Network
 
 PatchFunction = Callable[[Tensor], Tensor]
 """Maps ``(patch, channel, i, j, k)`` to logits ``(patch, class, ii, jj, kk)``."""
+
+BLOCK_BYTES = 64 * 2**20
+"""Of the rows handed out together, unless a single one is larger."""
+
+BRICK_BYTES = 32 * 2**20
+"""Of the largest brick where not all fit in memory, unless a row of it is larger."""
+
+BATCH_SHARE = 0.25
+"""Of the memory left that the logits of one batch may take; else batches shrink."""
+
+KEPT_BYTES = 128 * 2**20
+"""Of logits kept for the next tile that holds nothing but the same value."""
 
 
 def patch_function(
@@ -36,7 +60,8 @@ def patch_function(
         laid_out = with_layout(patches.to(device), numerics.memory_layout)
         with torch.no_grad(), autocast(numerics, device.type):
             logits = network(laid_out).logits
-        return logits.to(patches.device, torch.float32)
+        # In the network's precision, half of the bytes; sums are in float32.
+        return logits.to(patches.device)
 
     return apply
 
@@ -46,81 +71,266 @@ def stream_logits(
     image: Float[Tensor, "channel i j k"],
     tiles: Tiles,
     num_classes: int,
+    *,
+    wanted: Bool[Tensor, "i j k"] | None = None,
+    memory: MemoryBudget | None = None,
+    later_bytes: int = 0,
 ) -> Iterator[Float[Tensor, "class rows j k"]]:
     """Put the logits of a volume together from those of its tiles.
+
+    How much memory a tile takes is measured at the first one. If the sums of a tile's
+    thickness do not fit in what is left, some of them wait in a temporary file; they
+    are the same to the last bit.
+
+    A tile that holds the same value everywhere (air that was clipped, nothing at all)
+    is not computed again, but gets the logits of the last such tile.
 
     Args:
         network: In evaluation mode. Gets batches on the image's device.
         image: Preprocessed. Beyond its borders the network sees 0.
         tiles: How the network wants volumes cut.
         num_classes: Including background.
+        wanted: Voxels whose logits matter. A tile that puts out none of them is not
+            computed; logits of the others may miss tiles or be 0.
+        memory: Of the process; unset: most of what the machine has free.
+        later_bytes: What the caller needs at once to go on with a block.
 
     Yields:
         Consecutive rows, float32; together they cover the first axis once.
+
+    Raises:
+        CaseError: The budget is too small, or the disk for what does not fit in it.
     """
-    tilings = tiles.along_axes(image.shape[1:])
-    inside_i, inside_j, inside_k = (
-        slice(axis.skipped, axis.skipped + length)
-        for axis, length in zip(tilings, image.shape[1:], strict=True)
+    shape = image.shape[1:]
+    tilings = tiles.along_axes(shape)
+    budget = memory or machine_budget()
+    batch_size = _affordable_batch(tiles.batch_size, tilings, num_classes, budget)
+    predicted = _predicted_tiles(network, image, tilings, batch_size, wanted)
+    with watched_peak() as peak:
+        first = next(predicted, None)
+    cuts, held_bytes = _cuts_that_fit(
+        shape, tilings, num_classes, budget, peak.bytes, later_bytes
     )
-    padding = [side for axis in reversed(tilings) for side in axis.padding]
-    image = F.pad(image, padding)
-    skip, wanted = inside_i.start, inside_i.stop - inside_i.start
-    for rows in _finished_rows(network, image, num_classes, tilings, tiles.batch_size):
-        kept = rows[:, skip : skip + wanted]
-        skip -= min(skip, rows.shape[1])
-        wanted -= kept.shape[1]
-        if kept.shape[1]:
-            yield kept[:, :, inside_j, inside_k]
+    count = rows_at_once(num_classes, shape[1:])
+    with Bricks(num_classes, cuts, held_bytes, budget) as sums:
+        row = 0
+        for tile in chain([] if first is None else [first], predicted):
+            if tile.first[0] > row:
+                yield from sums.finished(row, tile.first[0], count)
+                row = tile.first[0]
+            sums.add(tile.logits, tile.weights, tile.first)
+        first = tile = None  # type: ignore[assignment]
+        yield from sums.finished(row, shape[0], count)
 
 
-def _finished_rows(
+def rows_at_once(num_classes: int, row_shape: Sequence[int]) -> int:
+    """How many rows of logits or probabilities are handled together, at least one."""
+    return max(1, BLOCK_BYTES // _logit_bytes(num_classes, row_shape))
+
+
+@dataclass(frozen=True, eq=False)
+class _PredictedTile:
+    """What the network says of one tile."""
+
+    first: tuple[int, int, int]
+    """Voxel of the volume where it begins to put out; negative in the padding."""
+
+    logits: Float[Tensor, "class ii jj kk"]
+    weights: tuple[Tensor, ...]
+    """Per axis."""
+
+
+def _predicted_tiles(
     network: PatchFunction,
     image: Tensor,
-    num_classes: int,
     tilings: Sequence[AxisTiling],
     batch_size: int,
-) -> Iterator[Tensor]:
-    """Rows of all that the tiles put out, as soon as no other tile adds to them."""
+    wanted: Tensor | None,
+) -> Iterator[_PredictedTile]:
+    """Tiles in the order of their first rows."""
     along_i, along_j, along_k = tilings
-    sums = image.new_zeros(
-        num_classes,
-        along_i.output_size,
-        along_j.output_length,
-        along_k.output_length,
+    uniform = _UniformTiles()
+    for n, start in enumerate(along_i.starts):
+        places = [
+            (n, j, k)
+            for j, k in product(range(len(along_j.starts)), range(len(along_k.starts)))
+            if _is_wanted(wanted, tilings, (n, j, k))
+        ]
+        if not places:
+            continue
+        slab = _padded_slab(image, tilings, start)
+        waiting: list[tuple[tuple[int, int, int], Tensor]] = []
+        for place in places:
+            j, k = along_j.starts[place[1]], along_k.starts[place[2]]
+            patch = slab[:, :, j : j + along_j.size, k : k + along_k.size]
+            known = uniform.logits(patch)
+            if known is not None:
+                yield _predicted(tilings, place, known)
+                continue
+            waiting.append((place, patch))
+            if len(waiting) == batch_size:
+                yield from _computed(network, tilings, waiting, uniform)
+                waiting = []
+        if waiting:
+            yield from _computed(network, tilings, waiting, uniform)
+
+
+def _computed(
+    network: PatchFunction,
+    tilings: Sequence[AxisTiling],
+    batch: Sequence[tuple[tuple[int, int, int], Tensor]],
+    uniform: "_UniformTiles",
+) -> Iterator[_PredictedTile]:
+    patches = [patch for _, patch in batch]
+    for (place, patch), logits in zip(
+        batch, network(torch.stack(patches)), strict=True
+    ):
+        uniform.keep(patch, logits)
+        yield _predicted(tilings, place, logits)
+
+
+def _predicted(
+    tilings: Sequence[AxisTiling], place: tuple[int, int, int], logits: Tensor
+) -> _PredictedTile:
+    i, j, k = (
+        axis.starts[number] - axis.skipped
+        for axis, number in zip(tilings, place, strict=True)
     )
-    ends = [*along_i.starts[1:], along_i.output_length]
-    for n, (start, end) in enumerate(zip(along_i.starts, ends, strict=True)):
-        slab = image[:, start : start + along_i.size]
-        positions = list(
-            product(range(len(along_j.starts)), range(len(along_k.starts)))
+    weights = tuple(
+        axis.weights[number] for axis, number in zip(tilings, place, strict=True)
+    )
+    return _PredictedTile((i, j, k), logits, weights)
+
+
+class _UniformTiles:
+    """The logits of the last tile with one value per channel, for the next alike."""
+
+    def __init__(self) -> None:
+        self._values: Tensor | None = None
+        self._logits: Tensor | None = None
+
+    def logits(self, patch: Tensor) -> Tensor | None:
+        """Of a patch like the one kept; otherwise nothing."""
+        if self._values is None or not torch.equal(patch[:, 0, 0, 0], self._values):
+            return None
+        return self._logits if _is_uniform(patch) else None
+
+    def keep(self, patch: Tensor, logits: Tensor) -> None:
+        """Remember what was said of a patch, if it is uniform and the logits small."""
+        if logits.nbytes <= KEPT_BYTES and _is_uniform(patch):
+            self._values, self._logits = patch[:, 0, 0, 0].clone(), logits.clone()
+
+
+def _is_uniform(patch: Tensor) -> bool:
+    corner = patch[:, :1, :1, :1]
+    # Most patches differ in a few voxels already.
+    return bool(
+        (patch[:, -1:, -1:, -1:] == corner).all() and (patch == corner).all().item()
+    )
+
+
+def _is_wanted(
+    wanted: Tensor | None, tilings: Sequence[AxisTiling], place: tuple[int, int, int]
+) -> bool:
+    if wanted is None:
+        return True
+    window = []
+    for axis, number in zip(tilings, place, strict=True):
+        start = axis.starts[number] - axis.skipped
+        window.append(slice(max(start, 0), start + axis.output_size))
+    return bool(wanted[tuple(window)].any())
+
+
+def _padded_slab(image: Tensor, tilings: Sequence[AxisTiling], start: int) -> Tensor:
+    """Rows that the tiles from ``start`` on take in, of the padded image."""
+    along_i = tilings[0]
+    first = start - along_i.padding[0]
+    last = first + along_i.size
+    rows = image[:, max(first, 0) : max(last, 0)]
+    before = min(max(-first, 0), along_i.size)
+    sides = [(before, along_i.size - before - rows.shape[1])]
+    sides += [axis.padding for axis in tilings[1:]]
+    if not any(chain.from_iterable(sides)):
+        return rows
+    return F.pad(rows, [length for side in reversed(sides) for length in side])
+
+
+def _affordable_batch(
+    batch_size: int,
+    tilings: Sequence[AxisTiling],
+    num_classes: int,
+    budget: MemoryBudget,
+) -> int:
+    """Tiles at once whose logits leave room for the rest, at least one."""
+    tile_bytes = _logit_bytes(num_classes, [axis.output_size for axis in tilings])
+    left = BATCH_SHARE * budget.left_bytes(taken_bytes())
+    return max(1, min(batch_size, int(left // tile_bytes)))
+
+
+def _cuts_that_fit(
+    shape: Sequence[int],
+    tilings: Sequence[AxisTiling],
+    num_classes: int,
+    budget: MemoryBudget,
+    peak_bytes: int,
+    later_bytes: int,
+) -> tuple[Cuts, float]:
+    """How the sums are cut, and how many bytes of them are held in memory.
+
+    Raises:
+        CaseError: Not even one brick fits.
+    """
+    begins, ends = zip(
+        *(_begins_and_ends(axis, n) for axis, n in zip(tilings, shape, strict=True)),
+        strict=True,
+    )
+    _, length_j, length_k = shape
+    rows = sorted({*begins[0], shape[0]})
+    # A brick reaches to where the next tile begins.
+    thickness = max(
+        min(cut for cut in rows if cut >= end) - begin
+        for begin, end in zip(begins[0], ends[0], strict=True)
+    )
+    spare = budget.left_bytes(peak_bytes) - later_bytes
+    if _logit_bytes(num_classes, (thickness, length_j, length_k)) <= spare:
+        return Cuts(tuple(rows), (0, length_j), (0, length_k)), math.inf
+    along_j, along_k = (
+        tuple(sorted({0, *begins[axis], *ends[axis], shape[axis]})) for axis in (1, 2)
+    )
+    widest = Cuts((0, 1), along_j, along_k).largest_part
+    step = max(1, BRICK_BYTES // _logit_bytes(num_classes, (widest,)))
+    cuts = Cuts(_no_longer_than(rows, step), along_j, along_k)
+    # One that is added to, and what is added.
+    least = 2 * _logit_bytes(num_classes, (cuts.largest_part,))
+    if spare < least:
+        raise CaseError(
+            f"a memory of {in_memory_words(budget.bytes_in_all)} is too little for it: "
+            f"the program, the weights, the image and the network at work on a patch "
+            f"take {in_memory_words(peak_bytes)}, and with the rows on their way back "
+            f"to its grid it needs {in_memory_words(budget.bytes_in_all + least - spare)}"
+            " at least; give more (--memory), or smaller patches"
         )
-        for first in range(0, len(positions), batch_size):
-            batch = positions[first : first + batch_size]
-            corners = [(along_j.starts[j], along_k.starts[k]) for j, k in batch]
-            logits = network(
-                torch.stack(
-                    [
-                        slab[:, :, j : j + along_j.size, k : k + along_k.size]
-                        for j, k in corners
-                    ]
-                )
-            )
-            for tile, corner, patch in zip(batch, corners, logits, strict=True):
-                weight = torch.einsum(
-                    "i,j,k->ijk",
-                    along_i.weights[n],
-                    along_j.weights[tile[0]],
-                    along_k.weights[tile[1]],
-                ).to(sums.device)
-                window = (
-                    slice(corner[0], corner[0] + along_j.output_size),
-                    slice(corner[1], corner[1] + along_k.output_size),
-                )
-                sums[:, :, *window] += patch.float() * weight
-        finished = end - start
-        yield sums[:, :finished].clone()
-        # What overlaps with the next tiles moves to the front.
-        sums = torch.cat(
-            [sums[:, finished:], torch.zeros_like(sums[:, :finished])], dim=1
-        )
+    return cuts, spare - least / 2
+
+
+def _begins_and_ends(axis: AxisTiling, length: int) -> tuple[list[int], list[int]]:
+    """Of what each tile puts out, within an axis of this length."""
+    begins = [max(start - axis.skipped, 0) for start in axis.starts]
+    ends = [
+        min(start - axis.skipped + axis.output_size, length) for start in axis.starts
+    ]
+    return begins, ends
+
+
+def _no_longer_than(cuts: Sequence[int], step: int) -> tuple[int, ...]:
+    """The same cuts and some between them, so that no part is longer."""
+    between = [
+        row
+        for first, last in zip(cuts, cuts[1:], strict=False)
+        for row in range(first, last, step)
+    ]
+    return (*between, cuts[-1])
+
+
+def _logit_bytes(num_classes: int, shape: Sequence[int]) -> int:
+    return BYTES_PER_NUMBER * num_classes * math.prod(shape)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -81,6 +81,10 @@ class Outcome:
     finished: str
     """Time, UTC."""
 
+    structures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name to ``volume_ml``, ``volume_interval_ml`` and ``expected_dice``, see
+    `foveal.ensembles.prediction.StructureFacts`; empty if it failed."""
+
     def as_record(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
@@ -126,6 +130,9 @@ def _outcome(record: Mapping[str, Any]) -> Outcome:
     entries["outputs"] = tuple(OutputFile(**one) for one in entries["outputs"])
     for name in ("reasons", "models"):
         entries[name] = tuple(entries[name])
+    for facts in entries.get("structures", {}).values():
+        if facts["volume_interval_ml"] is not None:
+            facts["volume_interval_ml"] = tuple(facts["volume_interval_ml"])
     return Outcome(**entries)
 
 

@@ -4,22 +4,23 @@ Everything streams along the first axis of the reoriented image, so a full-size 
 many classes is never held as probabilities.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.geometry import Grid, reorientation
+from foveal.inference.bricks import BYTES_PER_NUMBER
+from foveal.inference.predict import BLOCK_BYTES, rows_at_once
 from foveal.preprocessing.resample import linear_taps
 
-ROWS_AT_ONCE = 8
-"""Rows of logits interpolated together; bounds the memory."""
-
-TakeRows = Callable[[int, Float[Tensor, "class rows j k"]], None]
-"""Receives the first row's index and the probabilities of a block of rows."""
+BLOCKS_AT_ONCE = 8
+"""Of probabilities in memory on the way from logits to classes: interpolated along each
+axis, held for the next row, after softmax, uncropped, and what decides the class."""
 
 
 def resampled_rows(
@@ -44,25 +45,44 @@ def resampled_rows(
     held: Tensor | None = None
     first_held = next_row = 0
     for block in rows:
-        for part in block.split(ROWS_AT_ONCE, dim=1):
+        count = rows_at_once(len(block), _larger_row(shape, target_shape))
+        for part in block.split(count, dim=1):
             part = _resampled_axis(part, 2, target_shape[1])
             part = _resampled_axis(part, 3, target_shape[2])
             held = part if held is None else torch.cat([held, part], dim=1)
             ready = next_row
             while ready < target_shape[0] and upper[ready] < first_held + held.shape[1]:
                 ready += 1
-            if ready > next_row:
-                wanted = slice(next_row, ready)
+            while next_row < ready:
+                wanted = slice(next_row, min(next_row + count, ready))
                 share = weight[wanted].reshape(1, -1, 1, 1)
                 yield torch.lerp(
                     held[:, lower[wanted] - first_held],
                     held[:, upper[wanted] - first_held],
                     share,
                 )
-                next_row = ready
+                next_row = wanted.stop
             if next_row < target_shape[0]:
                 drop = min(int(lower[next_row]) - first_held, held.shape[1])
                 held, first_held = held[:, drop:], first_held + drop
+
+
+def memory_of_blocks(
+    num_classes: int, shape: Sequence[int], target_shape: Sequence[int]
+) -> int:
+    """Bytes of the blocks that are in memory between logits and classes, about.
+
+    Args:
+        num_classes: Including background.
+        shape: Of the volume whose rows come.
+        target_shape: Of the volume whose rows are made of them.
+    """
+    row = BYTES_PER_NUMBER * num_classes * math.prod(_larger_row(shape, target_shape))
+    return BLOCKS_AT_ONCE * max(row, min(BLOCK_BYTES, row * target_shape[0]))
+
+
+def _larger_row(shape: Sequence[int], target_shape: Sequence[int]) -> Sequence[int]:
+    return max(shape[1:], target_shape[1:], key=math.prod)
 
 
 def _resampled_axis(block: Tensor, axis: int, length: int) -> Tensor:
@@ -83,6 +103,8 @@ def uncropped_rows(
     window: Sequence[slice],
     shape: Sequence[int],
     num_classes: int,
+    *,
+    inside: NDArray[np.bool_] | None = None,
 ) -> Iterator[Float[Tensor, "class _ jj kk"]]:
     """Place probabilities of a crop in the whole image; outside is background.
 
@@ -91,30 +113,70 @@ def uncropped_rows(
         window: Of the crop in the image.
         shape: Of the image.
         num_classes: Including background.
+        inside: ``(i, j, k)`` of the crop; voxels that are not true are background, too.
 
     Yields:
         Consecutive blocks that cover ``shape`` once.
     """
+    at_once = rows_at_once(num_classes, shape[1:])
 
     def background(count: int) -> Tensor:
         block = torch.zeros(num_classes, count, shape[1], shape[2])
         block[0] = 1
         return block
 
+    if inside is not None:
+        rows = _background_outside(rows, inside)
     if all(
         axis.start == 0 and axis.stop == length
         for axis, length in zip(window, shape, strict=True)
     ):
         yield from rows
         return
-    for start in range(0, window[0].start, ROWS_AT_ONCE):
-        yield background(min(ROWS_AT_ONCE, window[0].start - start))
+    for start in range(0, window[0].start, at_once):
+        yield background(min(at_once, window[0].start - start))
     for block in rows:
         whole = background(block.shape[1])
         whole[:, :, window[1], window[2]] = block
         yield whole
-    for start in range(window[0].stop, shape[0], ROWS_AT_ONCE):
-        yield background(min(ROWS_AT_ONCE, shape[0] - start))
+    for start in range(window[0].stop, shape[0], at_once):
+        yield background(min(at_once, shape[0] - start))
+
+
+def _background_outside(
+    rows: Iterator[Float[Tensor, "class _ j k"]], inside: NDArray[np.bool_]
+) -> Iterator[Float[Tensor, "class _ j k"]]:
+    """Probabilities that are 1 for background wherever ``(i, j, k)`` is not true."""
+    first = 0
+    for block in rows:
+        outside = torch.from_numpy(~inside[first : first + block.shape[1]])
+        first += block.shape[1]
+        block = block.masked_fill(outside, 0.0)
+        block[0].masked_fill_(outside, 1.0)
+        yield block
+
+
+def voxels_behind(
+    inside: NDArray[np.bool_], shape: Sequence[int]
+) -> Bool[Tensor, "i j k"]:
+    """Voxels that `resampled_rows` looks at to make those that are true.
+
+    Args:
+        inside: ``(ii, jj, kk)``, of the rows that are made.
+        shape: Of the volume whose rows they are made of.
+    """
+    behind = torch.from_numpy(np.ascontiguousarray(inside))
+    for axis, length in enumerate(shape):
+        if behind.shape[axis] == length:
+            continue
+        lower, upper, _ = linear_taps(length, behind.shape[axis])
+        size = [*behind.shape]
+        size[axis] = length
+        looked_at = torch.zeros(size, dtype=torch.int32)
+        for taps in (lower, upper):
+            looked_at.index_add_(axis, taps, behind.int())
+        behind = looked_at > 0
+    return behind
 
 
 def in_equal_blocks(
@@ -127,7 +189,7 @@ def in_equal_blocks(
         held.append(block)
         number += block.shape[1]
         if number >= count:
-            joined = torch.cat(held, dim=1)
+            joined = held[0] if len(held) == 1 else torch.cat(held, dim=1)
             whole = number // count * count
             yield from joined[:, :whole].split(count, dim=1)
             held, number = [joined[:, whole:]], number - whole
@@ -135,40 +197,29 @@ def in_equal_blocks(
         yield torch.cat(held, dim=1)
 
 
-def decided_label_map(
-    rows: Iterator[Float[Tensor, "class _ j k"]],
+def label_map_of(
+    classes: NDArray[np.integer],
     grid: Grid,
     orientation: str,
     label_values: Sequence[int],
-    structures: Sequence[Sequence[int]],
-    take_rows: TakeRows | None = None,
     *,
     background_value: int = 0,
 ) -> NDArray[np.integer]:
-    """Label map decided from probabilities, in stored order.
+    """Label map of inside classes, in stored order, with the user's values.
 
     Args:
-        rows: Probabilities on the grid brought to ``orientation``.
+        classes: On the grid brought to ``orientation``.
         grid: Of the case as stored.
-        orientation: Of the rows.
+        orientation: Of the classes.
         label_values: The user's value of each label.
-        structures: See `decided_classes`.
-        take_rows: Also gets the probabilities as they pass.
         background_value: The user's value of background.
 
     Returns:
         ``(i, j, k)``, in the smallest integer type that holds the values.
     """
-    turn = reorientation(grid, orientation)
-    labels = np.empty(turn.apply_to_grid(grid).shape, np.uint8)
-    first = 0
-    for block in rows:
-        labels[first : first + block.shape[1]] = decided_classes(block, structures)
-        if take_rows is not None:
-            take_rows(first, block)
-        first += block.shape[1]
     values = np.array([background_value, *label_values])
-    return values.astype(_smallest_type(values))[turn.undo(labels)]
+    turn = reorientation(grid, orientation)
+    return values.astype(smallest_type(values))[turn.undo(classes)]
 
 
 def decided_classes(
@@ -205,7 +256,8 @@ def structure_probabilities(
     )
 
 
-def _smallest_type(values: NDArray[np.integer]) -> type[np.integer]:
+def smallest_type(values: NDArray[np.integer]) -> type[np.integer]:
+    """Narrowest usual number type that holds some label values."""
     for kind in (np.uint8, np.int16, np.uint16):
         limits = np.iinfo(kind)
         if limits.min <= values.min() and values.max() <= limits.max:

@@ -107,7 +107,7 @@ def with_background_zero(
     return np.where(is_background, np.int32(0), label_map)
 
 
-def present_labels(label_map: NDArray[np.int32]) -> tuple[int, ...]:
+def present_labels(label_map: NDArray[np.integer]) -> tuple[int, ...]:
     """Values that occur in a label map, background included, in ascending order."""
     if label_map.size == 0:
         return ()

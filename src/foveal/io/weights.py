@@ -3,8 +3,9 @@
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import safetensors
 import safetensors.torch
@@ -35,8 +36,38 @@ def packed_weights(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> b
     return safetensors.torch.save(held, metadata)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read and verify what `write_weights` wrote.
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors of a file that is not written to any more, each read when asked for."""
+
+    def __init__(self, path: Path, names: Mapping[str, str]) -> None:
+        self._path, self._names = path, dict(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A tensor, in memory of its own."""
+        stored = self._names[name]
+        with safetensors.safe_open(self._path, framework="pt") as file:
+            return cast(Tensor, file.get_tensor(stored))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def under(self, prefix: str) -> "StoredTensors":
+        """Those whose names begin so, by the rest of their names."""
+        return StoredTensors(
+            self._path,
+            {
+                name.removeprefix(prefix): stored
+                for name, stored in self._names.items()
+                if name.startswith(prefix)
+            },
+        )
+
+
+def open_weights(path: Path) -> tuple[StoredTensors, dict[str, str]]:
+    """Verify what `write_weights` wrote; no more than a tensor of it is held at once.
 
     Returns:
         Tensors and texts.
@@ -47,23 +78,31 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+        tensors = StoredTensors(path, {name: name for name in names})
+        digest = texts.pop("digest", None)
+        found = None if digest is None else _digest_of_all(tensors, texts)
     except (safetensors.SafetensorError, OSError, struct.error, ValueError) as error:
         raise RunError(
             f"{path} is damaged or no file of weights ({error}); copy or export it "
             "again"
         ) from error
-    digest = texts.pop("digest", None)
     if digest is None:
         raise RunError(
             f"{path} was not written by Foveal (it has no digest); give a model file "
             "that foveal export wrote, or the folder of a run"
         )
-    if digest != _digest_of_all(tensors, texts):
+    if digest != found:
         raise RunError(
             f"{path} is damaged (its digest does not match); copy or export it again"
         )
     return tensors, texts
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read and verify what `write_weights` wrote, see `open_weights`."""
+    tensors, texts = open_weights(path)
+    return dict(tensors), texts
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -281,7 +281,7 @@ def _difference(
         effect=_effect(differences),
         num_better=num_better,
         num_worse=num_worse,
-        wilcoxon_p=_wilcoxon_p(differences),
+        wilcoxon_p=wilcoxon_p(differences),
         t_test_p=_t_test_p(differences),
     )
 
@@ -316,8 +316,12 @@ def _effect(differences: NDArray[np.float64]) -> float:
     return float(differences.mean() / differences.std(ddof=1))
 
 
-def _wilcoxon_p(differences: NDArray[np.float64]) -> float:
-    """1 where nothing differs; NaN without two cases."""
+def wilcoxon_p(differences: NDArray[np.float64]) -> float:
+    """Two-sided p of paired differences by Wilcoxon's signed ranks.
+
+    Returns:
+        1 where nothing differs; NaN without two cases.
+    """
     if len(differences) < 2:
         return math.nan
     if not differences.any():

@@ -141,6 +141,10 @@ class PreprocessedCase:
     weight_map: NDArray[np.float32] | None
     """``(i, j, k)``, not negative, and not 0 everywhere."""
 
+    region: NDArray[np.bool_] | None = None
+    """Voxels of the crop, before resampling, that may hold a structure: the mask, where
+    the recipe crops to masks. ``None``: all may."""
+
 
 def preprocess_case(
     case: Case,
@@ -227,19 +231,17 @@ def _preprocess(
     image, inside, change, window = _cropped(case, recipe)
     grid = cropped_grid(change.apply_to_grid(case.grid), window)
     shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
+    mask = None if case.mask is None else change.apply(case.mask)[window]
     return PreprocessedCase(
         image=_preprocessed_image(image, inside, recipe.channels, shape),
-        label_map=_preprocessed_label_map(
-            case, recipe, annotated, change, window, shape
-        ),
+        label_map=_preprocessed_label_map(case, recipe, annotated, window, shape),
         grid=grid if shape == grid.shape else resampled_grid(grid, shape),
         restoration=Restoration(case.grid, change, window, shape),
-        mask=None
-        if case.mask is None
-        else resample_mask(change.apply(case.mask)[window], shape),
+        mask=None if mask is None else resample_mask(mask, shape),
         weight_map=None
         if case.weight_map is None
         else _preprocessed_weight_map(change.apply(case.weight_map), window, shape),
+        region=mask if recipe.crop == "mask" else None,
     )
 
 
@@ -307,14 +309,22 @@ def _preprocessed_image(
     return result
 
 
-def _preprocessed_label_map(
-    case: Case,
-    recipe: PreprocessingRecipe,
-    annotated: Sequence[str] | None,
-    change: Reorientation,
-    window: Window,
-    shape: tuple[int, int, int],
+def reference_classes(
+    case: Case, recipe: PreprocessingRecipe, annotated: Sequence[str] | None = None
 ) -> NDArray[np.uint8] | None:
+    """Inside classes of a case's reference, reoriented, neither cropped nor resampled.
+
+    Args:
+        case: As read.
+        recipe: What its label map means.
+        annotated: Structures contoured in the case; ``None``: all.
+
+    Returns:
+        ``(i, j, k)``, 255 where the class is not known; ``None`` without a reference.
+
+    Raises:
+        CaseError: The label map holds an unknown label.
+    """
     if case.label_map is None:
         return None
     combinations = recipe.class_combinations
@@ -326,8 +336,21 @@ def _preprocessed_label_map(
     else:
         class_of = classes_of_combinations(case.combinations, combinations, annotated)
         ignore_value = None
+    change = reorientation(case.grid, recipe.orientation)
     numbered = inside_label_map(change.apply(case.label_map), class_of, ignore_value)
-    numbered = without_unannotated(numbered, classes_shown(combinations, annotated))
+    return without_unannotated(numbered, classes_shown(combinations, annotated))
+
+
+def _preprocessed_label_map(
+    case: Case,
+    recipe: PreprocessingRecipe,
+    annotated: Sequence[str] | None,
+    window: Window,
+    shape: tuple[int, int, int],
+) -> NDArray[np.uint8] | None:
+    numbered = reference_classes(case, recipe, annotated)
+    if numbered is None:
+        return None
     return resample_label_map(np.ascontiguousarray(numbered[window]), shape)
 
 

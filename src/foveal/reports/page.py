@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from foveal.metrics.presence import PresenceScores
 from foveal.reports import figures
@@ -60,6 +60,21 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """Whether probabilities can be trusted."""
+
+    summary: str
+    band_mm: float
+    """Around foreground; what the numbers are of, but for those called everywhere."""
+
+    rows: Sequence[tuple[str, Sequence[float]]]
+    """What a probability is of, and ECE, Brier score, NLL and ECE everywhere, each
+    without and with a temperature."""
+
+    figures: Sequence[Curve]
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything that a report says."""
 
@@ -87,6 +102,12 @@ class Page:
     overlay_notes: Sequence[str]
     """Why pictures are absent."""
 
+    volumes: Sequence[Curve]
+    """Dice and volume per case, a figure per structure."""
+
+    trust: Trust | None
+    """``None`` before ``foveal calibrate``."""
+
     curves: Sequence[Curve]
 
     beside: Beside | None
@@ -107,16 +128,7 @@ class Page:
 
 def render(page: Page) -> str:
     """HTML of a report; names from the data are escaped."""
-    environment = Environment(
-        loader=PackageLoader("foveal", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["data_url"] = data_url
-    return environment.get_template("page.html").render(
+    return page_template("page.html").render(
         page=page,
         colours={
             "reference": figures.REFERENCE_COLOUR,
@@ -126,6 +138,20 @@ def render(page: Page) -> str:
         details=_details(page.scores) if page.scores else (),
         structures=page.scores.structures if page.scores else (),
     )
+
+
+def page_template(name: str) -> Template:
+    """A page of this room; what is put into it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("foveal", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["data_url"] = data_url
+    return environment.get_template(name)
 
 
 def number(value: float | None, digits: int = 3) -> str:

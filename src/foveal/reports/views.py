@@ -90,7 +90,7 @@ def worst_view(
         reference=laid_out(reference, axis, place),
         prediction=laid_out(prediction, axis, place),
         pixel_mm=(rows_mm, columns_mm),
-        close_up=_close_up(either, (rows_mm, columns_mm)),
+        close_up=close_up(either, (rows_mm, columns_mm)),
         plane=PLANES[axis],
         axis="ijk"[change.permutation[axis]],
         index=length - 1 - place if axis in change.reversed_axes else place,
@@ -138,7 +138,7 @@ def laid_out(volume: NDArray[Any], axis: int, place: int) -> NDArray[Any]:
     return flat if axis == 2 else flat[::-1]
 
 
-def _close_up(
+def close_up(
     mask: NDArray[np.bool_], pixel_mm: tuple[float, float]
 ) -> tuple[slice, slice]:
     """Square around a mask, with a margin and not too small, where the slice allows.
