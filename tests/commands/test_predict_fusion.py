@@ -28,7 +28,7 @@ def validated(run, dice):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_ball_and_box_dataset(
-        tmp_path_factory.mktemp("data") / "d", num_cases=1, shape=(16, 16, 12)
+        tmp_path_factory.mktemp("data") / "d", num_cases=1, shape=(16, 16, 14)
     )
 
 
