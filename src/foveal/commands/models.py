@@ -146,7 +146,8 @@ def load_model(
         mirror: Also see every case reversed along the axes that the plan names.
         dropout_passes: See every case so many times with dropout on.
         weights: Of the models in their average; unset: all alike.
-        memory_bytes: That predicting a case may take.
+        memory_bytes: That the process may take; what does not fit waits on disk.
+            Unset: most of what the machine has free.
         postprocessing: See `foveal.predict`.
         plugins: Files of the models' networks, if plugins added them; they are run.
 
