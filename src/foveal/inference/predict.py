@@ -107,19 +107,21 @@ def stream_logits(
     batch_size = _affordable_batch(tiles.batch_size, tilings, num_classes, budget)
     predicted = _predicted_tiles(network, image, tilings, batch_size, wanted)
     with watched_peak() as peak:
-        first = next(predicted, None)
+        tile = next(predicted, None)
     cuts, held_bytes = _cuts_that_fit(
         shape, tilings, num_classes, budget, peak.bytes, later_bytes
     )
     count = rows_at_once(num_classes, shape[1:])
     with Bricks(num_classes, cuts, held_bytes, budget) as sums:
         row = 0
-        for tile in chain([] if first is None else [first], predicted):
+        while tile is not None:
             if tile.first[0] > row:
                 yield from sums.finished(row, tile.first[0], count)
                 row = tile.first[0]
             sums.add(tile.logits, tile.weights, tile.first)
-        first = tile = None  # type: ignore[assignment]
+            # Its logits must be gone when the network makes the next ones.
+            tile = None
+            tile = next(predicted, None)
         yield from sums.finished(row, shape[0], count)
 
 
