@@ -10,7 +10,7 @@ from foveal.case import Case
 from foveal.commands.models import ModelsInTurn, read_models
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.running_sums import SumsInMemory, SumsOnDisk
-from foveal.errors import RunError
+from foveal.errors import CaseError, RunError
 from foveal.geometry import Grid
 from foveal.inference.model import Pass
 from foveal.uncertainty.maps import entropy
@@ -142,7 +142,7 @@ def test_volumes_of_passes_are_those_of_their_own_label_maps(models, case):
         assert volumes == pytest.approx([count * voxel_ml for count in counts])
 
 
-def test_sums_on_disk_are_those_in_memory(tmp_path, models, case):
+def test_sums_on_disk_are_those_in_memory(tmp_path, models, case, monkeypatch):
     torch.manual_seed(0)
     in_memory, on_disk = SumsInMemory(3, (7, 4, 5)), SumsOnDisk(3, (7, 4, 5), tmp_path)
     for first, count in ((0, 4), (4, 3), (2, 5), (6, 1)):
@@ -152,8 +152,14 @@ def test_sums_on_disk_are_those_in_memory(tmp_path, models, case):
     for one, other in zip(in_memory.rows(3), on_disk.rows(3), strict=True):
         assert torch.equal(one, other)
     assert list(tmp_path.iterdir()) == []
-    small = Ensemble(models, memory_bytes=1)
-    torch.testing.assert_close(mean_of(small, case), mean_of(Ensemble(models), case))
+    expected = mean_of(Ensemble(models), case)
+    monkeypatch.setattr("foveal.ensembles.members.SHARE_OF_SUMS", 0.0)
+    torch.testing.assert_close(mean_of(Ensemble(models), case), expected)
+
+
+def test_a_memory_smaller_than_the_program_is_refused_and_the_least_named(models, case):
+    with pytest.raises(CaseError, match=r"a memory of 1M is too little .* at least"):
+        Ensemble(models, memory_bytes=10**6).predict(case)
 
 
 def test_models_are_held_one_at_a_time(runs):
