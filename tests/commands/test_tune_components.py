@@ -36,6 +36,12 @@ class MadeUpCases(list):
     structures = STRUCTURES
 
 
+@pytest.fixture(autouse=True)
+def few_sizes(monkeypatch):
+    """Rules enough to choose among, tried in little time."""
+    monkeypatch.setattr(module, "SIZES", (0.1,))
+
+
 def case(number, *, specks=True, is_spleen_divided=False):
     """Two boxes found as they are, and specks of liver elsewhere."""
     reference = np.zeros((16, 14, 12), np.uint8)
@@ -139,11 +145,16 @@ def test_the_command_prints_what_is_kept(tmp_path, monkeypatch):
     answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert answer.exit_code == 0
     assert "foveal predict follows it" in answer.output
-    answer = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
-    record = json.loads(answer.stdout)
-    assert record["together"]["helps"]
-    assert record["rules"][0]["evidence"]["p_value"] < 0.05
     found = cases(specks=False)
     monkeypatch.setattr(module, "validation_cases", lambda *_, **__: found)
     answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "No rule helps" in answer.output
+
+
+def test_the_command_prints_all_values_for_programs(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases())
+    arguments = ["tune-components", str(tmp_path), "--threads", "1", "--json"]
+    answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    record = json.loads(answer.stdout)
+    assert record["together"]["helps"]
+    assert record["rules"][0]["evidence"]["p_value"] < 0.05

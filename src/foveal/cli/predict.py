@@ -60,6 +60,13 @@ def predict(
         bool,
         typer.Option("--crf", help="Refine by the CRF that foveal tune-crf chose."),
     ] = False,
+    fusion: Annotated[
+        Literal["mean", "majority", "weighted", "staple"],
+        typer.Option(
+            help="What is made of several models: the mean of their probabilities, a "
+            "vote of the majority, a vote weighted by validated Dice, or STAPLE."
+        ),
+    ] = "mean",
     postprocessing: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +129,7 @@ def predict(
                 postprocessing=postprocessing,
                 memory_bytes=None if memory is None else memory_bytes(memory),
                 snapshots=snapshots,
+                fusion=fusion,
                 resume=resume,
                 device=device,
                 threads=threads,

@@ -19,6 +19,7 @@ from foveal.engine.checkpoints import open_checkpoint, snapshots
 from foveal.engine.run_directory import RunDirectory, open_run
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.model_file import MemberContent, read_model_file
+from foveal.ensembles.voted_passes import FusionRule
 from foveal.errors import PluginError, RunError, SettingsError
 from foveal.inference.model import Model
 from foveal.io.weights import StoredTensors, tensors_digest
@@ -133,6 +134,7 @@ def load_model(
     mirror: bool = False,
     dropout_passes: int | None = None,
     weights: Sequence[float] | None = None,
+    fusion: FusionRule = "mean",
     memory_bytes: int | None = None,
     postprocessing: Path | str | None = None,
     plugins: Sequence[Path | str | Plugin] = (),
@@ -145,7 +147,9 @@ def load_model(
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         mirror: Also see every case reversed along the axes that the plan names.
         dropout_passes: See every case so many times with dropout on.
-        weights: Of the models in their average; unset: all alike.
+        weights: Of the models in their average or vote; unset: all alike.
+        fusion: ``"mean"`` of the probabilities, vote of the ``"majority"``, vote by
+            ``weights`` (``"weighted"``), or ``"staple"``.
         memory_bytes: That the process may take; what does not fit waits on disk.
             Unset: most of what the machine has free.
         postprocessing: See `foveal.predict`.
@@ -161,6 +165,7 @@ def load_model(
         mirror=mirror,
         dropout_passes=dropout_passes,
         weights=None if weights is None else tuple(weights),
+        fusion=fusion,
         memory_bytes=memory_bytes,
         steps=building.steps(postprocessing_of(model, postprocessing)),
     )

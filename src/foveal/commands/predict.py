@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from foveal import building
 from foveal.case import CaseFiles
+from foveal.commands.export import model_card
 from foveal.commands.models import (
     ModelsInTurn,
     Paths,
@@ -29,6 +31,7 @@ from foveal.commands.prediction_folder import (
 from foveal.commands.prediction_stages import Job, Stages
 from foveal.config.postprocessing import PostprocessingConfig
 from foveal.ensembles.members import Ensemble
+from foveal.ensembles.voted_passes import FusionRule
 from foveal.errors import CaseError, RunError, SettingsError
 from foveal.inference.overlap import overlapped
 from foveal.inference.record import Outcome
@@ -48,6 +51,7 @@ def predict(
     crf: bool = False,
     postprocessing: Path | str | None = None,
     snapshots: bool = False,
+    fusion: FusionRule = "mean",
     memory_bytes: int | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -85,6 +89,10 @@ def predict(
             ``"none"``, to see what the networks say.
         snapshots: Average the snapshots that a cyclic schedule has kept in each run, in
             place of the best checkpoint.
+        fusion: ``"mean"`` of the passes' probabilities; the class that the
+            ``"majority"`` of them says; the same ``"weighted"`` by the mean Dice that
+            each model reached in validation; or ``"staple"``. Of votes the
+            probabilities are shares of votes, of STAPLE the chances that it estimates.
         memory_bytes: That the process may take; what does not fit waits on disk, and
             the next case is not read ahead. Unset: most of what the machine has free.
         resume: Go on in a folder that holds predictions: cases predicted from the same
@@ -116,8 +124,15 @@ def predict(
             "no CRF was chosen for this model; run foveal tune-crf RUN first, or give "
             "--postprocessing FILE with a table [crf]"
         )
+    weights = None
+    if fusion != "mean":
+        _require_probabilities_unused(fusion, crf=crf, uncertainty=uncertainty)
+    if fusion == "weighted":
+        weights = _validated_weights(models, snapshots=snapshots)
     ensemble = Ensemble(
         ModelsInTurn(stored, device),
+        weights=weights,
+        fusion=fusion,
         mirror=mirror,
         dropout_passes=dropout_passes,
         memory_bytes=memory_bytes,
@@ -142,6 +157,8 @@ def predict(
                     ("mirror", mirror),
                     ("dropout_passes", dropout_passes),
                     ("crf", crf),
+                    ("fusion", "" if fusion == "mean" else fusion),
+                    ("weights", list(weights or ())),
                     ("postprocessing", _effects(follows, crf=crf)),
                 )
                 if value
@@ -198,6 +215,39 @@ def predict(
             "goes on"
         ) from error
     return outcomes
+
+
+def _require_probabilities_unused(
+    fusion: FusionRule, *, crf: bool, uncertainty: bool
+) -> None:
+    for what, is_asked in (("crf", crf), ("uncertainty", uncertainty)):
+        if is_asked:
+            raise SettingsError(
+                f"--{what} is made of the networks' probabilities, which --fusion "
+                f"{fusion} gives up for votes; leave one of the two out"
+            )
+
+
+def _validated_weights(models: Paths, *, snapshots: bool) -> tuple[float, ...]:
+    """Mean Dice over structures that each model reached in its validation cases."""
+    if snapshots:
+        raise SettingsError(
+            "snapshots were not validated one by one, so their votes have no weights; "
+            "take --fusion majority"
+        )
+    paths = [models] if isinstance(models, Path | str) else models
+    weights = []
+    for path in paths:
+        for number, member in enumerate(model_card(path)["members"]):
+            means = [one["dice"]["mean"] for one in member["validation"].values()]
+            if not means or any(not mean for mean in means):
+                raise SettingsError(
+                    f"network {number} of {path} has no validated Dice above 0 of "
+                    "every structure, so its vote has no weight; take --fusion "
+                    "majority, or leave it out"
+                )
+            weights.append(fmean(means))
+    return tuple(weights)
 
 
 def _effects(follows: PostprocessingConfig, *, crf: bool) -> dict[str, Any]:

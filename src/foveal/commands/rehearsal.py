@@ -172,7 +172,9 @@ def _require_enough_to_norm(plan: Plan, task: str) -> None:
         return
     patches = plan.patches
     with torch.device("meta"):
-        network = building.planned_network(plan).train()
+        # A CRF behind it has no norm, and needs real intensities.
+        alone = plan.model_copy(update={"crf_rnn": None})
+        network = building.planned_network(alone).train()
         image = torch.empty(
             patches.batch_size, len(plan.preprocessing.channels), *patches.size
         )

@@ -24,6 +24,7 @@ from foveal.commands.report_predictions import (
 )
 from foveal.commands.report_sampling import sampling_facts, sampling_of
 from foveal.commands.report_trust import trust_of
+from foveal.commands.report_volumes import volumes_of
 from foveal.commands.reported_run import ReportedRun, read_run
 from foveal.commands.run_words import (
     Facts,
@@ -139,6 +140,7 @@ def _page_of_run(run: ReportedRun, beside: Beside | None) -> Page:
         folds=[],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
+        volumes=volumes_of(scores),
         trust=trust_of(run.directory.path),
         curves=curves_of_run(run),
         beside=beside,
@@ -195,6 +197,7 @@ def _page_of_runs(
         ],
         overlays=overlays,
         overlay_notes=notes if scores is not None else [],
+        volumes=volumes_of(scores),
         trust=trust_of(folder),
         curves=curves_of_folds(runs),
         beside=beside,

@@ -7,6 +7,7 @@ from typing import Any
 
 from foveal import __version__
 from foveal.case import CaseFiles
+from foveal.commands.out_of_fold import validation_predictions
 from foveal.commands.report_overlays import (
     NUM_OVERLAYS,
     display_range,
@@ -18,10 +19,10 @@ from foveal.commands.report_trust import trust_of
 from foveal.config.ensemble import EnsembleConfig
 from foveal.config.plan import Plan
 from foveal.engine.ensemble_directory import EnsembleDirectory, open_ensemble
+from foveal.engine.run_directory import RunDirectory
 from foveal.errors import CaseError, DatasetError, RunError
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
-from foveal.io.segmentations import found_segmentations
 from foveal.metrics.evaluation import read_evaluation
 from foveal.planning.splits import read_splits
 from foveal.reports.ensemble_page import (
@@ -197,10 +198,9 @@ def _pictures(
         return [], [f"No pictures: the data set cannot be read. {error}"]
     files = {case.name: case for case in dataset.cases}
     plan = read_plan(folder.member_plan(entered[0]))
-    paths = {
-        name: found_segmentations(folder.member(name).validation) for name in entered
-    }
-    together = found_segmentations(folder.validation)
+    paths = {name: validation_predictions(folder.member(name)) for name in entered}
+    # The ensemble keeps its validation predictions as a run does.
+    together = validation_predictions(RunDirectory(folder.path))
     pictures, notes = [], []
     for case in scores.cases[:NUM_OVERLAYS]:
         try:

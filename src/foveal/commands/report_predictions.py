@@ -136,13 +136,15 @@ def _channel(inputs: Sequence[InputFile], images: Path, digests: FileDigests) ->
     Raises:
         CaseError: It is not in the folder.
     """
-    first = next(one for one in inputs if one.role == "channel 0")
-    for path in sorted(images.rglob(glob.escape(first.file))):
-        if digests.digest(path) == first.blake2b:
-            return path
+    channels = [one for one in inputs if one.role == "channel 0"]
+    for one in channels:
+        for path in sorted(images.rglob(glob.escape(one.file))):
+            if digests.digest(path) == one.blake2b:
+                return path
     raise CaseError(
-        f"the image that it was predicted from, {first.file}, is not in {images}, or "
-        "was changed"
+        "the image that it was predicted from, "
+        f"{''.join(one.file for one in channels) or 'whose name is not recorded'}, "
+        f"is not in {images}, or was changed"
     )
 
 
@@ -168,7 +170,7 @@ def _overlay(
         None if doubt is None else read_volume(doubt).array,
         image.grid,
     )
-    why = "most entropy" if doubt is not None else "most of what was found"
+    why = "most of what was found" if doubt is None else "most entropy around it"
     what = (
         "Nothing was found"
         if case.lowest is None

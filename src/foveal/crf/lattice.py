@@ -61,7 +61,13 @@ class PermutohedralLattice:
         vertices = torch.empty(
             self.num_points, corners, dtype=torch.int32, device=device
         )
-        splat_points, splat_weights, counts, keys_of = [], [], [], []
+        splat_points = torch.empty(
+            corners, self.num_points, dtype=torch.int32, device=device
+        )
+        splat_weights = torch.empty(
+            corners, self.num_points, dtype=dtype, device=device
+        )
+        counts, keys_of = [], []
         total = 0
         for remainder in range(corners):
             if remainder:
@@ -72,8 +78,8 @@ class PermutohedralLattice:
                 ordered, return_inverse=True, return_counts=True
             )
             vertices[order, remainder] = (inverse + total).int()
-            splat_points.append(order.int())
-            splat_weights.append(weights[order, remainder])
+            splat_points[remainder] = order
+            splat_weights[remainder] = weights[order, remainder]
             counts.append(count)
             keys_of.append(unique)
             total += len(unique)
@@ -86,8 +92,8 @@ class PermutohedralLattice:
         rows[1:] = torch.cumsum(torch.cat(counts), 0)
         self._splat = sparse_rows(
             rows,
-            torch.cat(splat_points),
-            torch.cat(splat_weights),
+            splat_points.flatten(),
+            splat_weights.flatten(),
             (total, self.num_points),
         )
         every_row = torch.arange(

@@ -308,12 +308,16 @@ def scaled_positions(
     like: Tensor,
 ) -> list[Float[Tensor, " voxel"]]:
     """Positions of the voxels along each axis, in deviations."""
-    return [
-        positions.to(like.dtype) * (spacing / deviation)
-        for positions, spacing, deviation in zip(
-            torch.nonzero(mask).T, spacing_mm, deviations_mm, strict=True
-        )
-    ]
+    columns = []
+    for axis, (spacing, deviation) in enumerate(
+        zip(spacing_mm, deviations_mm, strict=True)
+    ):
+        places = torch.arange(mask.shape[axis], dtype=like.dtype, device=like.device)
+        along = [1] * mask.ndim
+        along[axis] = -1
+        placed = (places * (spacing / deviation)).reshape(along)
+        columns.append(placed.expand(mask.shape)[mask])
+    return columns
 
 
 def foreground_against_background(

@@ -16,6 +16,7 @@ from torch import Tensor
 from foveal.case import Case
 from foveal.ensembles.fused import Fused, PassRows
 from foveal.ensembles.prediction import Prediction, TakeRows, predicted
+from foveal.ensembles.voted_passes import FusionRule, as_votes, stapled
 from foveal.errors import RunError
 from foveal.geometry import reorientation
 from foveal.inference.dropout import require_dropout
@@ -45,6 +46,9 @@ class Ensemble:
     weights: tuple[float, ...] | None = None
     """Of the models, in their order; ``None``: all alike."""
 
+    fusion: FusionRule = "mean"
+    """What is made of all passes. Votes have no temperature."""
+
     memory_bytes: int | None = None
     """That the process may take; what does not fit waits on disk. ``None``: most of
     what the machine has free."""
@@ -67,6 +71,7 @@ class Ensemble:
         Raises:
             RunError: There is none, they differ in what they predict, or dropout is
                 asked of a network that has none.
+            SettingsError: What follows them is meant for other cases.
         """
         tasks, resample_channels, num_passes = [], False, 0
         for model in self.models:
@@ -86,6 +91,10 @@ class Ensemble:
                     )
         if self.weights is not None:
             _require_weights(self.weights, len(tasks))
+        self.steps.require_fit(
+            tasks[0].structures, len(tasks[0].channel_names), tasks[0].num_classes
+        )
+        _require_fusion(self.fusion, num_passes, has_weights=self.weights is not None)
         object.__setattr__(self, "task", tasks[0])
         object.__setattr__(self, "resample_channels", resample_channels)
         object.__setattr__(self, "num_passes", num_passes)
@@ -161,16 +170,24 @@ class Ensemble:
             folder: For temporary files.
         """
         turn = reorientation(case.grid, self.task.orientation)
+        shape = turn.apply_to_grid(case.grid).shape
         budget = self._budget(folder)
         for_sums = int(SHARE_OF_SUMS * budget.bytes_in_all)
         if self.num_passes > 1:
             budget = replace(budget, bytes_in_all=budget.bytes_in_all - for_sums)
+        passes, num_passes = self.passes(case, budget), self.num_passes
+        structures = tuple(self.structures.values())
+        if self.fusion == "staple":
+            rows = stapled(passes, structures, self.task.num_classes, shape)
+            passes, num_passes = iter([(1.0, rows)]), 1
+        elif self.fusion != "mean":
+            passes = as_votes(passes, structures)
         return Fused(
-            self.passes(case, budget),
-            self.num_passes,
+            passes,
+            num_passes,
             self.task,
-            turn.apply_to_grid(case.grid).shape,
-            temperature=self.steps.temperature,
+            shape,
+            temperature=self.steps.temperature if self.fusion == "mean" else 1.0,
             wants_spread=wants_spread,
             most_bytes=for_sums,
             folder=folder,
@@ -212,6 +229,21 @@ class Ensemble:
         )
         mirrorings = model.mirrorings() if self.mirror else ((),)
         return [Pass(axes, seed) for seed in seeds for axes in mirrorings]
+
+
+def _require_fusion(fusion: FusionRule, num_passes: int, *, has_weights: bool) -> None:
+    if fusion != "mean" and num_passes == 1:
+        raise RunError(
+            f"fusion {fusion} puts several passes together, but there is one; give "
+            "more models, mirror, or leave the fusion out"
+        )
+    if fusion == "weighted" and not has_weights:
+        raise RunError("a weighted vote needs the weight of every model")
+    if fusion in ("majority", "staple") and has_weights:
+        raise RunError(
+            f"weights are given, but {fusion} does not use them; leave them out, or "
+            "take the weighted vote"
+        )
 
 
 def _require_weights(weights: Sequence[float], num_models: int) -> None:

@@ -32,6 +32,9 @@ MAX_STEPS = 2000
 class Staple:
     """What the raters' votes have most likely come from."""
 
+    truth: NDArray[np.float64]
+    """Chance of each label to be the true one, ``(combination, label)``."""
+
     decided: NDArray[np.intp]
     """Most likely label of each combination of votes, a place in `Votes.labels`."""
 
@@ -81,7 +84,7 @@ def staple_of(votes: Votes) -> Staple:
         truth, num_steps = _estimated_truth(votes)
     confusion, sensitivity, specificity = _performance(votes, truth)
     decided = most_supported(votes, truth)
-    return Staple(decided, confusion, sensitivity, specificity, num_steps)
+    return Staple(truth, decided, confusion, sensitivity, specificity, num_steps)
 
 
 def _estimated_truth(votes: Votes) -> tuple[NDArray[np.float64], int]:

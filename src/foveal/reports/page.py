@@ -102,6 +102,9 @@ class Page:
     overlay_notes: Sequence[str]
     """Why pictures are absent."""
 
+    volumes: Sequence[Curve]
+    """Dice and volume per case, a figure per structure."""
+
     trust: Trust | None
     """``None`` before ``foveal calibrate``."""
 

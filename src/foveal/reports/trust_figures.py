@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from foveal.geometry import Grid, reorientation
+from foveal.metrics.calibration import near_foreground
 from foveal.reports.figures import FAINT, INK, STRUCTURE_COLOURS, STYLE
 from foveal.reports.slices import Slice, draw_slice
 from foveal.reports.views import PLANES, laid_out, pixel_mm_of, slice_axis
@@ -21,6 +22,9 @@ BEFORE_COLOUR, AFTER_COLOUR = "#d55e00", "#0072b2"
 
 FEWEST_IN_BIN = 20
 """Voxels of a bin that is drawn; the frequency among fewer is chance."""
+
+NEAR_MM = 5.0
+"""Around what was found, where doubt counts."""
 
 DOUBT_COLOURS = "inferno"
 
@@ -140,7 +144,9 @@ def most_doubtful_slice(
     doubt: NDArray[Any] | None,
     grid: Grid,
 ) -> DoubtfulSlice:
-    """Slice with most entropy; without entropy, with most of any structure.
+    """Slice with most entropy near what was found, or anywhere if nothing was.
+
+    Without entropy, with most of any structure.
 
     Args:
         image: One channel, ``(i, j, k)`` in stored order, as are the others.
@@ -153,7 +159,11 @@ def most_doubtful_slice(
     axis = slice_axis(lps)
     others = tuple(other for other in range(3) if other != axis)
     turned = change.apply(labels)
-    weight = (turned != 0) if doubt is None else change.apply(doubt)
+    weight = turned != 0
+    if doubt is not None:
+        near = near_foreground(turned, turned, lps.spacing_mm, NEAR_MM)
+        # A network that is nowhere sure would show a slice of background.
+        weight = change.apply(doubt) * (near if near.any() else 1)
     sums = weight.sum(axis=others)
     place = int(sums.argmax()) if sums.any() else lps.shape[axis] // 2
     return DoubtfulSlice(
