@@ -58,7 +58,8 @@ def test_nothing_changes_inside_the_mask_and_outside_is_background(model, case, 
     expected = whole(model, everywhere, Pass(axes))
     turned = prepared.restoration.reorientation.apply(case.mask)
     inside = torch.from_numpy(np.ascontiguousarray(turned))
-    assert torch.equal(found[:, inside], expected[:, inside])
+    # Tiles meet others in their batches, which may change last bits.
+    torch.testing.assert_close(found[:, inside], expected[:, inside])
     assert (found[0][~inside] == 1).all()
     assert (found[1:, ~inside] == 0).all()
     assert not (expected[0][~inside] == 1).all()
