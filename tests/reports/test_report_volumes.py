@@ -16,7 +16,7 @@ from foveal.reports.volume_figures import (
 def scores(values, ending="volume_ml"):
     """Case to Dice, reference and predicted volume of one structure."""
     rows = [
-        Row(case, "tumour", metric, float("nan" if value is None else value))
+        Row(case, "tumour", metric, float(value))
         for case, measured in values.items()
         for metric, value in zip(
             ("dice", f"reference_{ending}", f"prediction_{ending}"),

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from matplotlib import rc_context
@@ -53,23 +54,29 @@ def dice_and_volumes(cases: Sequence[CaseVolumes], unit: str) -> bytes:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
         dice = [float("nan") if one.dice is None else one.dice for one in ordered]
         _draw(upper, places, dice, REFERENCE_COLOUR, "Dice", "o")
+        if any(one.dice is not None for one in ordered):
+            upper.axhline(np.nanmean(dice), color=REFERENCE_COLOUR, linewidth=0.9)
         upper.set_ylim(-0.03, 1.03)
         upper.set_ylabel("Dice")
         reference = [one.reference for one in ordered]
         prediction = [one.prediction for one in ordered]
-        lower.set_yscale("log")
         shown = [one for one in (*reference, *prediction) if one > 0]
-        is_wide = bool(shown) and max(shown) > WIDE_RANGE * min(shown)
-        lower.yaxis.set_major_locator(LogLocator(subs=(1,) if is_wide else FINE_TICKS))
-        lower.yaxis.set_major_formatter("{x:g}")
-        lower.yaxis.set_minor_locator(NullLocator())
+        if shown:
+            lower.set_yscale("log")
+            is_wide = max(shown) > WIDE_RANGE * min(shown)
+            ticks = LogLocator(subs=(1,) if is_wide else FINE_TICKS)
+            lower.yaxis.set_major_locator(ticks)
+            lower.yaxis.set_major_formatter("{x:g}")
+            lower.yaxis.set_minor_locator(NullLocator())
         for values, colour, name, marker in (
             (reference, REFERENCE_COLOUR, "reference", "o"),
             (prediction, PREDICTION_COLOUR, "prediction", "x"),
         ):
-            _draw(lower, places, values, colour, name, marker)
-        _draw_zeros(lower, reference, REFERENCE_COLOUR)
-        _draw_zeros(lower, prediction, PREDICTION_COLOUR)
+            positive = [value or float("nan") for value in values]
+            _draw(lower, places, positive, colour, name, marker)
+            _draw_zeros(lower, values, colour)
+            if any(values):
+                lower.axhline(fmean(values), color=colour, linewidth=0.9)
         lower.set_ylabel(f"volume [{unit}]")
         lower.legend(loc="upper left", bbox_to_anchor=(0, 1.16), ncols=2, fontsize=8)
         if len(ordered) <= MOST_NAMES:
@@ -92,7 +99,7 @@ def _draw(
     name: str,
     marker: str,
 ) -> None:
-    """Draw one mark per case and the mean, zeros included, as a line."""
+    """Draw one mark per case; none where a value is not defined."""
     is_filled = marker == "x"
     axes.plot(
         places,
@@ -104,8 +111,6 @@ def _draw(
         markerfacecolor=colour if is_filled else "none",
         label=name,
     )
-    mean = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-    axes.axhline(mean, color=colour, linewidth=0.9)
 
 
 def _draw_zeros(axes: Axes, values: Sequence[float], colour: str) -> None:
