@@ -56,7 +56,7 @@ def main() -> None:
     if options.row is not None:
         sys.stdout.write(json.dumps(measured(options)))
         return
-    print("| volume | voxels | best s | CPU s | s per million | peak GB |")
+    print("| volume | voxels | best s | CPU s | CPU s per million | peak GB |")
     print("|---|---|---|---|---|---|")
     for row in range(1 + len(SHAPES))[: options.only]:
         command = [sys.executable, __file__, "--row", str(row)]
@@ -67,7 +67,7 @@ def main() -> None:
         print(
             f"| {found['name']} | {found['voxels']:,} | {found['seconds']:.1f} "
             f"| {found['cpu_seconds']:.1f} "
-            f"| {found['seconds'] / found['voxels'] * 1e6:.2f} "
+            f"| {found['cpu_seconds'] / found['voxels'] * 1e6:.2f} "
             f"| {found['peak_gb']:.1f} |",
             flush=True,
         )

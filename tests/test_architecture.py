@@ -48,6 +48,7 @@ HEAVY = {
     "PIL",
     "SimpleITK",
     "blosc2",
+    "cc3d",
     "matplotlib",
     "nibabel",
     "numpy",

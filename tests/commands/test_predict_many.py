@@ -382,14 +382,14 @@ def test_a_second_program_in_one_folder_is_refused(run, scans, tmp_path):
 
 
 def test_memory_that_runs_out_fails_the_case_only(run, scans, tmp_path, monkeypatch):
-    predict = Ensemble.predict
+    prediction = Ensemble.prediction
 
-    def scarce(self, case, take_rows=None):
+    def scarce(self, case, **wishes):
         if case.name == "case_1":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")
-        return predict(self, case, take_rows)
+        return prediction(self, case, **wishes)
 
-    monkeypatch.setattr(Ensemble, "predict", scarce)
+    monkeypatch.setattr(Ensemble, "prediction", scarce)
     outcomes = foveal.predict(run, scans, tmp_path / "out", threads=1)
     assert statuses(outcomes) == {
         "case_0": "done",

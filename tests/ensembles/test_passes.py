@@ -8,9 +8,10 @@ from made_up_models import scan, write_run
 import foveal
 from foveal.case import Case
 from foveal.commands.models import ModelsInTurn, read_models
+from foveal.ensembles.fused import Fused
 from foveal.ensembles.members import Ensemble
 from foveal.ensembles.running_sums import SumsInMemory, SumsOnDisk
-from foveal.errors import RunError
+from foveal.errors import CaseError, RunError
 from foveal.geometry import Grid
 from foveal.inference.model import Pass
 from foveal.uncertainty.maps import entropy
@@ -152,8 +153,17 @@ def test_sums_on_disk_are_those_in_memory(tmp_path, models, case):
     for one, other in zip(in_memory.rows(3), on_disk.rows(3), strict=True):
         assert torch.equal(one, other)
     assert list(tmp_path.iterdir()) == []
-    small = Ensemble(models, memory_bytes=1)
-    torch.testing.assert_close(mean_of(small, case), mean_of(Ensemble(models), case))
+    ensemble = Ensemble(models)
+    fused = Fused(
+        ensemble.passes(case), 3, ensemble.task, case.grid.shape, most_bytes=1
+    )
+    on_disk = torch.cat([block.probabilities for block in fused.rows()], dim=1)
+    torch.testing.assert_close(on_disk, mean_of(ensemble, case))
+
+
+def test_a_memory_smaller_than_the_program_is_refused_and_the_least_named(models, case):
+    with pytest.raises(CaseError, match=r"a memory of 1M is too little .* at least"):
+        Ensemble(models, memory_bytes=10**6).predict(case)
 
 
 def test_models_are_held_one_at_a_time(runs):

@@ -55,7 +55,8 @@ def test_what_waited_on_disk_comes_back_as_it_was(
     tiles = OverlappingTiles(patch, overlap, 1)
     # Two bricks of one row each, and a part of what all would take.
     least = 2 * 4 * 3 * patch[1] * patch[2]
-    budget = MemoryBudget(int(least + share * 4 * 3 * image.numel()), tmp_path)
+    room = least + share * 4 * 3 * image.numel()
+    budget = MemoryBudget(int(room / predict.USED_SHARE) + 1, tmp_path)
     together = streamed(image, tiles, memory=MemoryBudget(10**9))
     assert torch.equal(streamed(image, tiles, memory=budget), together)
     torch.testing.assert_close(together[0], image[0], rtol=1e-2, atol=1e-2)
@@ -78,7 +79,8 @@ def test_no_more_bricks_are_in_memory_than_the_budget_says(
     image = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
     tiles = OverlappingTiles((4, 4, 4), 0.5, 1)
     brick = 4 * 3 * 2 * 2
-    budget = MemoryBudget((held_rows + 1) * brick, tmp_path)
+    room = (held_rows + 1) * brick
+    budget = MemoryBudget(int(room / predict.USED_SHARE) + 1, tmp_path)
     streamed(image, tiles, memory=budget)
     assert max(largest) == held_rows * brick
 
@@ -86,7 +88,7 @@ def test_no_more_bricks_are_in_memory_than_the_budget_says(
 def test_tiles_that_adjoin_wait_on_disk_like_others(tmp_path):
     image = torch.randn(1, 7, 9, 5, generator=torch.Generator().manual_seed(0))
     tiles = AdjoiningTiles(((0, 0),) * 3, (1, 1, 1), 1, (3, 4, 2))
-    budget = MemoryBudget(2 * 4 * 3 * 4 * 2, tmp_path)
+    budget = MemoryBudget(int(2 * 4 * 3 * 4 * 2 / predict.USED_SHARE) + 1, tmp_path)
     assert torch.equal(
         streamed(image, tiles, memory=budget),
         streamed(image, tiles, memory=MemoryBudget(10**9)),

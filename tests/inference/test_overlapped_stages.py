@@ -76,3 +76,16 @@ def test_items_before_a_failing_one_are_written():
     with pytest.raises(KeyboardInterrupt):
         list(overlapped(range(5), lambda item: item, compute, written.append))
     assert written == [0, 1]
+
+
+def test_where_memory_is_short_nothing_is_read_while_something_is_computed():
+    happened = []
+
+    def stage(name):
+        return lambda item: happened.append(name) or item
+
+    found = overlapped(
+        range(2), stage("read"), stage("compute"), str, reads_ahead=False
+    )
+    assert list(found) == ["0", "1"]
+    assert happened == ["read", "compute", "read", "compute"]

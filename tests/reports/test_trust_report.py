@@ -152,7 +152,7 @@ def test_predictions_are_ranked_by_expected_dice_lowest_first(tmp_path):
     assert "0.505" in cases  # The mean of 0.41 and 0.6.
     assert re.search(r"<td>2\.50</td><td>1\.25.3\.75</td>", page)
     assert "failed failed: it is damaged" in page
-    assert "axial slice k = 5, counted from 0, with most entropy" in page
+    assert "axial slice k = 5, counted from 0, with most entropy around it" in page
     assert page.count("data:image/png") == 1
     assert "No picture of empty: " in page
 

@@ -150,7 +150,8 @@ def load_model(
         weights: Of the models in their average or vote; unset: all alike.
         fusion: ``"mean"`` of the probabilities, vote of the ``"majority"``, vote by
             ``weights`` (``"weighted"``), or ``"staple"``.
-        memory_bytes: That predicting a case may take.
+        memory_bytes: That the process may take; what does not fit waits on disk.
+            Unset: most of what the machine has free.
         postprocessing: See `foveal.predict`.
         plugins: Files of the models' networks, if plugins added them; they are run.
 

@@ -93,7 +93,8 @@ def predict(
             ``"majority"`` of them says; the same ``"weighted"`` by the mean Dice that
             each model reached in validation; or ``"staple"``. Of votes the
             probabilities are shares of votes, of STAPLE the chances that it estimates.
-        memory_bytes: That predicting a case may take.
+        memory_bytes: That the process may take; what does not fit waits on disk, and
+            the next case is not read ahead. Unset: most of what the machine has free.
         resume: Go on in a folder that holds predictions: cases predicted from the same
             files are skipped, failed ones are tried again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -195,7 +196,15 @@ def predict(
             # Again, as until now another program could predict into the folder.
             jobs = recorded_jobs()
             stages = Stages(stored, ensemble, asked, drawn, record, staging)
-            for outcome in overlapped(jobs, stages.read, stages.compute, stages.write):
+            # What the next case will take is not known before it is read.
+            in_turn = overlapped(
+                jobs,
+                stages.read,
+                stages.compute,
+                stages.write,
+                reads_ahead=memory_bytes is None,
+            )
+            for outcome in in_turn:
                 outcomes.append(outcome)
                 if on_progress:
                     on_progress(len(outcomes), len(jobs), outcome.case)

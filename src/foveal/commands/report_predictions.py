@@ -170,11 +170,7 @@ def _overlay(
         None if doubt is None else read_volume(doubt).array,
         image.grid,
     )
-    why = (
-        "most entropy around what was found"
-        if doubt is not None
-        else "most of what was found"
-    )
+    why = "most of what was found" if doubt is None else "most entropy around it"
     what = (
         "Nothing was found"
         if case.lowest is None

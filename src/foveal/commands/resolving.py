@@ -205,10 +205,8 @@ def resolved_plan(
     if chosen.crf_rnn and chosen.fingerprint and _sees_parts_only(chosen):
         watcher.on_stage(
             "Warning: crf_rnn lets every voxel see the whole patch, and patches of "
-            f"{chosen.patches.size} voxels are parts of the cases, which measure about "
-            f"{tuple(round(length) for length in chosen.fingerprint.median_shape)}; "
-            "tiles of a case are refined one by one. Set patches.size to whole cases "
-            "or slices"
+            f"{chosen.patches.size} voxels are parts of most cases, so tiles of a case "
+            "are refined one by one. Set patches.size to whole cases or slices"
         )
     chosen = with_landmarks_of_files(chosen)
     rehearse(settings, chosen, parts)

@@ -35,8 +35,14 @@ PatchFunction = Callable[[Tensor], Tensor]
 BLOCK_BYTES = 32 * 2**20
 """Of the rows handed out together, unless a single one is larger."""
 
-BRICK_BYTES = 32 * 2**20
-"""Of the largest brick where not all fit in memory, unless a row of it is larger."""
+BRICK_BYTES = 64 * 2**20
+"""Of the largest brick where not all fit in memory, unless a row of it is larger.
+
+Above 32 MB, beyond which the C library gives freed memory back at once.
+"""
+
+USED_SHARE = 0.9
+"""Of a budget; the rest is what lies idle between the arrays of a program."""
 
 BATCH_SHARE = 0.25
 """Of the memory left that the logits of one batch may take; else batches shrink."""
@@ -107,19 +113,21 @@ def stream_logits(
     batch_size = _affordable_batch(tiles.batch_size, tilings, num_classes, budget)
     predicted = _predicted_tiles(network, image, tilings, batch_size, wanted)
     with watched_peak() as peak:
-        first = next(predicted, None)
+        tile = next(predicted, None)
     cuts, held_bytes = _cuts_that_fit(
         shape, tilings, num_classes, budget, peak.bytes, later_bytes
     )
     count = rows_at_once(num_classes, shape[1:])
     with Bricks(num_classes, cuts, held_bytes, budget) as sums:
         row = 0
-        for tile in chain([] if first is None else [first], predicted):
+        while tile is not None:
             if tile.first[0] > row:
                 yield from sums.finished(row, tile.first[0], count)
                 row = tile.first[0]
             sums.add(tile.logits, tile.weights, tile.first)
-        first = tile = None  # type: ignore[assignment]
+            # Its logits must be gone when the network makes the next ones.
+            tile = None
+            tile = next(predicted, None)
         yield from sums.finished(row, shape[0], count)
 
 
@@ -289,7 +297,7 @@ def _cuts_that_fit(
         min(cut for cut in rows if cut >= end) - begin
         for begin, end in zip(begins[0], ends[0], strict=True)
     )
-    spare = budget.left_bytes(peak_bytes) - later_bytes
+    spare = USED_SHARE * budget.bytes_in_all - peak_bytes - later_bytes
     if _logit_bytes(num_classes, (thickness, length_j, length_k)) <= spare:
         return Cuts(tuple(rows), (0, length_j), (0, length_k)), math.inf
     along_j, along_k = (
@@ -301,7 +309,9 @@ def _cuts_that_fit(
     # One that is added to, and what is added.
     least = 2 * _logit_bytes(num_classes, (cuts.largest_part,))
     if spare < least:
-        needed = in_memory_words(budget.bytes_in_all + least - spare)
+        needed = in_memory_words(
+            math.ceil((peak_bytes + later_bytes + least) / USED_SHARE)
+        )
         raise CaseError(
             f"a memory of {in_memory_words(budget.bytes_in_all)} is too little for it: "
             "the program, the weights, the image and the network at work on a patch "
