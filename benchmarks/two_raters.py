@@ -188,10 +188,11 @@ def print_tables(rows: Sequence[Mapping[str, float | str]]) -> None:
 
 def measures(rows: Sequence[Mapping[str, float | str]]) -> str:
     """Cells of Dice and distances; empty where they were not measured."""
-    cells = [f"{mean(rows, 'dice'):.3f}"]
-    for name in ("hd95_mm", "assd_mm"):
-        cells.append(f"{mean(rows, name):.2f}" if name in rows[0] else "")
-    return " | ".join(cells)
+    distances = [
+        f"{mean(rows, name):.2f}" if name in rows[0] else ""
+        for name in ("hd95_mm", "assd_mm")
+    ]
+    return " | ".join([f"{mean(rows, 'dice'):.3f}", *distances])
 
 
 def mean(rows: Sequence[Mapping[str, float | str]], name: str) -> float:
