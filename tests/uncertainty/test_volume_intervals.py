@@ -1,7 +1,6 @@
 import math
 
 import pytest
-import torch
 
 from foveal.uncertainty.volumes import volume_of_passes
 
