@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from foveal.uncertainty.volumes import volume_of_passes
 
