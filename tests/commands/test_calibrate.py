@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from foveal.case import Case
 from foveal.commands import calibrate as module
 from foveal.commands.calibrate import calibrate, calibrated
 from foveal.commands.calibration_record import correlation, read_calibration
@@ -13,7 +15,11 @@ from foveal.config.postprocessing import (
     PostprocessingConfig,
     TemperatureConfig,
 )
+from foveal.ensembles.fused import Fused
+from foveal.ensembles.prediction import predicted
 from foveal.errors import EvaluationError
+from foveal.geometry import Grid
+from foveal.inference.model import Task
 from foveal.metrics.calibration import ALL_CLASSES
 from foveal.settings_files import read_postprocessing, write_postprocessing
 
@@ -154,3 +160,18 @@ def test_correlation_by_hand():
     assert correlation([0.5, 0.6], [0.1, 0.2]).pearson is None
     assert correlation([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]).spearman is None
     assert correlation([], []).mean_error is None
+
+
+def test_the_expected_dice_that_is_reported_is_that_of_a_prediction():
+    one = case(0, 0.5)
+    task = Task(("x",), STRUCTURES, (1, 2), 0, False, "RAS")
+    rows = torch.from_numpy(one.probabilities.astype(np.float32))
+    rows /= rows.sum(dim=0)
+    for temperature in (1.0, 3.0):
+        grid = Grid(SHAPE, np.diag([*one.spacing_mm, 1.0]))
+        passes = iter([(1.0, iter([(0, rows)]))])
+        fused = Fused(passes, 1, task, SHAPE, temperature=temperature)
+        told = predicted(fused, Case("a", np.zeros((1, *SHAPE), "f4"), grid), task)
+        reported = module._look(one, STRUCTURES, temperature).expected_dice
+        for name, facts in told.structures.items():
+            assert facts.expected_dice == pytest.approx(reported[name], rel=1e-6)

@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,19 @@ from made_up_models import scan, write_run
 import foveal
 from foveal.case import Case
 from foveal.commands.models import ModelsInTurn, read_models
+from foveal.crf.mean_field import DenseCrf
 from foveal.ensembles.fused import Fused
 from foveal.ensembles.members import Ensemble
+from foveal.ensembles.prediction import StructureFacts, predicted
 from foveal.ensembles.running_sums import SumsInMemory, SumsOnDisk
 from foveal.errors import CaseError, RunError
 from foveal.geometry import Grid
-from foveal.inference.model import Pass
+from foveal.inference.model import Pass, Task
+from foveal.inference.restore import decided_classes
+from foveal.postprocessing.components import ComponentRule
+from foveal.postprocessing.steps import Steps
 from foveal.uncertainty.maps import entropy
+from foveal.uncertainty.volumes import volume_of_draws
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +109,7 @@ def test_an_ensemble_of_the_same_model_is_the_model(models, case):
     np.testing.assert_array_equal(three.predict(case), one.predict(case))
     # All passes agree, so nothing is uncertain about the volume.
     for facts in three.prediction(case).structures.values():
-        assert facts.volume_interval_ml == (facts.volume_ml, facts.volume_ml)
+        assert facts.volume_interval_ml == pytest.approx((facts.volume_ml,) * 2)
 
 
 def test_spread_is_that_of_the_passes(models, case):
@@ -138,7 +145,7 @@ def test_volumes_of_passes_are_those_of_their_own_label_maps(models, case):
         alone = Ensemble((model,))
         label_map = alone.predict(case)
         counts = [(label_map == value).sum() for value in (1, 2)]
-        assert found.tolist() == counts
+        assert found == counts
         volumes = [f.volume_ml for f in alone.prediction(case).structures.values()]
         assert volumes == pytest.approx([count * voxel_ml for count in counts])
 
@@ -218,3 +225,126 @@ def test_dropout_is_refused_before_work_where_there_is_none(models):
 def test_weights_without_sense_are_refused(models, weights, words):
     with pytest.raises(RunError, match=words):
         Ensemble(models, weights=weights)
+
+
+def test_draws_depend_on_tile_member_and_mirroring_but_on_no_batch(with_dropout, case):
+    prepared = with_dropout.prepared(case)
+    one_by_one, batched = (
+        replace(with_dropout, tiles=replace(with_dropout.tiles, batch_size=size))
+        for size in (1, 4)
+    )
+    found = [
+        volume_of(model.probabilities(prepared, Pass(dropout_seed=3)))
+        for model in (one_by_one, batched)
+    ]
+    assert torch.equal(*found)
+    other = volume_of(one_by_one.probabilities(prepared, Pass((), 3, member=1)))
+    assert not torch.allclose(found[0], other, atol=1e-3)
+    seeds = [[p.dropout_seed, p.member] for p in _passes_of(with_dropout)]
+    assert seeds == [[0, 0], [1, 0], [0, 1], [1, 1]]
+
+
+def _passes_of(model):
+    ensemble = Ensemble((model, model), dropout_passes=2)
+    return [
+        one
+        for number, model in enumerate(ensemble.models)
+        for one in ensemble._passes(model, number)
+    ]
+
+
+def test_mirroring_without_axes_is_refused(models):
+    rigid = replace(models[0], mirrored_axes=())
+    with pytest.raises(RunError, match="mirrors along no axis"):
+        Ensemble((rigid,), mirror=True)
+    assert Ensemble((rigid, models[0]), mirror=True).num_passes == 5
+
+
+def test_weights_of_a_model_are_gone_before_the_next_is_read(runs, case, monkeypatch):
+    stored = read_models(runs)
+    alive, most = weakref.WeakSet(), []
+    make = type(stored[0]).model
+
+    def watched(self, device):
+        most.append(len(alive))
+        model = make(self, device)
+        alive.add(model.network)
+        return model
+
+    monkeypatch.setattr(type(stored[0]), "model", watched)
+    Ensemble(ModelsInTurn(stored, "cpu")).predict(case)
+    assert len(most) == 6
+    assert max(most) == 0
+
+
+TASK = Task(("x",), {"a": (1,)}, (1,), 0, False, "RAS")
+SHAPE = (20, 20, 20)
+CUBE = Case("cube", np.zeros((1, *SHAPE), np.float32), Grid(SHAPE, np.eye(4)))
+
+
+def outlined(*boxes):
+    """One pass: 0.97 in boxes and 0.02 elsewhere."""
+    chance = torch.full(SHAPE, 0.02)
+    for box in boxes:
+        chance[box] = 0.97
+    return iter([(0, torch.stack([1 - chance, chance]))])
+
+
+LARGE, SMALL = (slice(2, 5),) * 3, (slice(10, 12),) * 3
+
+
+def facts_of(passes, rules=(), **options):
+    fused = Fused(
+        iter(passes), len(passes), TASK, SHAPE, rules=rules, most_bytes=0, **options
+    )
+    return predicted(fused, CUBE, TASK, Steps(components=rules)).structures["a"]
+
+
+def test_what_is_known_of_a_structure_is_of_the_label_map_after_rules():
+    passes = [(1 / 3, outlined(LARGE, SMALL)) for _ in range(3)]
+    kept = facts_of(passes, (ComponentRule(("a",), keep="largest"),))
+    # As if the other part had never been outlined, but believed in.
+    assert kept.volume_ml == pytest.approx(0.027)
+    assert kept.volume_interval_ml == pytest.approx((0.027, 0.027))
+    near = 0.97 * 27 + 0.02 * (10**3 - 27)
+    assert kept.expected_dice == pytest.approx(2 * 0.97 * 27 / (27 + near), rel=1e-5)
+
+
+def test_a_structure_that_rules_leave_nothing_of_has_no_expected_dice():
+    passes = [(0.5, outlined(LARGE)) for _ in range(2)]
+    emptied = facts_of(passes, (ComponentRule(("a",), smallest_voxels=100),))
+    assert emptied == StructureFacts(0.0, (0.0, 0.0), None)
+
+
+def test_mirrored_passes_of_a_model_are_one_draw_among_models():
+    passes = [(0.5, outlined(LARGE)), *((0.125, outlined(SMALL)) for _ in range(4))]
+    facts = facts_of(passes, members=[0, 1, 1, 1, 1])
+    interval = volume_of_draws([0.027, 0.008]).interval_ml
+    # The mean outlines neither, as none of them has more than half.
+    assert facts.volume_ml == 0
+    assert facts.volume_interval_ml == pytest.approx(interval)
+
+
+def test_the_volume_lies_in_its_interval():
+    passes = [(1 / 3, outlined((slice(n, n + 3),) * 3)) for n in (0, 6, 12)]
+    assert facts_of(passes) == StructureFacts(0.0, (0.0, pytest.approx(0.027)), None)
+
+
+def test_a_crf_leaves_no_interval_and_refuses_other_masks_than_it_was_chosen_on():
+    passes = [(0.5, outlined(LARGE)) for _ in range(2)]
+    crf = DenseCrf((2.0,) * 3, 1.0, (3.0,) * 3, (5.0,))
+    fused = Fused(iter(passes), 2, TASK, SHAPE)
+    facts = predicted(fused, CUBE, TASK, Steps(crf=crf)).structures["a"]
+    assert facts.volume_interval_ml is None
+    with pytest.raises(CaseError, match="chosen on cases with masks"):
+        predicted(fused, CUBE, TASK, Steps(crf=crf, crf_within_mask=True))
+
+
+@pytest.mark.parametrize("num_passes", [6, 20, 22, 36])
+def test_a_tie_of_votes_is_background_in_nested_structures_too(num_passes):
+    task = Task(("x",), {"whole": (1, 2), "core": (2,)}, (1, 2), 0, False, "RAS")
+    rows = [torch.eye(3)[n % 2][:, None, None, None] for n in range(num_passes)]
+    passes = ((1 / num_passes, iter([(0, one)])) for one in rows)
+    fused = Fused(passes, num_passes, task, (1, 1, 1), has_votes=True)
+    (block,) = fused.rows()
+    assert decided_classes(block.probabilities, ((1, 2), (2,))).item() == 0

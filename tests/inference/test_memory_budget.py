@@ -1,5 +1,8 @@
 """A budget decides what waits on disk, never what comes out."""
 
+import re
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -98,7 +101,7 @@ def test_tiles_that_adjoin_wait_on_disk_like_others(tmp_path):
 def test_a_budget_that_is_too_small_is_refused_and_the_least_named(tmp_path):
     image = torch.zeros(1, 8, 8, 8)
     tiles = OverlappingTiles((4, 4, 4), 0.5, 1)
-    with pytest.raises(CaseError, match=r"1M is too little .* needs 7M at least"):
+    with pytest.raises(CaseError, match=r"1M is too little .* needs 8M at least"):
         streamed(
             image, tiles, memory=MemoryBudget(10**6, tmp_path), later_bytes=6 * 10**6
         )
@@ -163,3 +166,44 @@ def test_the_peak_of_the_process_is_seen():
 
 def test_a_volume_is_cut_at_the_borders_of_tiles():
     assert Cuts((0, 2, 5), (0, 4), (0, 1, 2)).largest_part == 3 * 4 * 1
+
+
+def test_what_is_advised_for_sums_over_passes_holds_them_too(tmp_path):
+    image, tiles = torch.zeros(1, 8, 8, 8), OverlappingTiles((4, 4, 4), 0.5, 1)
+
+    def refused(memory_bytes):
+        budget = MemoryBudget(memory_bytes, tmp_path, sums_bytes=2 * 10**6)
+        # In a process of 10 MB, to which sums in memory come.
+        later = 10**7 + (2 * 10**6 if budget.has_sums_in_memory else 0)
+        try:
+            streamed(image, tiles, memory=budget, later_bytes=later)
+        except CaseError as error:
+            return str(error)
+        return ""
+
+    words = refused(6 * 10**6)
+    advised = re.search(r"needs (\S+) at least", words)[1]
+    assert refused(memory_bytes(advised)) == ""
+
+
+def test_a_batch_that_is_too_large_is_no_reason_to_refuse(monkeypatch):
+    sizes = []
+    image = torch.randn(1, 4, 4, 16, generator=torch.Generator().manual_seed(0))
+
+    def network(patches):
+        sizes.append(len(patches))
+        return patches
+
+    class Peak:
+        bytes = 0
+
+    @contextmanager
+    def watched():
+        yield Peak
+        Peak.bytes = 10**9 if sizes[-1] > 1 else 0
+
+    monkeypatch.setattr(predict, "watched_peak", watched)
+    tiles = OverlappingTiles((4, 4, 4), 0.0, 4)
+    rows = list(stream_logits(network, image, tiles, 1, memory=MemoryBudget(10**6)))
+    torch.testing.assert_close(torch.cat(rows, dim=1), image)
+    assert sizes == [4, 1, 1, 1, 1]

@@ -73,3 +73,21 @@ def test_centres_count_more_than_borders():
     assert profile[8:].min() == pytest.approx(1)
     assert profile[4] < 0.1 < 0.9 < profile[7]
     assert (profile[5] + profile[6]).item() == pytest.approx(1)
+
+
+def test_batches_span_all_axes_and_change_no_sum():
+    image = torch.randn(1, 6, 5, 7, generator=torch.Generator().manual_seed(0))
+    # Air, which is computed once and waits for its turn behind others.
+    image[:, 1:4, :, 2:] = 0.0
+    sizes = []
+
+    def network(patches):
+        sizes.append(len(patches))
+        return patches * patches.sum(dim=(2, 3, 4), keepdim=True)
+
+    found = [
+        torch.cat(list(stream_logits(network, image, tiles, 1)), dim=1)
+        for tiles in (OverlappingTiles((1, 5, 5), 0.3, size) for size in (1, 5))
+    ]
+    assert torch.equal(*found)
+    assert sizes == [1] * 10 + [5, 5]

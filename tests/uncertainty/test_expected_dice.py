@@ -7,7 +7,8 @@ from foveal.uncertainty.expected_dice import ExpectedDice
 
 
 def expected_dice(probabilities, masks):
-    sums = ExpectedDice(len(probabilities))
+    # Voxels so small that all are near one another.
+    sums = ExpectedDice(len(probabilities), (0.1, 0.1, 0.1))
     sums.add(probabilities, masks)
     return sums.values()
 
@@ -60,9 +61,43 @@ def test_it_is_close_to_the_exact_expectation_over_independent_voxels(seed):
 def test_blocks_of_rows_add_up():
     probabilities = torch.rand(3, 7, 4, 5, generator=torch.Generator().manual_seed(5))
     masks = probabilities > 0.6
-    sums = ExpectedDice(3)
+    sums = ExpectedDice(3, (0.1, 0.1, 0.1))
     for block, mask in zip(
         probabilities.split(3, dim=1), masks.split(3, dim=1), strict=True
     ):
         sums.add(block, mask)
     assert sums.values() == pytest.approx(expected_dice(probabilities, masks))
+
+
+def ball(length, far):
+    """Probabilities of a ball in a cube of air that is almost surely air."""
+    axis = torch.arange(length) - length // 2
+    squares = axis.square().float()
+    radius = (squares[:, None, None] + squares[:, None] + squares).sqrt()
+    return torch.clamp(4 - radius, far, 6).sigmoid()[None]
+
+
+def test_air_far_away_counts_nothing_however_much_there_is():
+    found = []
+    for length in (31, 61):
+        sums = ExpectedDice(1, (1.0, 1.0, 1.0))
+        probabilities = ball(length, -5.0)
+        sums.add(probabilities, probabilities > 0.5)
+        found += sums.values()
+    assert found[0] == pytest.approx(found[1], abs=0.02)
+    assert 0.5 < found[0] < 0.9
+
+
+def test_near_is_a_cell_beside_one_with_foreground():
+    # Cells of 5, 2 and 1 voxels.
+    probabilities = torch.rand(2, 23, 9, 7, generator=torch.Generator().manual_seed(5))
+    masks = torch.zeros(2, 23, 9, 7, dtype=torch.bool)
+    masks[0, 9, 4, 3] = True
+    sums = ExpectedDice(2, (1.0, 2.5, 5.0))
+    for rows in (slice(0, 4), slice(4, 21), slice(21, 23)):
+        sums.add(probabilities[:, rows], masks[:, rows])
+    near = probabilities[0, 0:15, 2:8, 2:5].sum()
+    assert sums.values() == [
+        pytest.approx(float(2 * probabilities[0, 9, 4, 3] / (1 + near))),
+        None,
+    ]

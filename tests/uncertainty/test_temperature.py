@@ -59,8 +59,18 @@ def test_a_sure_error_does_not_outweigh_everything():
     probabilities = torch.tensor([[1.0, 0.0]] * 99 + [[0.0, 1.0]])
     labels = torch.zeros(100, dtype=torch.long)
     found = fitted_temperature([DrawnVoxels(probabilities, labels, torch.arange(2))])
-    # One in a hundred wrong: the logit, 13.8, should be that of 99 %, 4.6.
-    assert found == pytest.approx(math.log(1e6) / math.log(99), rel=0.01)
+    # One in a hundred wrong: the logit, 16.6, should be that of 99 %, 4.6.
+    assert found == pytest.approx(math.log(2**24) / math.log(99), rel=0.01)
+
+
+def test_sure_voxels_of_half_precision_do_not_bias_a_large_temperature():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5000, 4, generator=generator)
+    logits[torch.arange(5000), torch.randint(4, (5000,), generator=generator)] += 6
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    kept = (3 * logits).softmax(dim=1).half().float()
+    found = fitted_temperature([DrawnVoxels(kept, labels, torch.arange(4))])
+    assert found == pytest.approx(3.0, rel=0.1)
 
 
 def test_drawn_voxels_are_some_that_count_and_the_same_every_time():

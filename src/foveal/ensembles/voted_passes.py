@@ -17,7 +17,7 @@ from foveal.inference.restore import decided_classes
 FusionRule = Literal["mean", "majority", "weighted", "staple"]
 """What is made of several passes: the mean of their probabilities; the class that most
 of them say, all alike or by the weights of their models; or what STAPLE takes them to
-come from."""
+come from. A model has one vote, which its passes share."""
 
 Structures = Sequence[Sequence[int]]
 """Inside classes that each structure includes."""
@@ -29,7 +29,8 @@ def as_votes(
     """The same passes, with 1 for the class that each decides on and 0 for the others.
 
     Their mean is the share of votes, so the greatest is the majority's; a tie is
-    background, or else the class that comes first.
+    background, or else the class that comes first (`Fused` rounds shares, as sums of
+    equally many votes may differ in their last bits).
     """
     for share, rows in passes:
         yield share, _voted(rows, structures)
