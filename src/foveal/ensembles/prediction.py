@@ -165,8 +165,8 @@ def _require_mask_as_chosen(case: Case, steps: Steps) -> None:
     raise CaseError(
         f"case {case.name}: the CRF was chosen on cases {chosen} masks, and this case "
         f"has {has}, so that its intensities would be measured otherwise; predict "
-        "cases like those it was chosen on, leave out --crf, or remove crf.within_mask from "
-        "postprocessing.toml to try it nevertheless"
+        "cases like those it was chosen on, leave out --crf, or remove "
+        "crf.within_mask from postprocessing.toml to try it nevertheless"
     )
 
 
