@@ -1,6 +1,7 @@
 """Fixtures and switches that every test shares."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,16 @@ def data_folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real scans absent: no folder {folder}; set FOVEAL_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Scans of tests are so small that a second thread waits more than it works.
+
+    Commands set the threads of the whole process, so this holds for what a test
+    calls itself; a program that it starts has all processors, as at the user's.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0})
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

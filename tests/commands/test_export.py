@@ -112,7 +112,7 @@ def test_card_has_counts_ranges_and_figures(runs, tmp_path):
         "assd_mm": {"mean": 1.0, "median": 1.0, "cases": 1},
     }
     assert json.loads(json.dumps(card)) == foveal.model_card(path)
-    members, _ = read_model_file(path)
+    members = read_model_file(path).members
     plan = parse_plan(members[0].plan, "test")
     assert plan.fingerprint is not None
     assert plan.dataset_name == ""
@@ -199,7 +199,7 @@ def test_models_of_different_tasks_are_not_averaged(tmp_path):
     with pytest.raises(RunError, match=r"differ in label values.*\(1, 2\).*\(1, 5\)"):
         foveal.load_model([first, second])
     third = write_run(tmp_path / "c", channels=2)
-    with pytest.raises(RunError, match="differ in num channels"):
+    with pytest.raises(RunError, match="differ in channel names"):
         foveal.load_model([first, third])
     recipe = {"normalisation": "robust_zscore"}
     turned = [{"name": name, **recipe} for name in ("MRI_1", "MRI_0")]

@@ -75,3 +75,8 @@ def test_figure_is_the_same_whatever_the_order_and_draws_nothing_but_zeros():
     drawn = dice_and_volumes(cases, "ml")
     assert drawn == dice_and_volumes(cases[::-1], "ml")
     assert b">none<" in dice_and_volumes(cases[:1], "ml")
+
+
+def test_names_in_any_script_are_text_for_the_browser():
+    drawn = dice_and_volumes([CaseVolumes("患者", 0.5, 3.0, 2.0)], "ml")
+    assert ">患者<" in drawn.decode()

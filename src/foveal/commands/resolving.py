@@ -202,7 +202,7 @@ def resolved_plan(
                 f"voxels, as suits network {suited.network.name}"
             )
         chosen = suited
-    if chosen.crf_rnn and chosen.fingerprint and _sees_parts_only(chosen):
+    if chosen.crf_rnn and _sees_parts_only(chosen, planned.preprocessing.spacing_mm):
         watcher.on_stage(
             "Warning: crf_rnn lets every voxel see the whole patch, and patches of "
             f"{chosen.patches.size} voxels are parts of most cases, so tiles of a case "
@@ -224,12 +224,24 @@ def with_suited_patches(chosen: Plan, entries: Mapping[str, Any], parts: Parts) 
     return changed_plan(chosen, {"patches": fitting.model_dump() | own})
 
 
-def _sees_parts_only(plan: Plan) -> bool:
-    """Whether patches are smaller than the cases; slices are whole by themselves."""
-    lengths = plan.fingerprint.median_shape if plan.fingerprint else ()
+def _sees_parts_only(plan: Plan, planned_spacing_mm: Sequence[float]) -> bool:
+    """Whether patches are smaller than the cases; slices are whole by themselves.
+
+    Args:
+        plan: With the entries of a person.
+        planned_spacing_mm: What the fingerprint's voxels measure.
+    """
+    if plan.fingerprint is None:
+        return False
     return any(
-        1 < size < length
-        for size, length in zip(plan.patches.size, lengths, strict=False)
+        1 < size < length * planned_mm / chosen_mm
+        for size, length, planned_mm, chosen_mm in zip(
+            plan.patches.size,
+            plan.fingerprint.median_shape,
+            planned_spacing_mm,
+            plan.preprocessing.spacing_mm,
+            strict=True,
+        )
     )
 
 

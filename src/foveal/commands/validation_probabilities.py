@@ -37,6 +37,7 @@ from foveal.plugins.files import read_plugins
 from foveal.plugins.registration import Plugin
 from foveal.preprocessing.labels import annotated_structures
 from foveal.preprocessing.pipeline import reference_classes
+from foveal.preprocessing.sources import FileDigests
 from foveal.settings_files import read_plan, read_settings
 
 
@@ -83,7 +84,7 @@ class ValidationCases:
     """Validation cases of a run, a cross-validation or an ensemble, one after another.
 
     Can be gone through several times; what is predicted once is kept beside the
-    validation predictions, as long as the weights stay the same.
+    validation predictions, as long as weights and scans stay the same.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class ValidationCases:
         """
         self._predictors = _predictors(path)
         self._device, self._on_progress = device, on_progress
-        self._plugins = read_plugins(plugins)
+        self._plugins, self._digests = read_plugins(plugins), FileDigests()
         self._plan = read_plan(self._predictors[0].runs[0].plan)
         self._recipe = building.preprocessing_recipe(self._plan)
         if not len(self):
@@ -147,10 +148,14 @@ class ValidationCases:
     ) -> ValidationCase:
         case = read_case(files, resample_channels=ensemble.resample_channels)
         path = folder / f"{files.name}.npy"
-        if not path.exists():
+        made_of = path.with_suffix(".json")
+        inputs = json.dumps([self._digests.digest(one) for one in _inputs(files)])
+        if not (made_of.exists() and made_of.read_text(encoding="utf-8") == inputs):
+            made_of.unlink(missing_ok=True)
             rows = list(ensemble.probabilities(case))
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, torch.cat(rows, dim=1).half().numpy())
+            atomic_write_text(made_of, inputs)
         turn = reorientation(case.grid, self._recipe.orientation)
         reference = reference_classes(case, self._recipe, files.annotated)
         if reference is None:
@@ -205,6 +210,12 @@ def _left_out(run: RunDirectory) -> tuple[CaseFiles, ...]:
     settings, _ = read_settings(run.settings)
     fold = read_splits(run.splits).folds[settings.splits.fold]
     return cases_of(read_dataset(dataset_of([run])), fold.validation)
+
+
+def _inputs(files: CaseFiles) -> list[Path]:
+    """What a prediction is made from."""
+    channels = [channel.path for channel in files.channels]
+    return channels if files.mask is None else [*channels, files.mask]
 
 
 def _keep_only_of(folder: Path, digests: Sequence[str]) -> None:

@@ -6,7 +6,8 @@ https://arxiv.org/abs/1502.03240.
 As in the paper, each class has its own weight for each kernel, the compatibility is
 learned from Potts on without being held symmetric, and there are more iterations in
 prediction than in training. Differs from it: volumes and any number of channels;
-deviations in millimetres and standard deviations; the smoothness kernel is exact.
+deviations in millimetres and standard deviations; the smoothness kernel is exact; the
+planned weights begin at 1, not at 3 and 5.
 """
 
 from collections.abc import Mapping, Sequence

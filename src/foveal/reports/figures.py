@@ -1,6 +1,7 @@
 """Figures of a report: training curves as SVG, overlays on a slice as PNG."""
 
 import io
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -290,6 +291,17 @@ def curve_axes() -> Iterator[tuple[Axes, io.BytesIO]]:
         yield axes, svg
         axes.set_xlabel("step")
         axes.margins(x=0.02)
+        save_svg(figure, svg)
+
+
+def save_svg(figure: Figure, svg: io.BytesIO) -> None:
+    """Write a figure as SVG, the same each time, with nothing around it.
+
+    Names of cases and structures may be in any script: the text stays text, so that
+    the browser has the characters that Matplotlib's font lacks.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
 
 

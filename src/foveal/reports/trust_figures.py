@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from foveal.geometry import Grid, reorientation
 from foveal.metrics.calibration import near_foreground
-from foveal.reports.figures import FAINT, INK, STRUCTURE_COLOURS, STYLE
+from foveal.reports.figures import (
+    FAINT,
+    INK,
+    STRUCTURE_COLOURS,
+    STYLE,
+    save_svg,
+)
 from foveal.reports.slices import Slice, draw_slice
 from foveal.reports.views import PLANES, laid_out, pixel_mm_of, slice_axis
 
@@ -105,7 +111,7 @@ def sparsification_curve(
         axes.set_xlabel("share of voxels removed")
         axes.set_ylabel("wrong among the rest")
         axes.legend(title="removed first", fontsize=8, title_fontsize=8)
-        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+        save_svg(figure, svg)
     return svg.getvalue()
 
 
@@ -120,7 +126,7 @@ def _square_axes() -> Iterator[tuple[Axes, io.BytesIO]]:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_aspect("equal")
-        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+        save_svg(figure, svg)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from foveal.reports.figures import STYLE
+from foveal.reports.figures import STYLE, save_svg
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#000000", "#d7191c"
 
@@ -87,7 +87,7 @@ def dice_and_volumes(cases: Sequence[CaseVolumes], unit: str) -> bytes:
         upper.grid(visible=False, axis="x")
         lower.grid(visible=False, axis="x")
         svg = io.BytesIO()
-        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+        save_svg(figure, svg)
     return svg.getvalue()
 
 
