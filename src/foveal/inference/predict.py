@@ -183,6 +183,7 @@ def _predicted_tiles(
     along_i, along_j, along_k = tilings
     uniform = _UniformTiles()
     waiting: list[_WaitingTile] = []
+    num_unknown = 0
     for n, start in enumerate(along_i.starts):
         places = [
             (n, j, k)
@@ -199,12 +200,13 @@ def _predicted_tiles(
             if known is None:
                 # A copy, as these rows go before a batch is full.
                 waiting.append((place, patch.clone(), None))
+                num_unknown += 1
             else:
                 waiting.append((place, None, known))
             # Behind tiles to be computed, one that is known waits for its turn.
-            if sum(patch is not None for _, patch, _ in waiting) in (0, batch_size):
+            if num_unknown in (0, batch_size):
                 yield from _computed(network, tilings, waiting, uniform, draws)
-                waiting = []
+                waiting, num_unknown = [], 0
     yield from _computed(network, tilings, waiting, uniform, draws)
 
 
