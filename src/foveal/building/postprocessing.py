@@ -21,13 +21,14 @@ def steps(follows: PostprocessingConfig, *, use_crf: bool = False) -> Steps:
     return Steps(
         temperature=1.0 if temperature is None else temperature.value,
         crf=dense_crf(follows.crf) if use_crf and follows.crf else None,
+        crf_within_mask=follows.crf.within_mask if use_crf and follows.crf else None,
         components=tuple(component_rule(rule) for rule in follows.components),
     )
 
 
 def dense_crf(section: CrfConfig) -> DenseCrf:
     """A CRF with these parameters."""
-    return DenseCrf(**section.model_dump(exclude={"evidence"}))
+    return DenseCrf(**section.model_dump(exclude={"evidence", "within_mask"}))
 
 
 def component_rule(section: ComponentRuleConfig) -> ComponentRule:

@@ -48,7 +48,7 @@ from foveal.metrics.calibration import (
 from foveal.metrics.comparison import FEWEST_CASES, wilcoxon_p
 from foveal.plugins.registration import Plugin
 from foveal.settings_files import write_postprocessing
-from foveal.uncertainty.expected_dice import ExpectedDice
+from foveal.uncertainty.expected_dice import BAND_MM, ExpectedDice
 from foveal.uncertainty.maps import entropy
 from foveal.uncertainty.sparsification import sparsification
 from foveal.uncertainty.temperature import (
@@ -59,9 +59,6 @@ from foveal.uncertainty.temperature import (
     tempered,
     voxels_per_case,
 )
-
-BAND_MM = 5.0
-"""Around foreground, within which voxels are looked at: where a structure may end."""
 
 MOST_FOLDS = 5
 """Parts of the patients; a temperature is shown on each as the others chose it."""
@@ -259,21 +256,23 @@ def _look(
         decided = _decided(case, structures)
         near = near_foreground(case.reference, decided, case.spacing_mm, BAND_MM)
     members = tuple(structures.values())
-    expected = ExpectedDice(len(members))
+    expected = ExpectedDice(len(members), case.spacing_mm)
     parts: dict[str, list[dict[str, Calibration]]] = {"near": [], "everywhere": []}
     for rows, block in _rows(case):
         # Sure zeros count as in the choice of the temperature.
-        block = tempered(_normalised(block.clamp_min(SMALLEST)), temperature)
+        likely = tempered(_normalised(block.clamp_min(SMALLEST)), temperature)
         for name, counted in (("near", near[rows]), ("everywhere", None)):
             parts[name].append(
                 case_calibration(
-                    block.numpy(),
+                    likely.numpy(),
                     case.reference[rows],
                     structures,
                     case.annotated,
                     counted,
                 )
             )
+        # As in a prediction.
+        block = tempered(block, temperature)
         decided_here = decided_classes(block, members)
         expected.add(
             structure_probabilities(block, members),

@@ -67,6 +67,9 @@ class TunedCrf:
 
     verdict: Verdict
 
+    within_mask: bool | None = None
+    """Whether the cases had masks; ``None``: some had."""
+
     @property
     def best(self) -> CrfConfig | None:
         """Of the highest mean Dice over all cases; ``None``: nothing is better."""
@@ -77,7 +80,12 @@ class TunedCrf:
         """With its evidence; ``None`` if no CRF helps."""
         if self.best is None or not self.verdict.helps:
             return None
-        return self.best.model_copy(update={"evidence": self.verdict.evidence})
+        return self.best.model_copy(
+            update={
+                "evidence": self.verdict.evidence,
+                "within_mask": self.within_mask,
+            }
+        )
 
     def as_record(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -294,7 +302,7 @@ def tuned_crf(
         EvaluationError: The cases are of fewer than two patients.
     """
     configs: Sequence[CrfConfig] = ()
-    tried = []
+    tried, had_mask = [], set()
     for number, case in enumerate(itertools.islice(cases, max_cases)):
         configs = configs or trials_for(len(case.image), len(case.probabilities))
         trials = _CaseTrials(case, structures, temperature, device)
@@ -310,8 +318,10 @@ def tuned_crf(
             if on_progress is not None:
                 done = number * len(configs) + place
                 on_progress(done, num_cases * len(configs), case.files.name)
+        had_mask.add(case.mask is not None)
         tried.append(TriedCase(case.files.name, case.files.patient, tuple(dice)))
-    return TunedCrf((None, *configs), judged(tried))
+    within_mask = had_mask.pop() if len(had_mask) == 1 else None
+    return TunedCrf((None, *configs), judged(tried), within_mask)
 
 
 class _CaseTrials:

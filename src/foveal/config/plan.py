@@ -458,9 +458,9 @@ class CrfRnnConfig(Section):
     """One per channel, or one for all: how unlike two voxels' intensities may be, in
     standard deviations of the channel in the patch."""
 
-    # The paper's 3 and 5 make voxels agree whatever an unsure network says,
-    # and a small structure is gone at the first step. From 2 together on, two classes
-    # of an undecided network fall to one side by themselves: the slope of
+    # The paper's 3 and 5 make voxels agree whatever an unsure network says, and a small
+    # structure is gone at the first step. From 2 together on, two classes of an
+    # undecided network fall to one side by themselves: the slope of
     # w * (2 * sigmoid(z) - 1) at 0 is w / 2.
     smoothness_weight: PositiveFloat = 1.0
     """At the beginning; learned for each class."""

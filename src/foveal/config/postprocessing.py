@@ -72,6 +72,10 @@ class CrfConfig(Section):
     """Refine foreground against background, and leave the shares of the classes within
     the foreground as they are (thesis, section 3.4.2)."""
 
+    within_mask: bool | None = None
+    """Whether it was chosen on cases with masks, within which channels are then
+    standardised; such a CRF refuses cases without one. Unset: either."""
+
     evidence: EvidenceConfig = EvidenceConfig()
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ A **pass** is one run of one network over the case: every member, in every mirro
 with every draw of dropout that is asked for.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,14 +20,12 @@ from foveal.ensembles.prediction import Prediction, TakeRows, predicted
 from foveal.ensembles.voted_passes import FusionRule, as_votes, stapled
 from foveal.errors import RunError
 from foveal.geometry import reorientation
+from foveal.inference.bricks import BYTES_PER_NUMBER
 from foveal.inference.dropout import require_dropout
 from foveal.inference.memory import MemoryBudget, machine_budget
 from foveal.inference.model import Model, Pass, Task
 from foveal.postprocessing.steps import NO_STEPS, Steps
 from foveal.preprocessing.pipeline import PreprocessedCase, PreprocessingRecipe
-
-SHARE_OF_SUMS = 0.25
-"""Of the memory for sums over passes, if there are several; larger ones are on disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +64,29 @@ class Ensemble:
     num_passes: int = field(init=False)
     """Runs of a network over each case."""
 
+    _passes_of_models: tuple[int, ...] = field(init=False, repr=False)
+
     def __post_init__(self) -> None:
         """Refuse models that cannot be averaged.
 
         Raises:
-            RunError: There is none, they differ in what they predict, or dropout is
-                asked of a network that has none.
+            RunError: There is none, they differ in what they predict, dropout is asked
+                of a network that has none, or mirroring where no plan allows it.
             SettingsError: What follows them is meant for other cases.
         """
-        tasks, resample_channels, num_passes = [], False, 0
-        for model in self.models:
+        tasks, resample_channels, passes_of_models = [], False, []
+        can_mirror = False
+        for number in range(len(self.models)):
+            model = self.models[number]
             tasks.append(model.task)
             resample_channels |= model.recipe.resample_channels
+            can_mirror |= len(model.mirrorings()) > 1
             if self.dropout_passes is not None:
                 require_dropout(model.network)
-            num_passes += len(self._passes(model))
+            passes_of_models.append(len(self._passes(model, number)))
+            # Its weights go before those of the next are read.
+            del model
+        num_passes = sum(passes_of_models)
         if not tasks:
             raise RunError("no model is given; name at least one run or model file")
         for other in tasks[1:]:
@@ -89,6 +96,12 @@ class Ensemble:
                         f"the models differ in {what.replace('_', ' ')}: {mine} and "
                         f"{theirs}; only models of the same task can be averaged"
                     )
+        if self.mirror and not can_mirror:
+            raise RunError(
+                "mirroring is asked for, but the plan mirrors along no axis "
+                "(mirroring.axes), so it would change nothing; leave it out, or train "
+                "with axes along which the anatomy may be reversed"
+            )
         if self.weights is not None:
             _require_weights(self.weights, len(tasks))
         self.steps.require_fit(
@@ -98,6 +111,7 @@ class Ensemble:
         object.__setattr__(self, "task", tasks[0])
         object.__setattr__(self, "resample_channels", resample_channels)
         object.__setattr__(self, "num_passes", num_passes)
+        object.__setattr__(self, "_passes_of_models", tuple(passes_of_models))
 
     @property
     def structures(self) -> Mapping[str, tuple[int, ...]]:
@@ -170,16 +184,22 @@ class Ensemble:
             folder: For temporary files.
         """
         turn = reorientation(case.grid, self.task.orientation)
-        shape = turn.apply_to_grid(case.grid).shape
+        grid = turn.apply_to_grid(case.grid)
+        shape = grid.shape
         budget = self._budget(folder)
-        for_sums = int(SHARE_OF_SUMS * budget.bytes_in_all)
-        if self.num_passes > 1:
-            budget = replace(budget, bytes_in_all=budget.bytes_in_all - for_sums)
+        kept = self._numbers_kept(wants_spread=wants_spread)
+        sums_bytes = kept * math.prod(shape) * BYTES_PER_NUMBER
+        budget = replace(budget, sums_bytes=sums_bytes)
         passes, num_passes = self.passes(case, budget), self.num_passes
+        members = [
+            number
+            for number, count in enumerate(self._passes_of_models)
+            for _ in range(count)
+        ]
         structures = tuple(self.structures.values())
         if self.fusion == "staple":
             rows = stapled(passes, structures, self.task.num_classes, shape)
-            passes, num_passes = iter([(1.0, rows)]), 1
+            passes, num_passes, members = iter([(1.0, rows)]), 1, [0]
         elif self.fusion != "mean":
             passes = as_votes(passes, structures)
         return Fused(
@@ -187,11 +207,24 @@ class Ensemble:
             num_passes,
             self.task,
             shape,
+            members=members,
+            spacing_mm=grid.spacing_mm,
+            rules=self.steps.components,
+            has_votes=self.fusion in ("majority", "weighted"),
             temperature=self.steps.temperature if self.fusion == "mean" else 1.0,
             wants_spread=wants_spread,
-            most_bytes=for_sums,
+            most_bytes=None if budget.has_sums_in_memory else 0,
             folder=folder,
         )
+
+    def _numbers_kept(self, *, wants_spread: bool) -> int:
+        """Per voxel, while passes go on: sums, and what rules will look back at."""
+        structures = len(self.structures)
+        kept = structures if self.steps.components else 0
+        if self.num_passes > 1 and self.fusion != "staple":
+            kept += self.task.num_classes
+            kept += structures + 1 if wants_spread else 0
+        return kept
 
     def _budget(self, folder: Path | None) -> MemoryBudget:
         budget = machine_budget()
@@ -213,22 +246,25 @@ class Ensemble:
         """
         weights = self.weights or (1.0,) * len(self.models)
         held: tuple[PreprocessingRecipe, PreprocessedCase] | None = None
-        for model, weight in zip(self.models, weights, strict=True):
+        for number, weight in enumerate(weights):
+            model = self.models[number]
             # Members that read a case alike share what was read.
             if held is None or held[0] != model.recipe:
                 held = None
                 held = model.recipe, model.prepared(case)
-            passes = self._passes(model)
+            passes = self._passes(model, number)
             share = weight / sum(weights) / len(passes)
             for one_pass in passes:
                 yield share, model.probabilities(held[1], one_pass, memory)
+            # Its weights go before those of the next are read.
+            del model
 
-    def _passes(self, model: Model) -> list[Pass]:
+    def _passes(self, model: Model, number: int) -> list[Pass]:
         seeds = (
             [None] if self.dropout_passes is None else list(range(self.dropout_passes))
         )
         mirrorings = model.mirrorings() if self.mirror else ((),)
-        return [Pass(axes, seed) for seed in seeds for axes in mirrorings]
+        return [Pass(axes, seed, number) for seed in seeds for axes in mirrorings]
 
 
 def _require_fusion(fusion: FusionRule, num_passes: int, *, has_weights: bool) -> None:

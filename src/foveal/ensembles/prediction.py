@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from foveal.ensembles.fused import Fused, FusedRows
 from foveal.errors import CaseError
 from foveal.geometry import Grid, reorientation
 from foveal.inference.model import Task
+from foveal.inference.predict import rows_at_once
 from foveal.inference.restore import (
     decided_classes,
     label_map_of,
@@ -25,7 +26,7 @@ from foveal.postprocessing.components import with_component_rules
 from foveal.postprocessing.steps import NO_STEPS, Steps
 from foveal.uncertainty.expected_dice import ExpectedDice
 from foveal.uncertainty.maps import mutual_information
-from foveal.uncertainty.volumes import volume_of_passes
+from foveal.uncertainty.volumes import volume_of_draws
 
 TakeRows = Callable[[FusedRows], None]
 """Receives blocks of rows, first to last."""
@@ -39,11 +40,14 @@ class StructureFacts:
     """Of the label map."""
 
     volume_interval_ml: tuple[float, float] | None
-    """Where the passes put the volume, see `volume_of_passes`; ``None``: one pass."""
+    """Where the volume of one more model, or pass of the only model, would lie, see
+    `volume_of_draws`; it holds ``volume_ml``. ``None``: one pass, or passes that do not
+    end in label maps of their own, as a CRF or STAPLE looks at all together."""
 
     expected_dice: float | None
-    """Dice to be expected by the network's own probabilities, before a CRF and before
-    component rules; ``None``: none of it was decided on."""
+    """Dice of the label map to be expected by the networks' own probabilities, at their
+    temperature and before a CRF, see `ExpectedDice`; ``None``: none of it is in the
+    label map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +105,13 @@ def predicted(
     """
     rows = fused.rows()
     members = tuple(task.structures.values())
-    expected = ExpectedDice(len(members))
+    turn = reorientation(case.grid, task.orientation)
+    spacing_mm = turn.apply_to_grid(case.grid).spacing_mm
+    expected = ExpectedDice(len(members), spacing_mm)
+    # Rules look at whole structures, so that what is in them is known at the end only.
+    kept = fused.kept_rows(len(members)) if steps.components else None
     if steps.crf is not None:
+        _require_mask_as_chosen(case, steps)
         decided_on = _refined(rows, case, task, steps.crf)
     else:
         decided_on = ((block.probabilities, block) for block in rows)
@@ -110,26 +119,33 @@ def predicted(
     for own, block in decided_on:
         decided = decided_classes(block.probabilities, members)
         classes[block.first : block.first + decided.shape[0]] = decided
-        expected.add(
-            structure_probabilities(own, members),
-            torch.stack([torch.isin(decided, torch.tensor(one)) for one in members]),
-        )
+        believed = structure_probabilities(own, members)
+        if kept is None:
+            expected.add(believed, _masks(decided, members))
+        else:
+            kept.add(block.first, believed)
         if take_rows is not None:
             take_rows(block)
-    turn = reorientation(case.grid, task.orientation)
-    grid = turn.apply_to_grid(case.grid)
-    ruled = with_component_rules(
-        classes, steps.components, task.structures, grid.spacing_mm
-    )
-    voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
-    volumes = torch.stack(fused.voxels_of_passes).double() * voxel_ml
+    ruled = with_component_rules(classes, steps.components, task.structures, spacing_mm)
+    if kept is not None:
+        first = 0
+        for believed in kept.rows(rows_at_once(len(members), fused.shape[1:])):
+            in_rows = torch.from_numpy(ruled[first : first + believed.shape[1]])
+            expected.add(believed, _masks(in_rows, members))
+            first += believed.shape[1]
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    shares, voxels = fused.volumes()
+    counts = np.bincount(ruled.ravel(), minlength=task.num_classes)
     facts = {}
     for number, (name, own_classes) in enumerate(task.structures.items()):
-        facts[name] = StructureFacts(
-            float(np.isin(ruled, own_classes).sum()) * voxel_ml,
-            volume_of_passes(volumes[:, number].tolist()).interval_ml,
-            expected.values()[number],
-        )
+        volume_ml = float(counts[list(own_classes)].sum()) * voxel_ml
+        interval = None
+        if len(shares) > 1 and steps.crf is None:
+            draws = (voxels[:, number] * voxel_ml).tolist()
+            low, high = volume_of_draws(draws, shares).interval_ml
+            # Where passes disagree, their mean may outline less than each of them.
+            interval = min(low, volume_ml), max(high, volume_ml)
+        facts[name] = StructureFacts(volume_ml, interval, expected.values()[number])
     label_map = label_map_of(
         ruled,
         case.grid,
@@ -138,6 +154,20 @@ def predicted(
         background_value=task.background_value,
     )
     return Prediction(label_map, case.grid, facts)
+
+
+def _require_mask_as_chosen(case: Case, steps: Steps) -> None:
+    """Refuse to standardise channels over other voxels than the CRF was chosen for."""
+    within_mask = steps.crf_within_mask
+    if within_mask is None or within_mask == (case.mask is not None):
+        return
+    chosen, has = ("with", "none") if within_mask else ("without", "one")
+    raise CaseError(
+        f"case {case.name}: the CRF was chosen on cases {chosen} masks, and this case "
+        f"has {has}, so that its intensities would be measured otherwise; predict "
+        "cases like those it was chosen on, leave out --crf, or remove "
+        "crf.within_mask from postprocessing.toml to try it nevertheless"
+    )
 
 
 def _refined(
@@ -167,6 +197,12 @@ def _refined(
     for block in blocks:
         window = slice(block.first, block.first + block.probabilities.shape[1])
         yield own[:, window], block._replace(probabilities=refined[:, window])
+
+
+def _masks(
+    classes: Integer[Tensor, "rows j k"], structures: Sequence[Sequence[int]]
+) -> Bool[Tensor, "structure rows j k"]:
+    return torch.stack([torch.isin(classes, torch.tensor(one)) for one in structures])
 
 
 def _tensor(view: NDArray[Any]) -> Tensor:

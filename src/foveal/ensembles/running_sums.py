@@ -56,7 +56,8 @@ class SumsInMemory:
     """A volume of sums as a tensor."""
 
     def __init__(self, num_quantities: int, shape: tuple[int, int, int]) -> None:
-        self._sums = torch.zeros(num_quantities, *shape)
+        # Written to, so that the memory is taken now and not as a pass goes on.
+        self._sums = torch.empty(num_quantities, *shape).zero_()
 
     def add(self, first: int, rows: Float[Tensor, "quantity rows j k"]) -> None:
         """Add to consecutive rows."""

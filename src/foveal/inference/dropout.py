@@ -1,18 +1,18 @@
 """Dropout left on while predicting: every pass is another draw of the network.
 
-Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142. Differs: patches are
-predicted in batches, and every batch draws its own masks.
+Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142. Differs: a volume is
+predicted in tiles, and every tile draws its own masks.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from foveal.errors import RunError
-from foveal.inference.predict import PatchFunction
+from foveal.inference.predict import TileDraws
 from foveal.sampling.randomness import generator
 
 
@@ -52,17 +52,21 @@ def dropout_layers(network: nn.Module) -> list[nn.Module]:
     ]
 
 
-def seeded(function: PatchFunction, seed: int, device: torch.device) -> PatchFunction:
-    """Let the draws of every batch depend on the seed and its number only."""
-    batch = 0
+def tile_draws(seed: int, device: torch.device, *names: str) -> TileDraws:
+    """Let the draws of every tile depend on these and on its place only.
 
-    def apply(patches: Tensor) -> Tensor:
-        nonlocal batch
-        draws = generator(seed, batch, 0, "dropout")
-        batch += 1
+    Args:
+        seed: Of the pass.
+        device: Where the network is computed.
+        names: Of whatever else shall draw other masks: model, mirroring.
+    """
+
+    @contextmanager
+    def drawing(number: int) -> Iterator[None]:
+        draws = generator(seed, number, 0, "dropout", *names)
         devices = [] if device.type == "cpu" else [device]
         with torch.random.fork_rng(devices, device_type=device.type):
             torch.manual_seed(draws.initial_seed())
-            return function(patches)
+            yield
 
-    return apply
+    return drawing

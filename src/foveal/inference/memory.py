@@ -24,6 +24,9 @@ UNITS = {"M": 10**6, "G": 10**9, "T": 10**12}
 FREE_SHARE = 0.8
 """Of the memory that is free when nobody states a budget; the rest is for others."""
 
+SHARE_OF_SUMS = 0.25
+"""Of a budget, for sums over several passes; larger ones are on disk."""
+
 LOOKS_PER_SECOND = 200
 """At the size of the process, while its peak is watched."""
 
@@ -37,6 +40,15 @@ class MemoryBudget:
 
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     """For temporary files; on a disk, as a folder in memory would save nothing."""
+
+    sums_bytes: int = 0
+    """Of what is kept of the passes over a case, before a pass begins and until the
+    last one ends."""
+
+    @property
+    def has_sums_in_memory(self) -> bool:
+        """Whether it is kept in memory, and is a part of what is taken, or on disk."""
+        return 0 < self.sums_bytes <= SHARE_OF_SUMS * self.bytes_in_all
 
     def left_bytes(self, taken_bytes: int) -> int:
         """What may be added to what is taken; below 0 if that is too much already."""

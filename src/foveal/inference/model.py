@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.case import Case
-from foveal.inference.dropout import dropout_on, seeded
+from foveal.inference.dropout import dropout_on, tile_draws
 from foveal.inference.memory import MemoryBudget
 from foveal.inference.numerics import Numerics, apply_layout
-from foveal.inference.predict import patch_function, stream_logits
+from foveal.inference.predict import TileDraws, patch_function, stream_logits
 from foveal.inference.restore import (
     memory_of_blocks,
     resampled_rows,
@@ -39,7 +39,11 @@ class Pass(NamedTuple):
     """Axes along which the network sees the case reversed."""
 
     dropout_seed: int | None = None
-    """Of the draws of a pass with dropout; ``None``: dropout is off, as usual."""
+    """Of the draws of a pass with dropout; ``None``: dropout is off, as usual. Passes
+    that are mirrored otherwise have other draws."""
+
+    member: int = 0
+    """Number of the model among those of an ensemble, whose draws differ."""
 
 
 PLAIN = Pass()
@@ -156,9 +160,15 @@ class Model:
         """
         mirrored = one_pass.mirrored_axes
         function = patch_function(self.network, self.numerics, self.device)
+        draws: TileDraws | None = None
         switched: AbstractContextManager[None] = nullcontext()
         if one_pass.dropout_seed is not None:
-            function = seeded(function, one_pass.dropout_seed, self.device)
+            draws = tile_draws(
+                one_pass.dropout_seed,
+                self.device,
+                f"member {one_pass.member}",
+                f"mirrored {mirrored}",
+            )
             switched = dropout_on(self.network)
         image = torch.from_numpy(prepared.image)
         back = prepared.restoration
@@ -174,6 +184,7 @@ class Model:
                 self.task.num_classes,
                 wanted=wanted,
                 memory=memory,
+                draws=draws,
                 later_bytes=memory_of_blocks(
                     self.num_classes, back.preprocessed_shape, back.reoriented_shape
                 ),

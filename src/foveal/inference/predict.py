@@ -8,7 +8,8 @@ and of that only as much in memory as a budget allows.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise, product
 
 import torch
@@ -22,6 +23,7 @@ from foveal.inference.memory import (
     MemoryBudget,
     in_memory_words,
     machine_budget,
+    memory_bytes,
     taken_bytes,
     watched_peak,
 )
@@ -31,6 +33,9 @@ from foveal.networks.interface import Network
 
 PatchFunction = Callable[[Tensor], Tensor]
 """Maps ``(patch, channel, i, j, k)`` to logits ``(patch, class, ii, jj, kk)``."""
+
+TileDraws = Callable[[int], AbstractContextManager[None]]
+"""In what a tile is computed that draws at random, given its number in the volume."""
 
 BLOCK_BYTES = 32 * 2**20
 """Of the rows handed out together, unless a single one is larger."""
@@ -46,6 +51,9 @@ USED_SHARE = 0.9
 
 BATCH_SHARE = 0.25
 """Of the memory left that the logits of one batch may take; else batches shrink."""
+
+ADVISED_SHARE = 1.05
+"""Of the memory that a case was seen to need: another day it may be a little more."""
 
 KEPT_BYTES = 128 * 2**20
 """Of logits kept for the next tile that holds nothing but the same value."""
@@ -81,6 +89,7 @@ def stream_logits(
     wanted: Bool[Tensor, "i j k"] | None = None,
     memory: MemoryBudget | None = None,
     later_bytes: int = 0,
+    draws: TileDraws | None = None,
 ) -> Iterator[Float[Tensor, "class rows j k"]]:
     """Put the logits of a volume together from those of its tiles.
 
@@ -100,6 +109,8 @@ def stream_logits(
             computed; logits of the others may miss tiles or be 0.
         memory: Of the process; unset: most of what the machine has free.
         later_bytes: What the caller needs at once to go on with a block.
+        draws: Of a network that draws at random. Tiles are then computed one by one, as
+            the draws of a batch would depend on who else is in it.
 
     Yields:
         Consecutive rows, float32; together they cover the first axis once.
@@ -110,13 +121,25 @@ def stream_logits(
     shape = image.shape[1:]
     tilings = tiles.along_axes(shape)
     budget = memory or machine_budget()
-    batch_size = _affordable_batch(tiles.batch_size, tilings, num_classes, budget)
-    predicted = _predicted_tiles(network, image, tilings, batch_size, wanted)
-    with watched_peak() as peak:
-        tile = next(predicted, None)
-    cuts, held_bytes = _cuts_that_fit(
-        shape, tilings, num_classes, budget, peak.bytes, later_bytes
-    )
+    batch_size = 1
+    if draws is None:
+        batch_size = _affordable_batch(tiles.batch_size, tilings, num_classes, budget)
+    tile = None
+    while True:
+        predicted = _predicted_tiles(network, image, tilings, batch_size, wanted, draws)
+        with watched_peak() as peak:
+            tile = next(predicted, None)
+        try:
+            cuts, held_bytes = _cuts_that_fit(
+                shape, tilings, num_classes, budget, peak.bytes, later_bytes
+            )
+        except CaseError:
+            if batch_size == 1:
+                raise
+            # What the network needs for a batch is not known before; one by one may do.
+            batch_size, tile = 1, None
+        else:
+            break
     count = rows_at_once(num_classes, shape[1:])
     with Bricks(num_classes, cuts, held_bytes, budget) as sums:
         row = 0
@@ -154,10 +177,12 @@ def _predicted_tiles(
     tilings: Sequence[AxisTiling],
     batch_size: int,
     wanted: Tensor | None,
+    draws: TileDraws | None,
 ) -> Iterator[_PredictedTile]:
-    """Tiles in the order of their first rows."""
+    """Tiles in the order of their places, so that sums depend on no batch."""
     along_i, along_j, along_k = tilings
     uniform = _UniformTiles()
+    waiting: list[_WaitingTile] = []
     for n, start in enumerate(along_i.starts):
         places = [
             (n, j, k)
@@ -167,32 +192,55 @@ def _predicted_tiles(
         if not places:
             continue
         slab = _padded_slab(image, tilings, start)
-        waiting: list[tuple[tuple[int, int, int], Tensor]] = []
         for place in places:
             j, k = along_j.starts[place[1]], along_k.starts[place[2]]
             patch = slab[:, :, j : j + along_j.size, k : k + along_k.size]
             known = uniform.logits(patch)
-            if known is not None:
-                yield _predicted(tilings, place, known)
-                continue
-            waiting.append((place, patch))
-            if len(waiting) == batch_size:
-                yield from _computed(network, tilings, waiting, uniform)
+            if known is None:
+                # A copy, as these rows go before a batch is full.
+                waiting.append((place, patch.clone(), None))
+            else:
+                waiting.append((place, None, known))
+            # Behind tiles to be computed, one that is known waits for its turn.
+            if sum(patch is not None for _, patch, _ in waiting) in (0, batch_size):
+                yield from _computed(network, tilings, waiting, uniform, draws)
                 waiting = []
-        if waiting:
-            yield from _computed(network, tilings, waiting, uniform)
+    yield from _computed(network, tilings, waiting, uniform, draws)
+
+
+_WaitingTile = tuple[tuple[int, int, int], Tensor | None, Tensor | None]
+"""Place, and the patch to be computed or the logits that are known."""
 
 
 def _computed(
     network: PatchFunction,
     tilings: Sequence[AxisTiling],
-    batch: Sequence[tuple[tuple[int, int, int], Tensor]],
+    waiting: Sequence[_WaitingTile],
     uniform: "_UniformTiles",
+    draws: TileDraws | None,
 ) -> Iterator[_PredictedTile]:
-    answers = network(torch.stack([patch for _, patch in batch]))
-    for (place, patch), logits in zip(batch, answers, strict=True):
-        uniform.keep(patch, logits)
-        yield _predicted(tilings, place, logits)
+    """Tiles in the order in which they wait, all that are unknown in one batch."""
+    batch = [patch for _, patch, _ in waiting if patch is not None]
+    answers: Iterator[Tensor] = iter(())
+    if batch:
+        drawing: AbstractContextManager[None] = nullcontext()
+        if draws is not None:
+            drawing = draws(_number(tilings, waiting[0][0]))
+        with drawing:
+            answers = iter(network(torch.stack(batch)))
+    for place, patch, known in waiting:
+        if known is not None:
+            yield _predicted(tilings, place, known)
+        elif patch is not None:
+            logits = next(answers)
+            uniform.keep(patch, logits)
+            yield _predicted(tilings, place, logits)
+
+
+def _number(tilings: Sequence[AxisTiling], place: tuple[int, int, int]) -> int:
+    """Of a tile among all of the volume, whether they are computed or not."""
+    _, along_j, along_k = tilings
+    return (place[0] * len(along_j.starts) + place[1]) * len(along_k.starts) + place[2]
 
 
 def _predicted(
@@ -309,16 +357,34 @@ def _cuts_that_fit(
     # One that is added to, and what is added.
     least = 2 * _logit_bytes(num_classes, (cuts.largest_part,))
     if spare < least:
-        needed = in_memory_words(
-            math.ceil((peak_bytes + later_bytes + least) / USED_SHARE)
-        )
+        advised = _advised_words(budget, peak_bytes, later_bytes + least)
         raise CaseError(
             f"a memory of {in_memory_words(budget.bytes_in_all)} is too little for it: "
             "the program, the weights, the image and the network at work on a patch "
             f"take {in_memory_words(peak_bytes)}, and with the rows on their way back "
-            f"to its grid it needs {needed} at least; give that much (--memory)"
+            f"to its grid it needs {advised} at least; give that much (--memory)"
         )
     return cuts, spare - least / 2
+
+
+def _advised_words(budget: MemoryBudget, peak_bytes: int, more_bytes: int) -> str:
+    """A memory in which a case fits that was seen not to.
+
+    Args:
+        budget: That is too small.
+        peak_bytes: That the process took with it.
+        more_bytes: Needed besides.
+    """
+    if budget.has_sums_in_memory:
+        peak_bytes -= budget.sums_bytes
+    needed = ADVISED_SHARE * (peak_bytes + more_bytes) / USED_SHARE
+    words = in_memory_words(math.ceil(needed))
+    larger = replace(budget, bytes_in_all=memory_bytes(words))
+    if larger.has_sums_in_memory:
+        # So large a budget holds the sums, too.
+        with_sums = needed + ADVISED_SHARE * budget.sums_bytes / USED_SHARE
+        words = in_memory_words(math.ceil(with_sums))
+    return words
 
 
 def _begins_and_ends(axis: AxisTiling, length: int) -> tuple[list[int], list[int]]:

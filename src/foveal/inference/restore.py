@@ -23,6 +23,10 @@ BLOCKS_AT_ONCE = 8
 axis, held for the next row, after softmax, uncropped, and what decides the class."""
 
 
+ROUNDING = 2e-6
+"""By which sums of probabilities may differ that are meant to be equal."""
+
+
 def resampled_rows(
     rows: Iterator[Float[Tensor, "class _ j k"]],
     shape: Sequence[int],
@@ -238,13 +242,16 @@ def decided_classes(
     """
     if all(len(classes) == 1 for classes in structures):
         return probabilities.argmax(dim=0)
+    # A half, but for the rounding of sums, is not above one half.
     agreement = torch.zeros_like(probabilities)
     for classes in structures:
         members = list(classes)
         agreement[members] += 2 * probabilities[members].sum(dim=0) - 1
     # Classes that no structure tells apart agree alike; the more probable one is meant.
-    is_best = agreement == agreement.amax(dim=0)
-    return probabilities.masked_fill(~is_best, -1.0).argmax(dim=0)
+    is_best = agreement >= agreement.amax(dim=0) - ROUNDING
+    possible = probabilities.masked_fill(~is_best, -1.0)
+    # The first of the maxima, so background before others.
+    return (possible >= possible.amax(dim=0) - ROUNDING).byte().argmax(dim=0)
 
 
 def structure_probabilities(

@@ -18,6 +18,9 @@ class Steps:
     crf: DenseCrf | None = None
     """Refines the probabilities of a whole case."""
 
+    crf_within_mask: bool | None = None
+    """Whether the CRF is meant for cases with a mask; ``None``: for either."""
+
     components: tuple[ComponentRule, ...] = ()
     """Rules for the label map, one after another."""
 

@@ -20,9 +20,9 @@ RANGE = (0.1, 10.0)
 """In which a temperature is looked for; outside, probabilities say nothing, or the
 cases are too few or too easy to tell."""
 
-SMALLEST = 1e-6
+SMALLEST = 2.0**-24
 """Probabilities are taken as at least this where likelihoods are: half precision, in
-which they are kept, has little below, and one sure error would outweigh everything."""
+which they are kept, has none below, and one sure error would outweigh everything."""
 
 PRECISION = 1e-3
 """Of the logarithm of a temperature."""
