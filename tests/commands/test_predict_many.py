@@ -488,7 +488,7 @@ def test_folder_of_runs_is_their_average_in_order_of_number(scans, tmp_path):
 def test_killed_and_resumed_gives_the_unbroken_result(run, tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
-    for n in range(24):
+    for n in range(12):
         write_scan(folder / f"case_{n:02d}.nii.gz", *scan(n))
     out = tmp_path / "killed"
     start = [sys.executable, "-m", "foveal", "predict", str(run), str(folder), str(out)]
@@ -499,21 +499,21 @@ def test_killed_and_resumed_gives_the_unbroken_result(run, tmp_path):
     )
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if record.exists() and record.read_bytes().count(b"\n") >= 7:
+        if record.exists() and record.read_bytes().count(b"\n") >= 4:
             process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
             break
         time.sleep(0.002)
     process.wait()
     with record.open("ab") as file:
-        file.write(b'{"format_version": 1, "case": "case_2')  # as a kill may leave it
+        file.write(b'{"format_version": 1, "case": "case_1')  # as a kill may leave it
     subprocess.run(start, check=True, capture_output=True, env=os.environ)
     foveal.predict(run, folder, tmp_path / "unbroken", probabilities=True, threads=1)
     assert content(out) == content(tmp_path / "unbroken")
-    assert len(content(out)) == 24 * 3
+    assert len(content(out)) == 12 * 3
     assert sorted(path.name for path in out.iterdir()) == sorted(
         path.name for path in (tmp_path / "unbroken").iterdir()
     )
-    assert len(read_outcomes(record)) >= 24
+    assert len(read_outcomes(record)) >= 12
 
 
 def test_many_scans_do_not_go_into_what_is_named_like_a_file(run, scans, tmp_path):

@@ -25,10 +25,13 @@ from foveal.planning.splits import read_splits
 from foveal.settings_files import read_plan, read_settings
 
 SMALL = [
-    "network.features=[4, 8]",
+    "network.features=[2, 4]",
     "network.kernels=[[3, 3, 3], [3, 3, 3]]",
     "network.strides=[[2, 2, 2]]",
     "patches.size=[16, 16, 12]",
+    "training.precision=float32",
+    "training.memory_layout=contiguous",
+    "training.threads=1",
     "training.device=cpu",
 ]
 
