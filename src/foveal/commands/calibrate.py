@@ -356,8 +356,8 @@ def gain_in_words(record: CalibrationRecord) -> str:
     test = "" if record.p_value is None else f", p = {record.p_value:.3g}"
     if record.is_used:
         return (
-            f"Temperature {record.temperature:.3f}: the network is {meaning}; in cases "
-            f"that it was not chosen on, {change}{test}."
+            f"Temperature {record.temperature:.3f}: over all classes together the "
+            f"network is {meaning}; in cases that it was not chosen on, {change}{test}."
         )
     return (
         f"No temperature is kept: {record.temperature:.3f}, chosen on all cases, does "

@@ -25,7 +25,7 @@ class EvidenceConfig(Section):
     """Mean over structures and cases without it."""
 
     score_after: float | None = None
-    """The same with it."""
+    """The same with it, each case measured as the others chose."""
 
     score: str = "dice"
     """What the scores are: ``dice``, or ``nll`` (lower is better)."""
