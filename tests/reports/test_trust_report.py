@@ -57,7 +57,7 @@ def test_the_report_of_a_run_says_how_far_its_probabilities_can_be_trusted(tmp_p
     write_calibration(run / "validation" / "calibration.json", record())
     page = report(run).read_text(encoding="utf-8")
     assert "Can its probabilities be trusted?" in page
-    assert "Temperature 1.700: the network is surer than right" in page
+    assert "over all classes together the network is surer than right" in page
     assert "NLL near foreground 0.5000 before and 0.3000 after, p = 0.031" in page
     trust = page[page.index("Can its probabilities") : page.index("Reliability")]
     assert trust.count("<td>0.1234</td>") == 2  # Near foreground and everywhere.

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from foveal.commands.prediction_folder import Asked, Drawn
 from foveal.engine.loop import is_out_of_memory
 from foveal.ensembles.fused import FusedRows
 from foveal.ensembles.members import Ensemble
-from foveal.ensembles.prediction import Prediction, maps_of
+from foveal.ensembles.prediction import Prediction, StructureFacts, maps_of
 from foveal.errors import CaseError, FovealError
 from foveal.geometry import reorientation
 from foveal.inference.record import InputFile, Outcome, OutputFile, RecordWriter
@@ -32,6 +32,10 @@ from foveal.preprocessing.sources import FileDigests
 
 OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """What a full disk or a read-only folder raises: no later case could be written."""
+
+
+DIGITS = 4
+"""After the point, of what the record tells of structures."""
 
 
 @dataclass(eq=False)
@@ -263,10 +267,24 @@ class Stages:
             structures={}
             if job.prediction is None or job.error
             else {
-                name: asdict(facts) for name, facts in job.prediction.structures.items()
+                name: _rounded(facts)
+                for name, facts in job.prediction.structures.items()
             },
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _rounded(facts: StructureFacts) -> dict[str, Any]:
+    """As the record keeps them; a tenth of a microlitre is less than a voxel."""
+    interval = facts.volume_interval_ml
+    expected = facts.expected_dice
+    return {
+        "volume_ml": round(facts.volume_ml, DIGITS),
+        "volume_interval_ml": None
+        if interval is None
+        else (round(interval[0], DIGITS), round(interval[1], DIGITS)),
+        "expected_dice": None if expected is None else round(expected, DIGITS),
+    }
 
 
 def _kept_outputs(job: Job) -> list[Path]:

@@ -131,8 +131,10 @@ def _headlines(
         (
             "mean validation Dice",
             number(scores.mean_dice),
-            f"over {len(scores.structures)} structures and regions, and "
-            f"{len(scores.cases)} cases",
+            (
+                f"over {len(scores.structures)} structures and regions, and "
+                f"{len(scores.cases)} cases"
+            ),
         ),
         ("members", str(len(entered)), f"of {len(table['outcomes'])} entered"),
         ("best member", table["best_member"], f"by the Dice of {table['region']}"),
