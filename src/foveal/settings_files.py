@@ -30,6 +30,9 @@ PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}
 TABLES = PLAN_TABLES | Settings.model_fields.keys()
 """Of settings files."""
 
+LONGEST_SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
+
 PATHS = (("dataset",), ("store",), ("transfer", "weights"))
 """Settings that are relative to the file they stand in."""
 
@@ -392,8 +395,8 @@ def _settings_or_problems(
         return model.model_validate(table), []
     except ValidationError as error:
         known = TABLES
-        if issubclass(model, EnsembleConfig):
-            known = frozenset(model.model_fields)
+        if not issubclass(model, Settings | Plan):
+            known = frozenset(model.model_fields) - {"format_version"}
         return None, [_in_words(problem, within, known) for problem in _roots(error)]
 
 
@@ -457,6 +460,9 @@ def _in_words(
             message = f"no such table; there are {', '.join(sorted(known))}"
     elif problem["type"] in {"model_type", "dict_type"}:
         message = f"must be a table, not {problem['input']!r}"
+    elif message.startswith("Input should be"):
+        given = repr(problem["input"])
+        message += f", not {given}" if len(given) <= LONGEST_SHOWN else ""
     return f"{name}: {message}" if name else message
 
 

@@ -146,7 +146,7 @@ def load_model(
             several of these; the probabilities of several are averaged.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         mirror: Also see every case reversed along the axes that the plan names.
-        dropout_passes: See every case so many times with dropout on.
+        dropout_passes: See every case so many times with dropout on, at least 2.
         weights: Of the models in their average or vote; unset: all alike.
         fusion: ``"mean"`` of the probabilities, vote of the ``"majority"``, vote by
             ``weights`` (``"weighted"``), or ``"staple"``.
@@ -220,9 +220,25 @@ def read_models(
             cross-validation of which a fold is not finished.
         PluginError: A network is a plugin's, which was not given.
     """
+    return tuple(stored for _, found in read_each(paths, plugins) for stored in found)
+
+
+def read_each(
+    paths: Paths,
+    plugins: Sequence[Path | str | Plugin] = (),
+    *,
+    snapshots: bool = False,
+) -> tuple[tuple[Path, tuple[StoredModel, ...]], ...]:
+    """Every path with the models that it stands for, in this order.
+
+    Raises:
+        RunError: As `read_models`, or as `read_snapshots` for snapshots.
+        PluginError: A network is a plugin's, which was not given.
+    """
     given = read_plugins(plugins)
     listed = [paths] if isinstance(paths, Path | str) else paths
-    return tuple(stored for path in listed for stored in _models_at(Path(path), given))
+    read = _snapshots_at if snapshots else _models_at
+    return tuple((Path(path), tuple(read(Path(path), given))) for path in listed)
 
 
 def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> StoredModel:
@@ -259,11 +275,8 @@ def read_snapshots(
             holds none.
         PluginError: A network is a plugin's, which was not given.
     """
-    given = read_plugins(plugins)
-    listed = [paths] if isinstance(paths, Path | str) else paths
-    return tuple(
-        stored for path in listed for stored in _snapshots_at(Path(path), given)
-    )
+    each = read_each(paths, plugins, snapshots=True)
+    return tuple(stored for _, found in each for stored in found)
 
 
 def _snapshots_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:
