@@ -65,3 +65,19 @@ def test_a_rule_of_an_unknown_structure_names_those_there_are():
     steps = Steps(components=(ComponentRule(("lung",), keep="largest"),))
     with pytest.raises(SettingsError, match=r"lung, .*\(there are liver, spleen\)"):
         steps.require_fit(("liver", "spleen"), 1, 3)
+
+
+def test_what_was_chosen_with_other_models_goes_when_something_is_chosen(tmp_path):
+    path = tmp_path / "postprocessing.toml"
+    warm = TemperatureConfig(value=2)
+    write_postprocessing(path, PostprocessingConfig(temperature=warm))
+    one = PostprocessingConfig(made_of=("a", "b"), crf=CrfConfig())
+    write_postprocessing(path, one)
+    # By hand it was for any models.
+    both = PostprocessingConfig(made_of=("a", "b"), temperature=warm, crf=CrfConfig())
+    assert read_postprocessing(path) == both
+    assert both.effects.made_of == ()
+    rule = ComponentRuleConfig(structures=("liver",), smallest_voxels=250)
+    other = PostprocessingConfig(made_of=("b", "a"), components=(rule,))
+    write_postprocessing(path, other)
+    assert read_postprocessing(path) == other

@@ -94,20 +94,34 @@ def read_postprocessing(path: Path) -> PostprocessingConfig:
     return _validated(PostprocessingConfig, _read_table(path), str(path))
 
 
+def kept_postprocessing(path: Path, made_of: Sequence[str]) -> PostprocessingConfig:
+    """What is there to go on from; nothing if it was chosen with other models.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    kept = read_postprocessing(path)
+    return kept if kept.made_of in {(), tuple(made_of)} else PostprocessingConfig()
+
+
 def write_postprocessing(path: Path, changes: PostprocessingConfig) -> None:
     """Change some tables of what follows a network, and keep the others.
 
     Args:
         path: ``postprocessing.toml`` of a run or an ensemble; made if absent.
         changes: The tables named in it replace those of the file; ``None`` or an empty
-            tuple removes one.
+            tuple removes one. Tables that were chosen with other models than its
+            ``made_of`` go too.
 
     Raises:
         SettingsError: The file that is there is wrong.
         OSError: It cannot be written.
     """
     named = {name: getattr(changes, name) for name in changes.model_fields_set}
-    kept = read_postprocessing(path).model_copy(update=named)
+    before = read_postprocessing(path)
+    if changes.made_of:
+        before = kept_postprocessing(path, changes.made_of)
+    kept = before.model_copy(update=named)
     atomic_write_text(path, to_toml(kept))
 
 

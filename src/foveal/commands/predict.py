@@ -109,8 +109,7 @@ def predict(
         RunError: A model cannot be used or is given twice, the models do not agree, a
             cross-validation is unfinished, dropout is asked of a network that has none,
             structures cannot name files, the folder holds predictions of others or
-            without ``resume``, or
-            it cannot be written to.
+            without ``resume``, or it cannot be written to.
         CaseError: There is no case, two have one name, or something that is not a
             recorded prediction would be replaced.
         DatasetError: The input cannot be understood, or a case cannot name a file.
@@ -121,7 +120,7 @@ def predict(
     each = read_each(models, plugins, snapshots=snapshots)
     _require_different(each)
     stored = tuple(model for _, found in each for model in found)
-    follows = postprocessing_of(models, postprocessing)
+    follows = postprocessing_of(each, postprocessing)
     if crf and follows.crf is None:
         raise SettingsError(_no_crf(postprocessing))
     weights = None
