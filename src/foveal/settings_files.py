@@ -30,6 +30,9 @@ PLAN_TABLES = frozenset(Plan.model_fields) - {"format_version"}
 TABLES = PLAN_TABLES | Settings.model_fields.keys()
 """Of settings files."""
 
+LONGEST_SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
+
 PATHS = (("dataset",), ("store",), ("transfer", "weights"))
 """Settings that are relative to the file they stand in."""
 
@@ -91,20 +94,34 @@ def read_postprocessing(path: Path) -> PostprocessingConfig:
     return _validated(PostprocessingConfig, _read_table(path), str(path))
 
 
+def kept_postprocessing(path: Path, made_of: Sequence[str]) -> PostprocessingConfig:
+    """What is there to go on from; nothing if it was chosen with other models.
+
+    Raises:
+        SettingsError: Lists every wrong entry with its full name.
+    """
+    kept = read_postprocessing(path)
+    return kept if kept.made_of in {(), tuple(made_of)} else PostprocessingConfig()
+
+
 def write_postprocessing(path: Path, changes: PostprocessingConfig) -> None:
     """Change some tables of what follows a network, and keep the others.
 
     Args:
         path: ``postprocessing.toml`` of a run or an ensemble; made if absent.
         changes: The tables named in it replace those of the file; ``None`` or an empty
-            tuple removes one.
+            tuple removes one. Tables that were chosen with other models than its
+            ``made_of`` go too.
 
     Raises:
         SettingsError: The file that is there is wrong.
         OSError: It cannot be written.
     """
     named = {name: getattr(changes, name) for name in changes.model_fields_set}
-    kept = read_postprocessing(path).model_copy(update=named)
+    before = read_postprocessing(path)
+    if changes.made_of:
+        before = kept_postprocessing(path, changes.made_of)
+    kept = before.model_copy(update=named)
     atomic_write_text(path, to_toml(kept))
 
 
@@ -392,8 +409,8 @@ def _settings_or_problems(
         return model.model_validate(table), []
     except ValidationError as error:
         known = TABLES
-        if issubclass(model, EnsembleConfig):
-            known = frozenset(model.model_fields)
+        if not issubclass(model, Settings | Plan):
+            known = frozenset(model.model_fields) - {"format_version"}
         return None, [_in_words(problem, within, known) for problem in _roots(error)]
 
 
@@ -457,6 +474,9 @@ def _in_words(
             message = f"no such table; there are {', '.join(sorted(known))}"
     elif problem["type"] in {"model_type", "dict_type"}:
         message = f"must be a table, not {problem['input']!r}"
+    elif message.startswith("Input should be"):
+        given = repr(problem["input"])
+        message += f", not {given}" if len(given) <= LONGEST_SHOWN else ""
     return f"{name}: {message}" if name else message
 
 

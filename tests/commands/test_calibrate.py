@@ -41,6 +41,7 @@ class MadeUpCase:
 
 class MadeUpCases(list):
     structures = STRUCTURES
+    digests = ("weights",)
 
 
 def case(number, temperature, patient=None):
@@ -127,6 +128,7 @@ def test_the_run_keeps_the_temperature_beside_its_other_steps(tmp_path, monkeypa
     record = calibrate(tmp_path, threads=1)
     kept = read_postprocessing(path)
     assert kept.components == (rule,)
+    assert kept.made_of == ("weights",)
     assert kept.temperature.value == pytest.approx(record.temperature, abs=1e-4)
     assert kept.temperature.evidence.score == "nll"
     assert kept.temperature.evidence.cases == tuple(f"case_{n}" for n in range(8))

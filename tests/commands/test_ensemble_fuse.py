@@ -81,7 +81,7 @@ def test_missing_case_is_fused_from_the_others_if_allowed(three, tmp_path):
     record = json.loads((tmp_path / "fused" / "fusion.json").read_text())
     assert record["cases"][1]["missing"] == {"": ["cem"]}
     assert (
-        "1 case(s), or masks of theirs, are fused from fewer sources."
+        "1 case(s), or masks of theirs, are fused from fewer sources: b."
         in (record["notes"])
     )
 

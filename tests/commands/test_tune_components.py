@@ -34,6 +34,7 @@ class MadeUpCase:
 
 class MadeUpCases(list):
     structures = STRUCTURES
+    digests = ("weights",)
 
 
 @pytest.fixture(autouse=True)

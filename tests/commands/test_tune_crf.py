@@ -47,6 +47,7 @@ class MadeUpCase:
 
 class MadeUpCases(list):
     structures = STRUCTURES
+    digests = ("weights",)
 
 
 def case(number, *, wrong=0.12):

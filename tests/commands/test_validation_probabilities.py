@@ -7,10 +7,12 @@ from phantoms import write_ball_and_box_dataset
 
 import foveal
 from foveal.commands.validation_probabilities import validation_cases
+from foveal.config.postprocessing import PostprocessingConfig, TemperatureConfig
 from foveal.ensembles.members import Ensemble
-from foveal.errors import EvaluationError
+from foveal.errors import EvaluationError, SettingsError
 from foveal.geometry import reorientation
 from foveal.planning.splits import Fold, Splits, splits_to_toml
+from foveal.settings_files import write_postprocessing
 
 
 @pytest.fixture
@@ -81,3 +83,29 @@ def test_a_run_that_left_nobody_out_is_refused(run):
     )
     with pytest.raises(EvaluationError, match="has no validation case to choose by"):
         validation_cases(run)
+
+
+def test_what_was_chosen_with_other_weights_is_refused(run, tmp_path):
+    file = run / "postprocessing.toml"
+    chosen = PostprocessingConfig(
+        made_of=validation_cases(run).digests, temperature=TemperatureConfig(value=3)
+    )
+    write_postprocessing(file, chosen)
+    assert foveal.load_model(run).steps.temperature == 3
+    foveal.export(run, tmp_path / "good.foveal")
+    assert foveal.load_model(tmp_path / "good.foveal").steps.temperature == 3
+    other = write_run(tmp_path / "other", seed=1, values=(7, 9))
+    weights = "checkpoints/best.safetensors"
+    (run / weights).write_bytes((other / weights).read_bytes())
+    words = r"run was chosen with other weights .* calibrate, tune-crf or"
+    with pytest.raises(SettingsError, match=words):
+        foveal.load_model(run)
+    with pytest.raises(SettingsError, match=words):
+        foveal.export(run, tmp_path / "bad.foveal")
+    scans, out = tmp_path / "data" / "imagesTr", tmp_path / "out"
+    with pytest.raises(SettingsError, match=words):
+        foveal.predict(run, scans, out, threads=1)
+    assert not out.exists()
+    assert foveal.load_model(run, postprocessing=file).steps.temperature == 3
+    with pytest.raises(SettingsError, match=r"postprocessing.toml has no table .crf."):
+        foveal.predict(run, scans, out, crf=True, postprocessing=file, threads=1)

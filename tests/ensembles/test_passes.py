@@ -215,6 +215,11 @@ def test_dropout_is_refused_before_work_where_there_is_none(models):
         Ensemble(models, dropout_passes=4)
 
 
+def test_a_single_draw_of_dropout_is_refused(with_dropout):
+    with pytest.raises(RunError, match=r"dropout_passes is 1, .* ask for 2 or more"):
+        Ensemble((with_dropout,), dropout_passes=1)
+
+
 @pytest.mark.parametrize(
     ("weights", "words"),
     [

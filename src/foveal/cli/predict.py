@@ -54,7 +54,7 @@ def predict(
     ] = False,
     dropout_passes: Annotated[
         int | None,
-        typer.Option(help="See every scan so often with dropout on.", min=1),
+        typer.Option(help="See every scan so often with dropout on.", min=2),
     ] = None,
     crf: Annotated[
         bool,

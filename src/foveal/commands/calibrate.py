@@ -117,7 +117,8 @@ def calibrate(
             value=round(record.temperature, 4), evidence=evidence
         )
     write_postprocessing(
-        folder / "postprocessing.toml", PostprocessingConfig(temperature=chosen)
+        folder / "postprocessing.toml",
+        PostprocessingConfig(made_of=cases.digests, temperature=chosen),
     )
     return record
 

@@ -13,7 +13,7 @@ from foveal.commands.models import (
     ModelsInTurn,
     StoredModel,
     postprocessing_of,
-    read_models,
+    read_each,
 )
 from foveal.config.plan import Plan
 from foveal.config.settings import Settings
@@ -70,12 +70,13 @@ def export(
     if target.exists():
         raise RunError(f"{target} exists already; give another name or remove it")
     given = read_plugins(plugins)
-    stored = read_models(run, given)
+    each = read_each(run, given)
+    stored = [one for _, found in each for one in found]
     # Refuses what does not agree.
     Ensemble(ModelsInTurn(stored, "cpu"))
     card = _card(finished_runs(Path(run)))
     # Which cases it was chosen on is nobody's business who gets the model.
-    follows = postprocessing_of(run).effects.model_dump(
+    follows = postprocessing_of(each).effects.model_dump(
         mode="json", exclude_none=True, exclude_defaults=True
     )
     members = [_content(one) for one in stored]

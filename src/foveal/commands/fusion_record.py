@@ -16,6 +16,9 @@ FORMAT_VERSION = 1
 DOUBTFUL_DICE = 0.1
 """Below this a source hardly overlaps with the others: is it the same case at all?"""
 
+CASES_NAMED = 5
+"""In a note; the others are in the record."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -137,10 +140,14 @@ class Fusion:
         ]
 
     def _missing(self) -> list[str]:
-        lacking = sum(bool(case.missing) for case in self.cases)
+        lacking = [case.case for case in self.cases if case.missing]
         if not lacking:
             return []
-        return [f"{lacking} case(s), or masks of theirs, are fused from fewer sources."]
+        named = ", ".join(lacking[:CASES_NAMED])
+        if len(lacking) > CASES_NAMED:
+            named += f" and {len(lacking) - CASES_NAMED} more"
+        masks = f"{len(lacking)} case(s), or masks of theirs"
+        return [f"{masks}, are fused from fewer sources: {named}."]
 
     def as_record(self) -> dict[str, Any]:
         """Plain values for JSON; NaN is ``None``."""

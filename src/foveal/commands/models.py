@@ -146,7 +146,7 @@ def load_model(
             several of these; the probabilities of several are averaged.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         mirror: Also see every case reversed along the axes that the plan names.
-        dropout_passes: See every case so many times with dropout on.
+        dropout_passes: See every case so many times with dropout on, at least 2.
         weights: Of the models in their average or vote; unset: all alike.
         fusion: ``"mean"`` of the probabilities, vote of the ``"majority"``, vote by
             ``weights`` (``"weighted"``), or ``"staple"``.
@@ -160,28 +160,32 @@ def load_model(
         PluginError: A network is a plugin's, which was not given.
         SettingsError: What follows the networks is not clear, or damaged.
     """
+    each = read_each(model, plugins)
+    stored = [one for _, found in each for one in found]
     return Ensemble(
-        ModelsInTurn(read_models(model, plugins), device),
+        ModelsInTurn(stored, device),
         mirror=mirror,
         dropout_passes=dropout_passes,
         weights=None if weights is None else tuple(weights),
         fusion=fusion,
         memory_bytes=memory_bytes,
-        steps=building.steps(postprocessing_of(model, postprocessing)),
+        steps=building.steps(postprocessing_of(each, postprocessing)),
     )
 
 
 def postprocessing_of(
-    models: Paths, chosen: Path | str | None = None
+    models: Sequence[tuple[Path, Sequence[StoredModel]]],
+    chosen: Path | str | None = None,
 ) -> PostprocessingConfig:
     """What follows the networks of all that is given.
 
     Args:
-        models: As of `load_model`.
+        models: As `read_each` gives them.
         chosen: A file to use in place of their own, or ``"none"``.
 
     Raises:
-        SettingsError: They have unlike ones, or the file is absent or damaged.
+        SettingsError: They have unlike ones, one was chosen with other models than are
+            there now, or the file is absent or damaged.
     """
     if chosen is not None:
         if str(chosen) == "none":
@@ -192,8 +196,9 @@ def postprocessing_of(
                 "commands write it, or none"
             )
         return read_postprocessing(Path(chosen))
-    paths = [models] if isinstance(models, Path | str) else models
-    own = {str(path): _own_postprocessing(Path(path)) for path in paths}
+    own = {str(path): _own_postprocessing(path, found) for path, found in models}
+    if not own:
+        return PostprocessingConfig()
     first, *others = own.values()
     if any(other.effects != first.effects for other in others):
         raise SettingsError(
@@ -203,11 +208,27 @@ def postprocessing_of(
     return first
 
 
-def _own_postprocessing(path: Path) -> PostprocessingConfig:
+def _own_postprocessing(
+    path: Path, stored: Sequence[StoredModel]
+) -> PostprocessingConfig:
     if path.is_file():
         table = read_model_file(path).postprocessing
         return parse_postprocessing(table, f"what follows the networks of {path}")
-    return read_postprocessing(path / "postprocessing.toml")
+    own = read_postprocessing(path / "postprocessing.toml")
+    if own.made_of and own.effects != PostprocessingConfig():
+        _require_made_of(path, own.made_of, stored)
+    return own
+
+
+def _require_made_of(
+    path: Path, made_of: Sequence[str], stored: Sequence[StoredModel]
+) -> None:
+    if tuple(made_of) != tuple(model.digest for model in stored):
+        raise SettingsError(
+            f"postprocessing.toml of {path} was chosen with other weights or settings "
+            "of prediction than are used now; run foveal calibrate, tune-crf or "
+            "tune-components again, or give --postprocessing FILE, or none"
+        )
 
 
 def read_models(
@@ -220,9 +241,25 @@ def read_models(
             cross-validation of which a fold is not finished.
         PluginError: A network is a plugin's, which was not given.
     """
+    return tuple(stored for _, found in read_each(paths, plugins) for stored in found)
+
+
+def read_each(
+    paths: Paths,
+    plugins: Sequence[Path | str | Plugin] = (),
+    *,
+    snapshots: bool = False,
+) -> tuple[tuple[Path, tuple[StoredModel, ...]], ...]:
+    """Every path with the models that it stands for, in this order.
+
+    Raises:
+        RunError: As `read_models`, or as `read_snapshots` for snapshots.
+        PluginError: A network is a plugin's, which was not given.
+    """
     given = read_plugins(plugins)
     listed = [paths] if isinstance(paths, Path | str) else paths
-    return tuple(stored for path in listed for stored in _models_at(Path(path), given))
+    read = _snapshots_at if snapshots else _models_at
+    return tuple((Path(path), tuple(read(Path(path), given))) for path in listed)
 
 
 def stored_model_of(run: RunDirectory, plugins: Sequence[Plugin] = ()) -> StoredModel:
@@ -259,11 +296,8 @@ def read_snapshots(
             holds none.
         PluginError: A network is a plugin's, which was not given.
     """
-    given = read_plugins(plugins)
-    listed = [paths] if isinstance(paths, Path | str) else paths
-    return tuple(
-        stored for path in listed for stored in _snapshots_at(Path(path), given)
-    )
+    each = read_each(paths, plugins, snapshots=True)
+    return tuple(stored for _, found in each for stored in found)
 
 
 def _snapshots_at(path: Path, plugins: Sequence[Plugin]) -> list[StoredModel]:

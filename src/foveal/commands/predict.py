@@ -13,9 +13,9 @@ from foveal.commands.export import model_card
 from foveal.commands.models import (
     ModelsInTurn,
     Paths,
+    StoredModel,
     postprocessing_of,
-    read_models,
-    read_snapshots,
+    read_each,
 )
 from foveal.commands.plan import usable_threads
 from foveal.commands.prediction_folder import (
@@ -83,7 +83,7 @@ def predict(
         mirror: Every model also sees the case reversed along the axes that its plan
             names (``mirroring.axes``), in all combinations; left and right change
             places as they did in training.
-        dropout_passes: Passes of every model with dropout on.
+        dropout_passes: Passes of every model with dropout on, at least 2.
         crf: Refine by the CRF that `foveal tune-crf` chose.
         postprocessing: File in place of the models' own ``postprocessing.toml``; or
             ``"none"``, to see what the networks say.
@@ -106,10 +106,10 @@ def predict(
         What became of each case, in their order.
 
     Raises:
-        RunError: A model cannot be used, the models do not agree, a cross-validation is
-            unfinished, dropout is asked of a network that has none, structures cannot
-            name files, the folder holds predictions of others or without ``resume``, or
-            it cannot be written to.
+        RunError: A model cannot be used or is given twice, the models do not agree, a
+            cross-validation is unfinished, dropout is asked of a network that has none,
+            structures cannot name files, the folder holds predictions of others or
+            without ``resume``, or it cannot be written to.
         CaseError: There is no case, two have one name, or something that is not a
             recorded prediction would be replaced.
         DatasetError: The input cannot be understood, or a case cannot name a file.
@@ -117,13 +117,12 @@ def predict(
             CRF in it that could be used.
     """
     torch.set_num_threads(threads or usable_threads())
-    stored = (read_snapshots if snapshots else read_models)(models, plugins)
-    follows = postprocessing_of(models, postprocessing)
+    each = read_each(models, plugins, snapshots=snapshots)
+    _require_different(each)
+    stored = tuple(model for _, found in each for model in found)
+    follows = postprocessing_of(each, postprocessing)
     if crf and follows.crf is None:
-        raise SettingsError(
-            "no CRF was chosen for this model; run foveal tune-crf RUN first, or give "
-            "--postprocessing FILE with a table [crf]"
-        )
+        raise SettingsError(_no_crf(postprocessing))
     weights = None
     if fusion != "mean":
         _require_probabilities_unused(fusion, crf=crf, uncertainty=uncertainty)
@@ -215,6 +214,36 @@ def predict(
             "goes on"
         ) from error
     return outcomes
+
+
+def _require_different(each: Sequence[tuple[Path, Sequence[StoredModel]]]) -> None:
+    """Refuse a model that is given twice: it would agree with itself."""
+    paths: dict[str, Path] = {}
+    for path, found in each:
+        digests = {model.digest for model in found}
+        for other in (paths[digest] for digest in digests if digest in paths):
+            named = f"{path} is given twice"
+            if path != other:
+                named = f"{other} and {path} hold the same model"
+            raise RunError(
+                f"{named}, which would count double and agree with itself; leave one "
+                "of the two out"
+            )
+        paths.update(dict.fromkeys(digests, path))
+
+
+def _no_crf(postprocessing: Path | str | None) -> str:
+    if postprocessing is None:
+        return (
+            "no CRF was chosen for this model; run foveal tune-crf RUN first, or give "
+            "--postprocessing FILE with a table [crf]"
+        )
+    if str(postprocessing) == "none":
+        return "--postprocessing none leaves out the CRF too; leave out it or --crf"
+    return (
+        f"{postprocessing} has no table [crf]; add one, as foveal tune-crf RUN writes "
+        "it, or leave out --crf"
+    )
 
 
 def _require_probabilities_unused(

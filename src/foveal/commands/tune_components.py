@@ -36,7 +36,7 @@ from foveal.inference.restore import decided_classes
 from foveal.metrics.comparison import holm
 from foveal.plugins.registration import Plugin
 from foveal.postprocessing.components import with_component_rules
-from foveal.settings_files import read_postprocessing, write_postprocessing
+from foveal.settings_files import kept_postprocessing, write_postprocessing
 from foveal.uncertainty.temperature import tempered
 
 EMMA_VOXELS = 250
@@ -125,10 +125,10 @@ def tune_components(
     """
     torch.set_num_threads(threads or usable_threads())
     file = RunDirectory(Path(path)).postprocessing
-    steps = building.steps(read_postprocessing(file))
     cases = validation_cases(
         Path(path), device=device, plugins=plugins, on_progress=on_progress
     )
+    steps = building.steps(kept_postprocessing(file, cases.digests))
     tuned = tuned_components(
         cases,
         cases.structures,
@@ -136,7 +136,9 @@ def tune_components(
         max_cases=max_cases,
         on_progress=on_progress,
     )
-    write_postprocessing(file, PostprocessingConfig(components=tuned.rules))
+    write_postprocessing(
+        file, PostprocessingConfig(made_of=cases.digests, components=tuned.rules)
+    )
     return tuned
 
 

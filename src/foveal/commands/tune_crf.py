@@ -33,7 +33,7 @@ from foveal.errors import CaseError, RunError, SettingsError
 from foveal.inference.restore import decided_classes
 from foveal.plugins.registration import Plugin
 from foveal.postprocessing.search import Choice, Space, Span, Value, drawn, grid
-from foveal.settings_files import read_postprocessing, write_postprocessing
+from foveal.settings_files import kept_postprocessing, write_postprocessing
 from foveal.uncertainty.temperature import tempered
 
 TRIALS = 40
@@ -137,8 +137,8 @@ def tune_crf(
     """
     torch.set_num_threads(threads or usable_threads())
     folder = RunDirectory(Path(path))
-    steps = building.steps(read_postprocessing(folder.postprocessing))
     cases = validation_cases(Path(path), device=device, plugins=plugins)
+    steps = building.steps(kept_postprocessing(folder.postprocessing, cases.digests))
     tuned = tuned_crf(
         cases,
         cases.structures,
@@ -156,7 +156,10 @@ def tune_crf(
         device=building.resolved_device(device),
         on_progress=on_progress,
     )
-    write_postprocessing(folder.postprocessing, PostprocessingConfig(crf=tuned.kept))
+    write_postprocessing(
+        folder.postprocessing,
+        PostprocessingConfig(made_of=cases.digests, crf=tuned.kept),
+    )
     return tuned
 
 

@@ -127,6 +127,15 @@ class ValidationCases:
         return self._plan.labels.structures
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """Of all models, in the order in which `foveal.predict` has them."""
+        return tuple(
+            stored_model_of(run, self._plugins).digest
+            for predictor in self._predictors
+            for run in predictor.runs
+        )
+
+    @property
     def num_channels(self) -> int:
         """Of every case's image."""
         return len(self._recipe.channels)

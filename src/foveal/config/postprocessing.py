@@ -143,6 +143,10 @@ class PostprocessingConfig(Section):
 
     format_version: Literal[1] = 1
 
+    made_of: tuple[str, ...] = ()
+    """Digests of the models that it was chosen with, in order; other weights are
+    refused. Empty: written by hand, for any."""
+
     temperature: TemperatureConfig | None = None
     crf: CrfConfig | None = None
     """Used where ``foveal predict --crf`` asks for it."""
@@ -152,10 +156,11 @@ class PostprocessingConfig(Section):
 
     @property
     def effects(self) -> Self:
-        """The same without what it was chosen on: equal if predictions are."""
+        """The same without what it was chosen on and with: equal if predictions are."""
         none = {"evidence": EvidenceConfig()}
         return self.model_copy(
             update={
+                "made_of": (),
                 "temperature": self.temperature
                 and self.temperature.model_copy(update=none),
                 "crf": self.crf and self.crf.model_copy(update=none),

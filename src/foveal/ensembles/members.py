@@ -40,7 +40,8 @@ class Ensemble:
     names, in all combinations."""
 
     dropout_passes: int | None = None
-    """Passes of every model with dropout on; ``None``: one with dropout off."""
+    """Passes of every model with dropout on, at least 2; ``None``: one with dropout
+    off."""
 
     weights: tuple[float, ...] | None = None
     """Of the models, in their order; ``None``: all alike."""
@@ -71,9 +72,16 @@ class Ensemble:
 
         Raises:
             RunError: There is none, they differ in what they predict, dropout is asked
-                of a network that has none, or mirroring where no plan allows it.
+                of a network that has none or for a single pass, or mirroring where no
+                plan allows it.
             SettingsError: What follows them is meant for other cases.
         """
+        if self.dropout_passes is not None and self.dropout_passes < 2:
+            raise RunError(
+                f"dropout_passes is {self.dropout_passes}, but how sure a network is "
+                "shows only where several draws differ; ask for 2 or more, or leave "
+                "it out"
+            )
         tasks, resample_channels, passes_of_models = [], False, []
         can_mirror = False
         for number in range(len(self.models)):

@@ -1,6 +1,6 @@
 """What follows the network, in order: temperature, CRF, decision, component rules."""
 
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from foveal.crf.mean_field import DenseCrf
@@ -25,7 +25,7 @@ class Steps:
     """Rules for the label map, one after another."""
 
     def require_fit(
-        self, structures: Container[str], num_channels: int, num_classes: int
+        self, structures: Collection[str], num_channels: int, num_classes: int
     ) -> None:
         """Refuse steps that are meant for other cases.
 
@@ -43,8 +43,9 @@ class Steps:
                 if name not in structures:
                     raise SettingsError(
                         f"a rule for components names the structure {name}, which is "
-                        "not predicted; correct components.structures in "
-                        "postprocessing.toml, or run foveal tune-components again"
+                        f"not predicted (there are {', '.join(structures)}); correct "
+                        "components.structures in the rule, or run foveal "
+                        "tune-components again"
                     )
         if self.crf is None:
             return
