@@ -58,7 +58,7 @@ def test_validated_dice_weighs_votes_and_is_recorded(runs, dataset, tmp_path):
 
 
 def test_model_that_was_not_validated_has_no_vote(runs, dataset, tmp_path):
-    write_run(tmp_path / "r2")
+    write_run(tmp_path / "r2", seed=2)
     with pytest.raises(SettingsError, match=r"r2 has no validated Dice above 0"):
         predict([*runs, tmp_path / "r2"], dataset, tmp_path / "p", fusion="weighted")
     assert not (tmp_path / "p").exists()

@@ -9,7 +9,7 @@ from phantoms import write_ball_and_box_dataset
 import foveal
 from foveal.commands.models import read_models, read_snapshots
 from foveal.engine.checkpoints import load_checkpoint
-from foveal.errors import RunError
+from foveal.errors import RunError, SettingsError
 
 OPTIONS = (
     "network.features=[2,4]",
@@ -87,3 +87,15 @@ def test_a_run_without_snapshots_is_refused_by_name(train):
 
     with pytest.raises(RunError, match="run has no snapshots; train with schedule"):
         read_snapshots(run)
+
+
+def test_what_was_chosen_with_the_best_checkpoint_is_refused(cyclic, dataset, tmp_path):
+    file = cyclic / "postprocessing.toml"
+    (best,) = read_models(cyclic)
+    file.write_text(f'made_of = ["{best.digest}"]\n[temperature]\nvalue = 2.0\n')
+    foveal.load_model(cyclic)
+    try:
+        with pytest.raises(SettingsError, match="was chosen with other weights"):
+            foveal.predict(cyclic, dataset, tmp_path / "p", snapshots=True, threads=1)
+    finally:
+        file.unlink()
