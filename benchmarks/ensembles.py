@@ -42,7 +42,7 @@ import foveal
 from foveal import building
 from foveal.commands.choosing import class_counts, dice_of_counts
 from foveal.commands.tune_crf import crf_trials
-from foveal.commands.validation_probabilities import ValidationCase, validation_cases
+from foveal.commands.validation_probabilities import ValidationCase, ValidationCases
 from foveal.config.postprocessing import CrfConfig, PostprocessingConfig
 from foveal.crf.mean_field import refined_probabilities
 from foveal.engine.log import read_log
@@ -384,7 +384,7 @@ def chosen_crf(arguments: argparse.Namespace, run: Path) -> Path:
     if chosen.exists():
         return chosen
     torch.set_num_threads(arguments.threads)
-    cases = validation_cases(run)
+    cases = ValidationCases(run)
     num_classes = 1 + max(map(max, cases.structures.values()))
     trials = [
         None,
@@ -409,8 +409,6 @@ def dice_with(
 ) -> float:
     """Mean over structures of a validation case after a CRF, or without."""
     probabilities = torch.from_numpy(case.probabilities)
-    # Kept in half precision, they do not sum to 1 exactly.
-    probabilities = probabilities / probabilities.sum(dim=0)
     if crf is not None:
         probabilities = refined_probabilities(
             probabilities,

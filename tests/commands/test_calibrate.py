@@ -1,10 +1,10 @@
 import json
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from made_up_validation import MadeUpCases, made_up_case
 
 from foveal.case import Case
 from foveal.commands import calibrate as module
@@ -27,23 +27,6 @@ STRUCTURES = {"organ": (1,), "lesion": (2,)}
 SHAPE = (10, 9, 8)
 
 
-@dataclass
-class MadeUpCase:
-    """What is used of a `ValidationCase`."""
-
-    files: SimpleNamespace
-    probabilities: np.ndarray
-    reference: np.ndarray
-    annotated: tuple[bool, ...] | None = None
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 2.0)
-    num_cases: int = 8
-
-
-class MadeUpCases(list):
-    structures = STRUCTURES
-    digests = ("weights",)
-
-
 def case(number, temperature, patient=None):
     """Truth drawn from probabilities that are then given as at a temperature."""
     generator = np.random.default_rng(number)
@@ -53,15 +36,20 @@ def case(number, temperature, patient=None):
     drawn = generator.random(SHAPE)
     reference = (drawn > true[0]).astype(np.uint8) + (drawn > true[0] + true[1])
     given = np.exp(logits / temperature)
-    return MadeUpCase(
-        SimpleNamespace(name=f"case_{number}", patient=patient or f"p{number}"),
-        (given / given.sum(0)).astype(np.float16),
+    return made_up_case(
+        number,
+        given / given.sum(0),
         reference.astype(np.uint8),
+        patient=patient or f"p{number}",
+        spacing_mm=(1.0, 1.0, 2.0),
+        num_cases=8,
     )
 
 
 def cases(temperature, count=8):
-    return MadeUpCases(case(number, temperature) for number in range(count))
+    return MadeUpCases(
+        (case(number, temperature) for number in range(count)), STRUCTURES
+    )
 
 
 def test_the_temperature_undoes_what_made_the_network_too_sure():
@@ -87,7 +75,7 @@ def test_no_temperature_is_kept_where_probabilities_are_right_already():
 
 def test_every_case_is_measured_at_a_temperature_that_other_patients_chose():
     plain = cases(0.5, count=4)
-    changed = MadeUpCases([*plain[:3], case(3, 3.0)])
+    changed = MadeUpCases([*plain[:3], case(3, 3.0)], STRUCTURES)
     one, other = (calibrated(each, STRUCTURES) for each in (plain, changed))
     assert [fit.case for fit in one.cases] == [f"case_{n}" for n in range(4)]
     # The last case has no part in its own temperature, and has one in the others'.
@@ -98,21 +86,24 @@ def test_every_case_is_measured_at_a_temperature_that_other_patients_chose():
 def test_cases_of_one_patient_never_choose_for_one_another():
     first, second = case(0, 0.5, "same"), case(1, 0.5, "same")
     with pytest.raises(EvaluationError, match="are of patient same"):
-        calibrated(MadeUpCases([first, second]), STRUCTURES)
+        calibrated(MadeUpCases([first, second], STRUCTURES), STRUCTURES)
 
 
 def test_without_foreground_there_is_nothing_to_choose_on():
     empty = case(0, 1.0)
     empty.reference[:] = 0
+    empty.probabilities[:] = 0
     empty.probabilities[0] = 1
     with pytest.raises(EvaluationError, match="no validation case has foreground"):
-        calibrated(MadeUpCases([empty]), STRUCTURES)
+        calibrated(MadeUpCases([empty], STRUCTURES), STRUCTURES)
 
 
 def test_structures_that_were_not_annotated_do_not_count():
-    partly = cases(0.5, count=3)
+    partly = MadeUpCases(
+        (replace(one, annotated=(True, False)) for one in cases(0.5, count=3)),
+        STRUCTURES,
+    )
     for one in partly:
-        one.annotated = (True, False)
         one.reference[one.reference == 2] = 0
     record = calibrated(partly, STRUCTURES)
     assert set(record.near.before) == {"organ", ALL_CLASSES}
@@ -124,7 +115,7 @@ def test_the_run_keeps_the_temperature_beside_its_other_steps(tmp_path, monkeypa
     rule = ComponentRuleConfig(structures=("organ",), keep="largest")
     path = tmp_path / "postprocessing.toml"
     write_postprocessing(path, PostprocessingConfig(components=(rule,)))
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases(0.5))
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: cases(0.5))
     record = calibrate(tmp_path, threads=1)
     kept = read_postprocessing(path)
     assert kept.components == (rule,)
@@ -142,7 +133,7 @@ def test_a_temperature_that_does_not_help_any_more_is_removed(tmp_path, monkeypa
     path = tmp_path / "postprocessing.toml"
     old = TemperatureConfig(value=3.0)
     write_postprocessing(path, PostprocessingConfig(temperature=old))
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases(1.0))
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: cases(1.0))
     calibrate(tmp_path, threads=1)
     assert read_postprocessing(path).temperature is None
 

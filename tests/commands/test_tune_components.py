@@ -1,9 +1,10 @@
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_up_validation import MadeUpCases, made_up_case
 from typer.testing import CliRunner
 
 from foveal.cli.main import app
@@ -18,23 +19,6 @@ from foveal.errors import EvaluationError
 from foveal.settings_files import read_postprocessing, write_postprocessing
 
 STRUCTURES = {"liver": (1,), "spleen": (2,)}
-
-
-@dataclass
-class MadeUpCase:
-    """What is used of a `ValidationCase`."""
-
-    files: SimpleNamespace
-    probabilities: np.ndarray
-    reference: np.ndarray
-    annotated: tuple[bool, ...] | None = None
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 2.0)
-    num_cases: int = 6
-
-
-class MadeUpCases(list):
-    structures = STRUCTURES
-    digests = ("weights",)
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +37,23 @@ def case(number, *, specks=True, is_spleen_divided=False):
     found = reference.copy()
     if specks:
         found[number % 3 : 9 : 6, 11, 9] = 1
-    probabilities = np.stack([found == n for n in range(3)]).astype(np.float16)
-    files = SimpleNamespace(name=f"case_{number}", patient=f"patient_{number}")
-    return MadeUpCase(files, probabilities, reference)
+    probabilities = np.stack([found == n for n in range(3)])
+    return made_up_case(
+        number,
+        probabilities,
+        reference,
+        patient=f"patient_{number}",
+        spacing_mm=(1.0, 1.0, 2.0),
+        num_cases=6,
+    )
+
+
+def made_of(cases):
+    return MadeUpCases(cases, STRUCTURES)
 
 
 def cases(count=6, **options):
-    return MadeUpCases(case(number, **options) for number in range(count))
+    return made_of(case(number, **options) for number in range(count))
 
 
 def test_specks_that_are_never_right_are_removed():
@@ -98,26 +92,30 @@ def test_a_gain_in_two_of_many_cases_is_not_shown():
 
 
 def test_an_only_structure_is_tried_once():
-    alone = cases()
-    for one in alone:
-        one.probabilities = one.probabilities[:2]
-        one.probabilities[0] = 1 - one.probabilities[1]
-        one.reference[one.reference == 2] = 0
+    alone = made_of(
+        replace(
+            one,
+            probabilities=np.stack([1 - one.probabilities[1], one.probabilities[1]]),
+            reference=np.where(one.reference == 2, 0, one.reference),
+        )
+        for one in cases()
+    )
     tuned = tuned_components(alone, {"liver": (1,)})
     assert [one.structures for one in tuned.tried] == [("liver",)]
     assert len(tuned.rules) == 1
 
 
 def test_cases_of_one_patient_are_refused():
-    alike = cases(3)
-    for one in alike:
-        one.files.patient = "patient"
+    alike = made_of(
+        replace(one, files=SimpleNamespace(name=one.files.name, patient="patient"))
+        for one in cases(3)
+    )
     with pytest.raises(EvaluationError, match="two or more validation patients"):
         tuned_components(alike, STRUCTURES)
 
 
 def test_the_file_keeps_its_other_tables(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases())
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: cases())
     file = tmp_path / "postprocessing.toml"
     old = ComponentRuleConfig(structures=("spleen",), fill_holes=True)
     write_postprocessing(
@@ -132,7 +130,7 @@ def test_the_file_keeps_its_other_tables(tmp_path, monkeypatch):
 
 def test_a_rule_that_no_longer_helps_goes(tmp_path, monkeypatch):
     found = cases(specks=False)
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: found)
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: found)
     file = tmp_path / "postprocessing.toml"
     old = ComponentRuleConfig(structures=("spleen",), fill_holes=True)
     write_postprocessing(file, PostprocessingConfig(components=(old,)))
@@ -141,19 +139,19 @@ def test_a_rule_that_no_longer_helps_goes(tmp_path, monkeypatch):
 
 
 def test_the_command_prints_what_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases())
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: cases())
     arguments = ["tune-components", str(tmp_path), "--threads", "1"]
     answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert answer.exit_code == 0
     assert "foveal predict follows it" in answer.output
     found = cases(specks=False)
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: found)
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: found)
     answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "No rule helps" in answer.output
 
 
 def test_the_command_prints_all_values_for_programs(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases())
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: cases())
     arguments = ["tune-components", str(tmp_path), "--threads", "1", "--json"]
     answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
     record = json.loads(answer.stdout)

@@ -1,9 +1,9 @@
 import json
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_up_validation import MadeUpCases, made_up_case
 from typer.testing import CliRunner
 
 from foveal.cli.main import app
@@ -31,25 +31,6 @@ OVERDONE = CrfConfig(
 )
 
 
-@dataclass
-class MadeUpCase:
-    """What is used of a `ValidationCase`."""
-
-    files: SimpleNamespace
-    probabilities: np.ndarray
-    image: np.ndarray
-    reference: np.ndarray
-    mask: np.ndarray | None = None
-    annotated: tuple[bool, ...] | None = None
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    num_cases: int = 6
-
-
-class MadeUpCases(list):
-    structures = STRUCTURES
-    digests = ("weights",)
-
-
 def case(number, *, wrong=0.12):
     """A box that the image shows, and a network that errs here and there."""
     generator = np.random.default_rng(number)
@@ -58,17 +39,19 @@ def case(number, *, wrong=0.12):
     found = np.where(generator.random(SHAPE) < wrong, 1 - reference, reference)
     box = np.where(found, 0.7, 0.3)
     image = reference[None] + generator.normal(0, 0.1, (1, *SHAPE))
-    files = SimpleNamespace(name=f"case_{number}", patient=f"patient_{number}")
-    return MadeUpCase(
-        files,
-        np.stack([1 - box, box]).astype(np.float16),
-        image.astype(np.float32),
+    return made_up_case(
+        number,
+        np.stack([1 - box, box]),
         reference,
+        patient=f"patient_{number}",
+        spacing_mm=(1.0, 1.0, 1.0),
+        num_cases=6,
+        image=image.astype(np.float32),
     )
 
 
 def cases(count=6, **options):
-    return MadeUpCases(case(number, **options) for number in range(count))
+    return MadeUpCases((case(number, **options) for number in range(count)), STRUCTURES)
 
 
 def tuned(found, tmp_path, *configs, **options):
@@ -132,7 +115,7 @@ def test_only_the_first_cases_are_tried(tmp_path):
 
 def test_an_empty_mask_is_named(tmp_path):
     found = cases()
-    found[1].mask = np.zeros(SHAPE, bool)
+    found[1] = replace(found[1], mask=np.zeros(SHAPE, bool))
     with pytest.raises(CaseError, match=r"case case_1: .*mask"):
         tuned(found, tmp_path, HELPFUL)
 
@@ -166,7 +149,7 @@ def test_searches_without_meaning_are_refused():
 
 
 def test_the_file_keeps_its_other_tables(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases())
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: cases())
     monkeypatch.setattr(module, "crf_trials", lambda *_, **__: (HELPFUL,))
     file = tmp_path / "postprocessing.toml"
     write_postprocessing(
@@ -180,7 +163,7 @@ def test_the_file_keeps_its_other_tables(tmp_path, monkeypatch):
 
 
 def test_the_command_prints_what_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "validation_cases", lambda *_, **__: cases())
+    monkeypatch.setattr(module, "ValidationCases", lambda *_, **__: cases())
     monkeypatch.setattr(module, "crf_trials", lambda *_, **__: (HELPFUL,))
     arguments = ["tune-crf", str(tmp_path), "--threads", "1", "--device", "cpu"]
     answer = CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -6,7 +6,7 @@ from made_up_models import write_metrics, write_run
 from phantoms import write_ball_and_box_dataset
 
 import foveal
-from foveal.commands.validation_probabilities import validation_cases
+from foveal.commands.validation_probabilities import ValidationCases
 from foveal.config.postprocessing import PostprocessingConfig, TemperatureConfig
 from foveal.ensembles.members import Ensemble
 from foveal.errors import EvaluationError, SettingsError
@@ -26,7 +26,7 @@ def run(tmp_path):
 
 
 def test_cases_are_those_left_out_as_their_run_predicts_them(run):
-    cases = validation_cases(run, device="cpu")
+    cases = ValidationCases(run, device="cpu")
     assert (len(cases), cases.num_channels) == (2, 1)
     assert cases.structures == {"ball": (1,), "box": (2,)}
     first, second = cases
@@ -55,7 +55,7 @@ def test_each_is_predicted_once_and_again_when_its_scan_changes(run, monkeypatch
         return fused(self, case)
 
     monkeypatch.setattr(Ensemble, "probabilities", counted)
-    cases = validation_cases(run, device="cpu")
+    cases = ValidationCases(run, device="cpu")
     (before, _), again = list(cases), list(cases)
     assert predicted == ["case_1", "case_2"]
     np.testing.assert_array_equal(again[0].probabilities, before.probabilities)
@@ -63,17 +63,17 @@ def test_each_is_predicted_once_and_again_when_its_scan_changes(run, monkeypatch
     scan = nib.load(path)
     brighter = nib.Nifti1Image(scan.get_fdata()[::-1] + 1, scan.affine)
     nib.save(brighter, path)
-    after, _ = validation_cases(run, device="cpu")
+    after, _ = ValidationCases(run, device="cpu")
     assert predicted == ["case_1", "case_2", "case_1"]
     assert not np.allclose(after.probabilities, before.probabilities, atol=1e-3)
 
 
 def test_other_weights_predict_anew(run, tmp_path):
-    before, _ = validation_cases(run, device="cpu")
+    before, _ = ValidationCases(run, device="cpu")
     other = write_run(tmp_path / "other", seed=1, values=(7, 9))
     weights = "checkpoints/best.safetensors"
     (run / weights).write_bytes((other / weights).read_bytes())
-    after, _ = validation_cases(run, device="cpu")
+    after, _ = ValidationCases(run, device="cpu")
     assert not np.allclose(after.probabilities, before.probabilities, atol=1e-3)
 
 
@@ -82,13 +82,13 @@ def test_a_run_that_left_nobody_out_is_refused(run):
         splits_to_toml(Splits((Fold(("case_0", "case_1", "case_2"), (), ()),)))
     )
     with pytest.raises(EvaluationError, match="has no validation case to choose by"):
-        validation_cases(run)
+        ValidationCases(run)
 
 
 def test_what_was_chosen_with_other_weights_is_refused(run, tmp_path):
     file = run / "postprocessing.toml"
     chosen = PostprocessingConfig(
-        made_of=validation_cases(run).digests, temperature=TemperatureConfig(value=3)
+        made_of=ValidationCases(run).digests, temperature=TemperatureConfig(value=3)
     )
     write_postprocessing(file, chosen)
     assert foveal.load_model(run).steps.temperature == 3

@@ -4,14 +4,13 @@ Chosen on validation cases, and shown on cases that it was not chosen on.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from foveal.case import IGNORED
 from foveal.commands.calibration_record import (
@@ -23,16 +22,17 @@ from foveal.commands.calibration_record import (
     reliability,
     write_calibration,
 )
+from foveal.commands.choosing import LARGEST_P, Structures
 from foveal.commands.plan import usable_threads
-from foveal.commands.validation_probabilities import ValidationCase, validation_cases
+from foveal.commands.validation_probabilities import ValidationCase, ValidationCases
 from foveal.config.postprocessing import (
     EvidenceConfig,
     PostprocessingConfig,
     TemperatureConfig,
 )
+from foveal.engine.run_directory import RunDirectory
 from foveal.errors import EvaluationError
 from foveal.inference.errors import case_dice
-from foveal.inference.predict import rows_at_once
 from foveal.inference.restore import (
     decided_classes,
     structure_probabilities,
@@ -62,12 +62,6 @@ from foveal.uncertainty.temperature import (
 
 MOST_FOLDS = 5
 """Parts of the patients; a temperature is shown on each as the others chose it."""
-
-LARGEST_P = 0.05
-"""Of the paired test, where there are enough cases for one to be this small."""
-
-Structures = Mapping[str, Sequence[int]]
-"""Name to the inside classes whose union it is."""
 
 
 def calibrate(
@@ -99,7 +93,7 @@ def calibrate(
     """
     torch.set_num_threads(threads or usable_threads())
     folder = Path(path)
-    cases = validation_cases(
+    cases = ValidationCases(
         folder, device=device, plugins=plugins, on_progress=on_progress
     )
     record = calibrated(cases, cases.structures)
@@ -117,7 +111,7 @@ def calibrate(
             value=round(record.temperature, 4), evidence=evidence
         )
     write_postprocessing(
-        folder / "postprocessing.toml",
+        RunDirectory(folder).postprocessing,
         PostprocessingConfig(made_of=cases.digests, temperature=chosen),
     )
     return record
@@ -214,13 +208,13 @@ class _FirstLook:
 def _first_look(case: ValidationCase, structures: Structures) -> _FirstLook:
     """Measure a case at temperature 1, and draw voxels to choose another by."""
     reference = case.reference
-    decided = _decided(case, structures)
+    decided = case.decided(structures)
     near = near_foreground(reference, decided, case.spacing_mm, BAND_MM)
     counted = torch.from_numpy(near & (reference != IGNORED))
     most = voxels_per_case(case.num_cases, len(case.probabilities))
     places = draw_voxels(counted, most, seed=0).numpy()
     flat = case.probabilities.reshape(len(case.probabilities), -1)
-    probabilities = _normalised(torch.from_numpy(flat[:, places].astype(np.float32)))
+    probabilities = torch.from_numpy(flat[:, places])
     labels = reference.reshape(-1)[places]
     shown = shown_classes(len(flat), structures, case.annotated)
     drawn = DrawnVoxels(
@@ -254,14 +248,15 @@ def _look(
         near: Voxels near foreground; unset: looked for.
     """
     if near is None:
-        decided = _decided(case, structures)
+        decided = case.decided(structures)
         near = near_foreground(case.reference, decided, case.spacing_mm, BAND_MM)
     members = tuple(structures.values())
     expected = ExpectedDice(len(members), case.spacing_mm)
     parts: dict[str, list[dict[str, Calibration]]] = {"near": [], "everywhere": []}
-    for rows, block in _rows(case):
+    for rows, block in case.rows():
         # Sure zeros count as in the choice of the temperature.
-        likely = tempered(_normalised(block.clamp_min(SMALLEST)), temperature)
+        likely = block.clamp_min(SMALLEST)
+        likely = tempered(likely / likely.sum(dim=0), temperature)
         for name, counted in (("near", near[rows]), ("everywhere", None)):
             parts[name].append(
                 case_calibration(
@@ -286,32 +281,6 @@ def _look(
         everywhere=summed(parts["everywhere"]),
         expected_dice=dict(zip(structures, expected.values(), strict=True)),
     )
-
-
-def _decided(case: ValidationCase, structures: Structures) -> NDArray[np.uint8]:
-    """Inside classes, as prediction decides on them."""
-    members = tuple(structures.values())
-    return np.concatenate(
-        [
-            decided_classes(block, members).numpy().astype(np.uint8)
-            for _, block in _rows(case)
-        ]
-    )
-
-
-def _rows(case: ValidationCase) -> Iterator[tuple[slice, Tensor]]:
-    """Probabilities in single precision, a few rows at a time."""
-    num_classes, length, *row_shape = case.probabilities.shape
-    count = rows_at_once(num_classes, row_shape)
-    for first in range(0, length, count):
-        rows = slice(first, first + count)
-        block = np.asarray(case.probabilities[:, rows], np.float32)
-        yield rows, _normalised(torch.from_numpy(block))
-
-
-def _normalised(probabilities: Tensor) -> Tensor:
-    """Of sum 1, which rounding to half precision takes away."""
-    return probabilities / probabilities.sum(dim=0)
 
 
 def _require_several_patients(cases: Sequence[_FirstLook]) -> None:

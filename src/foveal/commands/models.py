@@ -214,7 +214,7 @@ def _own_postprocessing(
     if path.is_file():
         table = read_model_file(path).postprocessing
         return parse_postprocessing(table, f"what follows the networks of {path}")
-    own = read_postprocessing(path / "postprocessing.toml")
+    own = read_postprocessing(RunDirectory(path).postprocessing)
     if own.made_of and own.effects != PostprocessingConfig():
         _require_made_of(path, own.made_of, stored)
     return own

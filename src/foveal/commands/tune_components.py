@@ -28,16 +28,13 @@ from foveal.commands.choosing import (
     require_several_patients,
 )
 from foveal.commands.plan import usable_threads
-from foveal.commands.validation_probabilities import ValidationCase, validation_cases
+from foveal.commands.validation_probabilities import ValidationCase, ValidationCases
 from foveal.config.postprocessing import ComponentRuleConfig, PostprocessingConfig
 from foveal.engine.run_directory import RunDirectory
-from foveal.inference.predict import rows_at_once
-from foveal.inference.restore import decided_classes
 from foveal.metrics.comparison import holm
 from foveal.plugins.registration import Plugin
 from foveal.postprocessing.components import with_component_rules
 from foveal.settings_files import kept_postprocessing, write_postprocessing
-from foveal.uncertainty.temperature import tempered
 
 EMMA_VOXELS = 250
 """Below which EMMA removes a component."""
@@ -125,7 +122,7 @@ def tune_components(
     """
     torch.set_num_threads(threads or usable_threads())
     file = RunDirectory(Path(path)).postprocessing
-    cases = validation_cases(
+    cases = ValidationCases(
         Path(path), device=device, plugins=plugins, on_progress=on_progress
     )
     steps = building.steps(kept_postprocessing(file, cases.digests))
@@ -196,7 +193,7 @@ def _kept_case(
     case: ValidationCase, structures: Structures, temperature: float, folder: Path
 ) -> _KeptCase:
     file = folder / f"{case.files.name}.npy"
-    decided = _decided(case.probabilities, structures, temperature)
+    decided = case.decided(structures, temperature)
     np.save(file, np.stack([decided, case.reference]))
     voxels = np.bincount(case.reference.ravel(), minlength=256)
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000
@@ -213,22 +210,6 @@ def _kept_case(
         file=file,
         volumes_ml={name: volume for name, volume in volumes.items() if volume},
     )
-
-
-def _decided(
-    probabilities: NDArray[np.floating], structures: Structures, temperature: float
-) -> NDArray[np.uint8]:
-    """Inside classes, as prediction decides on them."""
-    members = tuple(structures.values())
-    decided = np.empty(probabilities.shape[1:], np.uint8)
-    count = rows_at_once(len(probabilities), decided.shape[1:])
-    for first in range(0, len(decided), count):
-        rows = slice(first, first + count)
-        block = torch.from_numpy(np.asarray(probabilities[:, rows], np.float32))
-        # Half precision, in which they are kept, takes the sum of 1 away.
-        block = block / block.sum(dim=0)
-        decided[rows] = decided_classes(tempered(block, temperature), members)
-    return decided
 
 
 class _Tuning:

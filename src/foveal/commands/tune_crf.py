@@ -25,7 +25,7 @@ from foveal.commands.choosing import (
     judged,
 )
 from foveal.commands.plan import usable_threads
-from foveal.commands.validation_probabilities import ValidationCase, validation_cases
+from foveal.commands.validation_probabilities import ValidationCase, ValidationCases
 from foveal.config.postprocessing import CrfConfig, PostprocessingConfig
 from foveal.crf.mean_field import refined_probabilities
 from foveal.engine.run_directory import RunDirectory
@@ -137,7 +137,7 @@ def tune_crf(
     """
     torch.set_num_threads(threads or usable_threads())
     folder = RunDirectory(Path(path))
-    cases = validation_cases(Path(path), device=device, plugins=plugins)
+    cases = ValidationCases(Path(path), device=device, plugins=plugins)
     steps = building.steps(kept_postprocessing(folder.postprocessing, cases.digests))
     tuned = tuned_crf(
         cases,
@@ -337,9 +337,7 @@ class _CaseTrials:
         temperature: float,
         device: str,
     ) -> None:
-        probabilities = torch.from_numpy(np.asarray(case.probabilities, np.float32))
-        # Half precision, in which they are kept, takes the sum of 1 away.
-        probabilities /= probabilities.sum(dim=0)
+        probabilities = torch.from_numpy(case.probabilities)
         self._probabilities = tempered(probabilities, temperature).to(device)
         self._image = torch.from_numpy(np.ascontiguousarray(case.image)).to(device)
         self._mask = None

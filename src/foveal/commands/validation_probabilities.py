@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
+from torch import Tensor
 
 from foveal import building
 from foveal.case import CaseFiles
@@ -29,6 +30,8 @@ from foveal.engine.run_directory import RunDirectory
 from foveal.ensembles.members import Ensemble
 from foveal.errors import EvaluationError
 from foveal.geometry import reorientation
+from foveal.inference.predict import rows_at_once
+from foveal.inference.restore import decided_classes
 from foveal.io.cases import read_case
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_path, atomic_write_text
@@ -39,6 +42,7 @@ from foveal.preprocessing.labels import annotated_structures
 from foveal.preprocessing.pipeline import reference_classes
 from foveal.preprocessing.sources import FileDigests
 from foveal.settings_files import read_plan, read_settings
+from foveal.uncertainty.temperature import tempered
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +55,7 @@ class ValidationCase:
     files: CaseFiles
 
     probabilities: Float[NDArray[np.float32], "class i j k"]
-    """As the networks gave them, in half precision on the way."""
+    """As the networks gave them, of sum 1; in half precision on the way."""
 
     image: Float[NDArray[np.float32], "channel i j k"]
     """As read."""
@@ -67,6 +71,33 @@ class ValidationCase:
 
     num_cases: int
     """Validation cases in all."""
+
+    def rows(self) -> Iterator[tuple[slice, Float[Tensor, "class rows j k"]]]:
+        """Consecutive rows and their probabilities, a few at a time."""
+        num_classes, length, *row_shape = self.probabilities.shape
+        count = rows_at_once(num_classes, row_shape)
+        for first in range(0, length, count):
+            rows = slice(first, first + count)
+            yield rows, torch.from_numpy(self.probabilities[:, rows])
+
+    def decided(
+        self, structures: Mapping[str, Sequence[int]], temperature: float = 1.0
+    ) -> UInt8[NDArray[np.uint8], "i j k"]:
+        """Inside classes, as prediction decides on them.
+
+        Args:
+            structures: Name to inside classes, in the order of the plan.
+            temperature: Of the probabilities that are decided on.
+        """
+        members = tuple(structures.values())
+        return np.concatenate(
+            [
+                decided_classes(tempered(block, temperature), members)
+                .numpy()
+                .astype(np.uint8)
+                for _, block in self.rows()
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -184,19 +215,6 @@ class ValidationCases:
             annotated=annotated_structures(files.annotated, list(self.structures)),
             num_cases=len(self),
         )
-
-
-def validation_cases(
-    path: Path,
-    *,
-    device: str = "auto",
-    plugins: Sequence[Path | str | Plugin] = (),
-    on_progress: Callable[[int, int, str], None] | None = None,
-) -> ValidationCases:
-    """See `ValidationCases`."""
-    return ValidationCases(
-        path, device=device, plugins=plugins, on_progress=on_progress
-    )
 
 
 def _predictors(path: Path) -> tuple[_Predictor, ...]:
