@@ -70,6 +70,7 @@ def tables_of(field: "Field", classes: dict[str, ast.ClassDef]) -> dict[str, Any
         for section in classes.values()
         if base in [ast.unparse(each) for each in section.bases]
         and not section.keywords
+        and fields(section)
     }
 
 

@@ -130,7 +130,7 @@ def test_wrong_network_is_told(tmp_path, old, wrong, message):
     [
         ("{'term': batches['labelled'].image}", "labelled", 'loss term "term" of the'),
         ("{'term': 3}", "labelled", "is 3, no tensor; give a tensor of one number"),
-        ("{}", "unlabelled", 'stream "unlabelled" asks for unlabelled cases; there'),
+        ("{}", "unseen", 'stream "unseen" asks for unseen cases; there'),
         ("batches['labeled']", "labelled", "own.py, line 7: KeyError: 'labeled'"),
     ],
 )

@@ -23,7 +23,7 @@ from foveal.config.settings import Settings
 from foveal.engine.run_directory import RunDirectory
 from foveal.errors import SettingsError
 from foveal.io.datasets import read_dataset
-from foveal.methods.supervised import predicted_labels
+from foveal.methods.labelled_loss import predicted_labels
 from foveal.sampling.samplers import Draw
 from foveal.settings_files import read_plan, read_settings
 

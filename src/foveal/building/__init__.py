@@ -1,5 +1,6 @@
 """From settings to objects: the one place that knows which name means which class."""
 
+from foveal.building.methods import method
 from foveal.building.names import (
     BUILT_IN,
     LOSSES,
@@ -31,7 +32,6 @@ from foveal.building.training import (
     fabric,
     intensity_augmentation,
     losses,
-    method,
     patch_sources,
     sampler,
     spatial_augmentation,

@@ -14,22 +14,16 @@ from foveal.building.names import (
     LOSSES,
     SAMPLERS,
     WITHOUT_PLUGINS,
-    of_another_kind,
     own_options,
 )
-from foveal.building.networks import initialised_network
 from foveal.building.prediction import membership, resolved_device
-from foveal.building.updates import frozen_layers
-from foveal.config.losses import LossConfig
 from foveal.config.plan import Plan
 from foveal.config.sampling import SamplingConfig
-from foveal.config.settings import PredictionConfig, Settings
+from foveal.config.settings import Settings
 from foveal.engine.loading import PatchSource, Sampler
 from foveal.errors import PluginError, SettingsError
-from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
-from foveal.methods.supervised import Loss, Supervised
-from foveal.networks.interface import Network
+from foveal.methods.labelled_loss import Loss
 from foveal.plugins.parts import Parts
 from foveal.sampling.adaptive import WITHOUT_ERROR_MAPS, AdaptiveSampler, ErrorMaps
 from foveal.sampling.curriculum import Curriculum
@@ -39,64 +33,6 @@ from foveal.store.store import StoredCase
 
 ANISOTROPY = 3.0
 """From this ratio of spacings on, patches are only rotated in the fine plane."""
-
-
-def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Method:
-    """The method that the settings name, around a fresh network."""
-    trained = initialised_network(settings, plan, parts)
-    made = _around(trained, settings, plan, parts)
-    for layer in frozen_layers(settings, made):
-        layer.requires_grad_(False)
-    return made
-
-
-def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> Method:
-    name = settings.method.name
-    drawn = settings.sampling.sampler
-    if name == "classification" and settings.sampling.adaptive:
-        raise SettingsError(
-            "sampling.adaptive looks at errors of outlines, which method "
-            "classification does not make; leave it out"
-        )
-    batch_size = plan.patches.batch_size
-    if name == "classification":
-        if settings.loss.weights != LossConfig().weights:
-            raise SettingsError(
-                "method classification has a loss of its own, the cross entropy of "
-                "what a patch shows; leave the table loss out"
-            )
-        if settings.loss_options.changed:
-            raise SettingsError(
-                "method classification has a loss of its own; leave out "
-                f"loss_options.{', loss_options.'.join(settings.loss_options.changed)}"
-            )
-        if unused := [
-            f"prediction.{name}"
-            for name in ("overlap_fraction", "patch_size")
-            if getattr(settings.prediction, name) != getattr(PredictionConfig(), name)
-        ]:
-            raise SettingsError(
-                "method classification is validated on adjoining windows of the size "
-                f"of its patches; leave out {', '.join(unused)}, which it does not use"
-            )
-        return Classification(trained, sampler=drawn, batch_size=batch_size)
-    context = trained, losses(settings, plan, parts)
-    own = parts.added("method", name)
-    weighted = ("cross_entropy",) if weighs_voxels(settings) else ()
-    if own is None:
-        return Supervised(
-            *context, sampler=drawn, batch_size=batch_size, voxel_weighted=weighted
-        )
-    if weighted:
-        raise SettingsError(
-            "loss_options.cross_entropy.voxel_weights is for method supervised; leave "
-            f"it out with method {name}, which gives its losses no weights"
-        )
-    options = own_options(settings, name)
-    made = parts.built(own, options, *context, sampler=drawn, batch_size=batch_size)
-    if not isinstance(made, Method):
-        raise of_another_kind(own, made, "foveal.methods.interface.Method")
-    return made
 
 
 def weighs_voxels(settings: Settings) -> bool:
@@ -259,7 +195,10 @@ def patch_sources(
         name: PatchSource(
             name=name,
             cases=cases[stream.cases],
-            sampler=sampler(stream.sampler, settings, plan, parts, maps),
+            sampler=sampler(stream.sampler, settings, plan, parts, maps)
+            if stream.cases == "labelled"
+            # There are no errors to see where nothing is outlined.
+            else _base_sampler(stream.sampler, settings, plan, parts),
             patch_size=plan.patches.size,
             margins=trained.predictor.all_margins,
             spacing_mm=plan.preprocessing.spacing_mm,

@@ -44,7 +44,7 @@ def optimisers(settings: Settings, trained: Method) -> dict[str, Optimizer]:
             raise SettingsError(
                 f"transfer.freeze leaves nothing to learn in {name}; name fewer layers"
             )
-        rate = settings.optimiser.learning_rate
+        rate = trained.constant_rates.get(name, settings.optimiser.learning_rate)
         made[name] = _optimiser(
             settings.optimiser,
             [

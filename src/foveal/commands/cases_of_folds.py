@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from foveal.case import CaseFiles, Dataset
-from foveal.methods.interface import Method
+from foveal.methods.interface import Method, Stream
 from foveal.planning.splits import Fold
+
+DOMAIN_STREAMS = ("source", "target")
+"""Streams whose cases are chosen by domain."""
 
 
 def files_of_streams(
@@ -13,16 +16,45 @@ def files_of_streams(
     """Cases to train on, by the names that a method's streams use.
 
     Patients of whom nothing is outlined are trained on in every fold.
+
+    Raises:
+        SettingsError: A stream has no case; says what it needs.
     """
     labelled = cases_of(dataset, division.train)
     kept_apart = {*division.validation, *division.test}
-    image_labelled = [
+    others = [
         case
-        for case in dataset.image_labelled
-        if case.patient not in kept_apart and case.split in (None, "train")
+        for case in dataset.cases
+        if not case.is_labelled
+        and case.patient not in kept_apart
+        and case.split in (None, "train")
     ]
-    known = {"labelled": labelled, "image_labelled": (*labelled, *image_labelled)}
-    return {stream.cases: known[stream.cases] for stream in method.streams.values()}
+    image_labelled = [case for case in others if case.present is not None]
+    known = {
+        "labelled": labelled,
+        "image_labelled": (*labelled, *image_labelled),
+        "unlabelled": tuple(others),
+    }
+    found: dict[str, tuple[CaseFiles, ...]] = {}
+    for stream in method.streams.values():
+        found[stream.cases] = (
+            of_domains(stream, labelled, others)
+            if stream.cases in DOMAIN_STREAMS
+            else known[stream.cases]
+        )
+    return found
+
+
+def of_domains(
+    stream: Stream, labelled: Sequence[CaseFiles], others: Sequence[CaseFiles]
+) -> tuple[CaseFiles, ...]:
+    """Cases of a stream's domains, whether outlined or not."""
+    everyone = (*labelled, *others)
+    outlined = {case.domain for case in labelled}
+    if stream.domains:
+        return tuple(case for case in everyone if case.domain in stream.domains)
+    is_source = stream.cases == "source"
+    return tuple(case for case in everyone if (case.domain in outlined) == is_source)
 
 
 def held_out_files(

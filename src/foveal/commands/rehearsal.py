@@ -12,7 +12,7 @@ from foveal.config.plan import PatchesConfig, Plan
 from foveal.config.settings import Settings
 from foveal.errors import FovealError, GeometryError, PluginError, SettingsError
 from foveal.methods.interface import Clock, Method
-from foveal.methods.supervised import Loss
+from foveal.methods.labelled_loss import Loss
 from foveal.networks.interface import Network, Output
 from foveal.plugins.blame import blaming
 from foveal.plugins.parts import Parts
@@ -24,7 +24,7 @@ LARGEST_PLANE = 512
 MOST_SLICES = 16
 """Patches per step of a 2D network that the plan was not made for."""
 
-STREAM_CASES = ("labelled", "image_labelled")
+STREAM_CASES = ("labelled", "image_labelled", "unlabelled", "source", "target")
 """Cases that training has for the streams of a method."""
 
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import AfterValidator, NonNegativeFloat, create_model
 
 from foveal.config.losses import LossConfig
+from foveal.config.methods import MethodConfig, UnknownMethodConfig
 from foveal.config.networks.section import NetworkConfig, UnknownNetworkConfig
 from foveal.config.plan import Plan
 from foveal.config.sampling import SamplingConfig
 from foveal.config.sections import Model, Section
-from foveal.config.settings import MethodConfig, PluginsConfig, Settings
+from foveal.config.settings import PluginsConfig, Settings
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,6 @@ def settings_model(sections: PartSections) -> type[Settings]:
             SamplingConfig,
             {"sampler": (_one_of(sections.samplers), SamplingConfig().sampler)},
         ),
-        "method": _narrowed(
-            MethodConfig, {"name": (_one_of(sections.methods), MethodConfig().name)}
-        ),
         "loss": _narrowed(
             LossConfig, dict.fromkeys(sorted(weights), (NonNegativeFloat, 0.0))
         ),
@@ -67,9 +65,19 @@ def settings_model(sections: PartSections) -> type[Settings]:
             {name: (table, table()) for name, table in sections.plugins.items()},
         ),
     }
-    return _narrowed(
-        Settings, {name: (table, table()) for name, table in tables.items()}
+
+    class KnownMethods(Settings):
+        other_methods: ClassVar[type[MethodConfig]] = create_model(
+            "MethodConfig",
+            __base__=UnknownMethodConfig,
+            name=(_one_of(sections.methods), ...),
+        )
+
+    known = _narrowed(
+        KnownMethods, {name: (table, table()) for name, table in tables.items()}
     )
+    known.__name__ = Settings.__name__
+    return known
 
 
 def _narrowed(section: type[Model], fields: Mapping[str, Any]) -> type[Model]:

@@ -1,12 +1,27 @@
 """Everything that a person chooses, and the tables that have no file of their own."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from foveal.config.augmentation import AugmentationConfig
 from foveal.config.losses import LossConfig, LossOptionsConfig
+from foveal.config.methods import (
+    METHOD_SECTIONS,
+    MethodConfig,
+    SupervisedConfig,
+    UnknownMethodConfig,
+)
 from foveal.config.optimisation import OptimiserConfig, ScheduleConfig, TransferConfig
 from foveal.config.sampling import ErrorMapsConfig, SamplingConfig
 from foveal.config.sections import Section, Triple
@@ -80,14 +95,6 @@ class TrainingConfig(Section):
     """CPU threads; unset: all that the machine or container gives."""
 
 
-class MethodConfig(Section):
-    """What is learned from which batches."""
-
-    name: str = "supervised"
-    """``supervised``: outlines in patches. ``classification``: only which structures a
-    patch shows; its weights start a segmentation network. Or one of a plugin."""
-
-
 class PluginsConfig(Section, extra="allow"):
     """Options of plugins' losses, samplers and methods: ``plugins.NAME.option``."""
 
@@ -128,7 +135,7 @@ class Settings(Section):
     """Unset: as written below, if ``sampling.adaptive``."""
 
     augmentation: AugmentationConfig = AugmentationConfig()
-    method: MethodConfig = MethodConfig()
+    method: SerializeAsAny[MethodConfig] = SupervisedConfig()
     loss: LossConfig = LossConfig()
     loss_options: LossOptionsConfig = LossOptionsConfig()
     plugins: PluginsConfig = PluginsConfig()
@@ -137,6 +144,23 @@ class Settings(Section):
     transfer: TransferConfig = TransferConfig()
     training: TrainingConfig = TrainingConfig()
     prediction: PredictionConfig = PredictionConfig()
+
+    methods: ClassVar[Mapping[str, type[MethodConfig]]] = METHOD_SECTIONS
+    """Name to the section that the table ``method`` is read with."""
+
+    other_methods: ClassVar[type[MethodConfig]] = UnknownMethodConfig
+    """For all other names."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def method_of_its_name(cls, table: object) -> object:
+        """Read the table with the section that its name stands for."""
+        if not isinstance(table, dict):
+            return table
+        name = table.get("name", SupervisedConfig().name)
+        known = isinstance(name, str) and name in cls.methods
+        section = cls.methods[name] if known else cls.other_methods
+        return section.model_validate(table)
 
     @property
     def error_map_rules(self) -> ErrorMapsConfig:

@@ -199,6 +199,7 @@ class _Keeper:
             self._training.step - 1,
             loss=loss,
             terms=dict(terms),
+            **self._measures(),
             learning_rate_factor=learning_rate_factor,
             seconds=seconds,
             waited_seconds=waited_seconds - self._paused_seconds,
@@ -227,6 +228,12 @@ class _Keeper:
                 self._refreshing.saved(state["refreshing"])
             self._last_checkpoint = time.perf_counter()
         self._on_progress(self._progress(loss, note))
+
+    def _measures(self) -> dict[str, dict[str, float]]:
+        """What the method measured beside its losses; nothing for most."""
+        measured = self._training.method.measures()
+        values = {name: float(value) for name, value in measured.items()}
+        return {"measures": values} if values else {}
 
     def tell(self, note: str) -> None:
         """Log something unusual and show it."""

@@ -92,6 +92,7 @@ class Training:
         self._base_rates = {
             name: [group["lr"] for group in optimiser.param_groups]
             for name, optimiser in optimisers.items()
+            if name not in method.constant_rates
         }
         self._optimisers = dict(optimisers)
         apply_layout(method, numerics.memory_layout)
@@ -153,10 +154,11 @@ class Training:
             )
         for name, optimiser in self._optimisers.items():
             optimiser.zero_grad(set_to_none=True)
-            for group, rate in zip(
-                optimiser.param_groups, self._base_rates[name], strict=True
-            ):
-                group["lr"] = rate * factor
+            if name in self._base_rates:
+                for group, rate in zip(
+                    optimiser.param_groups, self._base_rates[name], strict=True
+                ):
+                    group["lr"] = rate * factor
         self.fabric.backward(self._scaler.scale(loss))
         for optimiser in self._optimisers.values():
             self._scaler.unscale_(optimiser)

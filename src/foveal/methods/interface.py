@@ -2,16 +2,22 @@
 
 The engine sums the loss terms, runs one backward pass, steps one optimiser per
 parameter group and saves the state; it knows no method by name. Adversarial training
-fits in one backward pass by reversing gradients.
+fits in one backward pass by reversing gradients. What is made of whole cases by the
+predictor is declared, and made by the engine between two steps.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from foveal.augmentation.intensity import IntensityAugmentation
+from foveal.augmentation.spatial import SpatialAugmentation
+from foveal.methods.labelled_loss import LabelledLoss
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
@@ -33,13 +39,64 @@ class Stream(NamedTuple):
 
     cases: str
     """Which cases: ``"labelled"``, outlined; ``"image_labelled"``, these and the ones
-    of which it is only known what they show; ``"unlabelled"``, ``"source"`` or
-    ``"target"``."""
+    of which it is only known what they show; ``"unlabelled"``; ``"source"`` and
+    ``"target"``, the cases of some domains, whether outlined or not."""
 
     sampler: str
     """Name of a sampler, see `foveal.building.SAMPLERS`."""
 
     batch_size: int
+
+    domains: tuple[str, ...] = ()
+    """Of ``"source"`` and ``"target"``, which domains; empty: for the source those in
+    which a case to train on is outlined, for the target all others."""
+
+
+class Refresh(NamedTuple):
+    """Labels of a stream's cases that are made by the predictor, now and then anew."""
+
+    stream: str
+
+    every_steps: int | None
+    """``None``: only before the first step."""
+
+    labels: Callable[[Tensor], Tensor]
+    """Of the probabilities `(class, i, j, k)` of a case: what its patches are labelled
+    with, one byte per voxel; a label map `(i, j, k)`, or `(class, i, j, k)`,
+    probabilities times 255."""
+
+    least_share: float
+    """New labels are not used if a structure has less than this share of the voxels
+    that it had in the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a run gives to every method that outlines."""
+
+    network: Network
+    """Fresh; the method trains it."""
+
+    labelled_loss: LabelledLoss
+
+    sampler: str
+    """Of labelled patches, by name."""
+
+    batch_size: int
+    """Labelled patches per step."""
+
+    patch_size: tuple[int, int, int]
+    """What the network takes in, in voxels."""
+
+    spacing_mm: tuple[float, float, float]
+    """Of patches."""
+
+    structures: Bool[Tensor, "structure class"]
+    """Whether each structure includes each inside class."""
+
+    spatial: SpatialAugmentation
+    intensity: IntensityAugmentation
+    """Changes that patches go through, for methods that make further ones."""
 
 
 class Method(nn.Module, ABC):
@@ -55,10 +112,24 @@ class Method(nn.Module, ABC):
     """What the predictor is validated by and used for: outlines, or what an image
     shows."""
 
+    constant_rates: Mapping[str, float] = {}
+    """Learning rates of parameter groups that do not follow optimiser and schedule of
+    the settings in this."""
+
+    refresh: Refresh | None = None
+
     @property
     @abstractmethod
     def predictor(self) -> Network:
         """The network that is validated, exported and used to predict."""
+
+    @property
+    def networks(self) -> Sequence[Network]:
+        """All that begin with the weights of a run to go on from; the predictor first.
+
+        They are alike.
+        """
+        return [self.predictor]
 
     @abstractmethod
     def parameter_groups(self) -> Mapping[str, list[Parameter]]:
@@ -70,3 +141,7 @@ class Method(nn.Module, ABC):
 
     def after_step(self, clock: Clock) -> None:
         """Called when the optimisers have stepped: moving averages and the like."""
+
+    def measures(self) -> Mapping[str, Tensor]:
+        """Numbers of the latest `forward` that are logged beside its loss terms."""
+        return {}

@@ -1,17 +1,14 @@
 """Supervised training: labelled patches and a weighted sum of losses."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from foveal.methods.interface import Clock, Method, Stream
+from foveal.methods.labelled_loss import LabelledLoss, Loss
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
-
-Loss = Callable[..., Tensor]
-"""Of (logits, label map, annotated, structures); some take ``voxel_weights`` too."""
 
 
 class Supervised(Method):
@@ -38,8 +35,7 @@ class Supervised(Method):
     ) -> None:
         super().__init__()
         self.network = network
-        self.losses = dict(losses)
-        self.voxel_weighted = frozenset(voxel_weighted)
+        self.labelled_loss = LabelledLoss(losses, voxel_weighted)
         self.streams = {"labelled": Stream("labelled", sampler, batch_size)}
 
     @property
@@ -54,52 +50,4 @@ class Supervised(Method):
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """One term per loss, deep supervision included."""
         batch = batches["labelled"]
-        output = self.network(batch.image)
-        scales = [output.logits, *output.coarse_logits]
-        shares = halving_shares(len(scales))
-        return {
-            name: torch.stack(
-                [
-                    weight * share * self._loss_at(name, loss, z, batch)
-                    for share, z in zip(shares, scales, strict=True)
-                ]
-            ).sum()
-            for name, (loss, weight) in self.losses.items()
-        }
-
-    def _loss_at(self, name: str, loss: Loss, logits: Tensor, batch: Batch) -> Tensor:
-        """A loss on the grid of ``logits``, which may be coarser than the patch."""
-        label_map, annotated, structures = batch.labels()
-        labels = labels_at(predicted_labels(label_map, self.network), logits)
-        if name not in self.voxel_weighted:
-            return loss(logits, labels, annotated, structures)
-        weights = labels_at(predicted_labels(batch.weights(), self.network), logits)
-        return loss(logits, labels, annotated, structures, voxel_weights=weights)
-
-
-def predicted_labels(label_map: Tensor, network: Network) -> Tensor:
-    """Labels of the voxels that a network predicts, of those of its whole input.
-
-    Or other numbers per voxel, such as weights.
-    """
-    return label_map[(slice(None), *network.output_window(label_map.shape[1:]))]
-
-
-def halving_shares(count: int) -> Sequence[float]:
-    """Weights 1, 1/2, 1/4, … brought to a sum of 1: finer scales count more."""
-    weights = [0.5**n for n in range(count)]
-    return [weight / sum(weights) for weight in weights]
-
-
-def labels_at(label_map: Tensor, logits: Tensor) -> Tensor:
-    """Label map on the coarser grid of ``logits``: the voxel nearest each centre.
-
-    Or other numbers per voxel, such as weights.
-    """
-    for axis, length in enumerate(logits.shape[2:], start=1):
-        stride = label_map.shape[axis] // length
-        if stride > 1:
-            label_map = label_map[
-                (slice(None),) * axis + (slice(stride // 2, None, stride),)
-            ]
-    return label_map
+        return self.labelled_loss(self.network, self.network(batch.image), batch)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -40,6 +41,10 @@ class Network(nn.Module, ABC):
     classifier_names: tuple[str, ...]
     """Names of the modules that make logits of features: those that another data set
     replaces, and that some papers exempt from regularisation."""
+
+    embedding_layer: str = ""
+    """Name in ``taps`` of the layer whose activations the classifier reads; empty: none
+    of those that can be named."""
 
     @property
     @abstractmethod
@@ -125,6 +130,19 @@ class Network(nn.Module, ABC):
         averaged over its positions (Lin et al. 2014, https://arxiv.org/abs/1312.4400).
         """
         return self(image).logits.flatten(2).mean(dim=2)
+
+    def at_output(
+        self, tap: str, activation: Tensor, output_shape: Sequence[int]
+    ) -> Tensor:
+        """A layer's activation on the grid of the logits, repeated where it is coarser.
+
+        Args:
+            tap: Its name in ``forward``.
+            activation: What ``forward`` gave for it.
+            output_shape: Of the logits.
+        """
+        del tap  # Every layer spans what the padded network puts out.
+        return F.interpolate(activation, tuple(output_shape), mode="nearest-exact")
 
     @abstractmethod
     def forward(self, image: Tensor, taps: Sequence[str] = ()) -> Output:

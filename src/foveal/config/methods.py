@@ -1,0 +1,245 @@
+"""What is learned from which batches, and every method's own options."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from foveal.config.sections import Fraction, PositiveFraction, Section
+
+
+class MethodConfig(Section):
+    """What is learned from which batches; ``name`` decides which options there are."""
+
+    name: str = "supervised"
+    """``supervised``: outlines in patches. ``classification``: only which structures a
+    patch shows; its weights start a segmentation network. ``pseudo_label``,
+    ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases,
+    ``adversarial`` from those of another domain. Or one of a plugin."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All but the name."""
+        return {key: value for key, value in self if key != "name"}
+
+
+class UnknownMethodConfig(MethodConfig):
+    """A method of a plugin, whose options are in ``[plugins.NAME]``."""
+
+
+class SupervisedConfig(MethodConfig):
+    """Outlines in patches; it has no options of its own."""
+
+    name: Literal["supervised"] = "supervised"
+
+
+class ClassificationConfig(MethodConfig):
+    """Only which structures a patch shows; it has no options of its own."""
+
+    name: Literal["classification"] = "classification"
+
+
+class PseudoLabelConfig(MethodConfig):
+    """Unlabelled cases with the labels that the network itself gives them (Lee 2013).
+
+    Needs ``transfer.weights``: the trained run that labels them first, and whose
+    weights training begins with.
+    """
+
+    name: Literal["pseudo_label"] = "pseudo_label"
+
+    labels: Literal["hard", "soft"] = "hard"
+    """``hard``: the most probable class. ``soft``: its probabilities, to which the
+    network's are brought by cross entropy; a byte per class and voxel on disk."""
+
+    threshold: Fraction = 0.9
+    """Voxels whose most probable class is less probable carry no loss."""
+
+    weight: NonNegativeFloat = 1.0
+    """Of the loss on unlabelled patches."""
+
+    ramp_up_fraction: Fraction = 0.0
+    """Share of the run in which the weight rises from 0."""
+
+    every_steps: PositiveInt | None = None
+    """Steps after which the labels are made anew by the network in training; unset:
+    never, all are the first run's."""
+
+    least_share: Fraction = 0.5
+    """New labels are not used if a structure has less than this share of the voxels
+    that the first run gave it."""
+
+    batch_size: PositiveInt | None = None
+    """Unlabelled patches per step; unset: as many as labelled ones."""
+
+
+class ConsistencyConfig(MethodConfig):
+    """An unlabelled patch means the same once augmented (UDA, Xie et al. 2020)."""
+
+    name: Literal["consistency"] = "consistency"
+
+    weight: NonNegativeFloat = 1.0
+    """Of the Kullback-Leibler divergence of the augmented patch's answer."""
+
+    ramp_up_fraction: Fraction = 0.3
+    """Share of the run in which the weight rises from 0."""
+
+    temperature: PositiveFloat = 0.5
+    """The target's logits are divided by it: below 1 it is sharper."""
+
+    threshold: Fraction = 0.8
+    """Voxels whose target is less sure carry no loss."""
+
+    annealing: Literal["none", "linear", "log", "exp"] = "none"
+    """Training-signal annealing: labelled voxels that are right with a probability
+    above a rising limit carry no loss until then. ``log`` rises early, ``exp`` late."""
+
+    batch_size: PositiveInt | None = None
+    """Unlabelled patches per step; unset: as many as labelled ones."""
+
+
+class MeanTeacherConfig(MethodConfig):
+    """Consistency with the moving average of the weights (Tarvainen and Valpola 2017).
+
+    The average, the teacher, is what is validated and used to predict.
+    """
+
+    name: Literal["mean_teacher"] = "mean_teacher"
+
+    weight: NonNegativeFloat = 1.0
+    """Of the mean squared difference of probabilities, summed over classes."""
+
+    ramp_up_fraction: Fraction = 0.3
+    """Share of the run in which the weight rises from 0."""
+
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    """Of the average; less in the first steps, (1 + n) / (10 + n)."""
+
+    threshold: Fraction = 0.0
+    """Voxels of which the teacher is less sure carry no loss."""
+
+    batch_size: PositiveInt | None = None
+    """Unlabelled patches per step; unset: as many as labelled ones."""
+
+
+class CclpConfig(MethodConfig):
+    """Compact clusters by label propagation (Kamnitsas et al. 2018; thesis, ch. 6)."""
+
+    name: Literal["cclp"] = "cclp"
+
+    weight: NonNegativeFloat = 1.0
+    """Of the regulariser."""
+
+    ramp_up_fraction: Fraction = 0.1
+    """Share of the run in which the weight rises from 0."""
+
+    steps: PositiveInt = 3
+    """S, the longest Markov chain."""
+
+    normalisation: Literal["mean_of_rows", "mean_of_pairs"] = "mean_of_rows"
+    """``mean_of_rows``: cross entropies of the transitions summed over the second voxel
+    and averaged over the first, 1/N, as in the authors' program. ``mean_of_pairs``:
+    1/N^2, as in the thesis, which is smaller N times."""
+
+    similarity: Literal["dot", "cosine", "euclidean"] = "cosine"
+    """Of two embeddings. ``dot``: their product, the thesis's; ``cosine``: of them
+    normalised; ``euclidean``: minus the squared distance."""
+
+    temperature: PositiveFloat = 0.1
+    """Similarities are divided by it."""
+
+    layer: str | None = None
+    """Whose activations are the embeddings; unset: the network's last hidden layer."""
+
+    labelled_voxels: PositiveInt = 120
+    """Drawn per step from labelled patches, as many of every class that is there."""
+
+    unlabelled_voxels: Annotated[int, Field(ge=0)] = 120
+    """Drawn per step from unlabelled patches, by predicted class. 0: only labelled
+    cases are learned from (the regulariser in supervised training)."""
+
+    background_share: Fraction = 0.5
+    """Of the unlabelled voxels, at most so many that are predicted as background."""
+
+    batch_size: PositiveInt | None = None
+    """Unlabelled patches per step; unset: as many as labelled ones."""
+
+
+class AdversarialConfig(MethodConfig):
+    """Features that do not tell the domain (Kamnitsas et al. 2017; thesis, ch. 5).
+
+    Domains are those of the data set's column ``domain``.
+    """
+
+    name: Literal["adversarial"] = "adversarial"
+
+    source: tuple[str, ...] = ()
+    """Domains that labels come from; empty: those with a labelled training case."""
+
+    target: tuple[str, ...] = ()
+    """Domains to adapt to; empty: all others."""
+
+    layers: tuple[str, ...] = ()
+    """Whose activations the discriminator sees. Empty: of DeepMedic those of the thesis
+    (4, 6 and 8 of every pathway, and the last hidden one); other networks name theirs,
+    see docs/adversarial.md."""
+
+    alpha_max: NonNegativeFloat = 0.05
+    """How much the network counters the discriminator in the end."""
+
+    begin_fraction: Fraction = 0.2
+    """Share of the run until which alpha is 0; the thesis's epoch 10."""
+
+    full_fraction: PositiveFraction = 0.7
+    """Share of the run from which alpha is ``alpha_max``; the thesis's epoch 35."""
+
+    form: Literal["reversal", "confusion", "flipped"] = "reversal"
+    """What the network minimises of the domains: ``reversal``: minus the
+    discriminator's loss, the thesis's; ``confusion``: the cross entropy of its answer
+    and an even one (Tzeng et al. 2015); ``flipped``: its loss with the domains
+    exchanged."""
+
+    features: tuple[PositiveInt, ...] = (100, 100, 100, 100)
+    """Channels of the discriminator's layers."""
+
+    learning_rate: PositiveFloat = 1e-3
+    """Of the discriminator, constant."""
+
+    batch_size: PositiveInt = 20
+    """Patches per step of which the domain is to be told, half from either."""
+
+    @model_validator(mode="after")
+    def alpha_rises(self) -> Self:
+        """Refuse an end of the rise before its beginning."""
+        if self.full_fraction < self.begin_fraction:
+            raise ValueError(
+                f"full_fraction {self.full_fraction:g} must not be below "
+                f"begin_fraction {self.begin_fraction:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def halves_are_whole(self) -> Self:
+        """Refuse an odd number of patches, which has no halves."""
+        if self.batch_size % 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be even: half are of either domain"
+            )
+        return self
+
+
+METHOD_SECTIONS: Mapping[str, type[MethodConfig]] = {
+    "supervised": SupervisedConfig,
+    "classification": ClassificationConfig,
+    "pseudo_label": PseudoLabelConfig,
+    "consistency": ConsistencyConfig,
+    "mean_teacher": MeanTeacherConfig,
+    "cclp": CclpConfig,
+    "adversarial": AdversarialConfig,
+}
