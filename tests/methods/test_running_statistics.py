@@ -31,9 +31,13 @@ def test_statistics_are_used_and_kept_while_gradients_flow():
 def test_norms_are_as_before_afterwards_even_if_it_fails():
     made = network()
     fixed = nn.BatchNorm3d(2).eval()
-    both = nn.ModuleList([made, fixed])
-    with pytest.raises(ValueError, match="stop"), running_statistics(both):
-        assert not made[1].training
-        raise ValueError("stop")
+
+    def fail():
+        with running_statistics(nn.ModuleList([made, fixed])):
+            assert not made[1].training
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert made[1].training
     assert not fixed.training
