@@ -17,6 +17,7 @@ from foveal.losses.iou import iou_loss
 from foveal.losses.region_cross_entropy import region_cross_entropy
 from foveal.losses.top_k import top_k_loss
 from foveal.losses.tversky import tversky_loss
+from foveal.methods.adversarial import Adversarial
 from foveal.methods.cclp import Cclp
 from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
@@ -111,6 +112,7 @@ SAMPLERS: dict[str, Callable[..., Sequence[Category]]] = {
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "classification": Classification,
+    "adversarial": Adversarial,
     "cclp": Cclp,
 }
 

@@ -202,8 +202,8 @@ class AdversarialConfig(MethodConfig):
 
     layers: tuple[str, ...] = ()
     """Whose activations the discriminator sees. Empty: of DeepMedic those of the thesis
-    (4, 6 and 8 of every pathway, and the last hidden one); other networks name theirs,
-    see docs/adversarial.md."""
+    (4, 6 and 8 of every pathway, and the last hidden one), of other networks what
+    docs/adversarial.md says."""
 
     alpha_max: NonNegativeFloat = 0.05
     """How much the network counters the discriminator in the end."""
@@ -226,8 +226,9 @@ class AdversarialConfig(MethodConfig):
     learning_rate: PositiveFloat = 1e-3
     """Of the discriminator, constant."""
 
-    batch_size: PositiveInt = 20
-    """Patches per step of which the domain is to be told, half from either."""
+    batch_size: PositiveInt | None = None
+    """Patches per step of which the domain is to be told, half from either; unset:
+    twice as many as labelled ones, as in the thesis."""
 
     @model_validator(mode="after")
     def alpha_rises(self) -> Self:
@@ -240,9 +241,19 @@ class AdversarialConfig(MethodConfig):
         return self
 
     @model_validator(mode="after")
+    def domains_differ(self) -> Self:
+        """Refuse a domain that would be told from itself."""
+        if both := sorted({*self.source} & {*self.target}):
+            raise ValueError(
+                f"target names {', '.join(both)}, and so does source; a domain is one "
+                "or the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def halves_are_whole(self) -> Self:
         """Refuse an odd number of patches, which has no halves."""
-        if self.batch_size % 2:
+        if self.batch_size is not None and self.batch_size % 2:
             raise ValueError(
                 f"batch_size {self.batch_size} must be even: half are of either domain"
             )

@@ -39,7 +39,7 @@ from foveal.methods.voxel_draws import (
     evenly_drawn,
     sure_classes,
 )
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, UnknownLayerError
 from foveal.sampling.batch import Batch
 
 LEAST_CLASSES = 2
@@ -232,14 +232,13 @@ def require_map(setting: Setting, layer: str) -> None:
     try:
         with torch.no_grad():
             output = network.eval()(image, [layer])
-    except ValueError as error:
-        if "no layer is called" not in str(error):
-            raise
-        _, _, there = str(error).partition("; ")
-        what = f'no layer is called "{layer}"'
-        if not layer:
-            what = "which is this network's last hidden layer is not known; name it"
-        raise SettingsError(f"method.layer: {what}; {there}") from error
+    except UnknownLayerError as error:
+        if layer:
+            raise SettingsError(f"method.layer: {error}") from error
+        raise SettingsError(
+            "method.layer: which is this network's last hidden layer is not known; "
+            f"name one of {', '.join(error.names)}"
+        ) from error
     finally:
         network.train(was_training)
     shape = output.logits.shape[2:]

@@ -45,6 +45,21 @@ class CrfRnn(Network):
         self.embedding_layer = network.embedding_layer
 
     @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Those of the network."""
+        return self.network.adapted_layers
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Tensor,
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Tensor:
+        """As the network does it."""
+        return self.network.at_output(tap, activation, output_shape, window)
+
+    @property
     def receptive_field(self) -> None:
         """``None``: the CRF sees the whole patch."""
         return

@@ -150,6 +150,12 @@ class FCN3d(Network):
         return Output(scores, (), asked(activations, taps))
 
     @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """All stages but the first; what follows them is scores."""
+        deepest = len(self.encoder) - 1
+        return tuple(f"encoder.{n}" for n in range(min(1, deepest), deepest + 1))
+
+    @property
     def receptive_field(self) -> tuple[int, ...] | None:
         """Input voxels behind one output voxel."""
         return tuple(

@@ -117,6 +117,12 @@ class SpleenUNet(Network):
         return Output(self.classifier(features), (), tapped)
 
     @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The deepest stage and all of the decoder."""
+        decoder = [f"decoder.{n}" for n in range(len(self.decoder))]
+        return (f"encoder.{len(self.encoder) - 1}", *decoder)
+
+    @property
     def receptive_field(self) -> tuple[int, ...]:
         """Input voxels behind one output voxel, through the deepest stage."""
         double: list[Layer] = [Window(3, padding=1)] * 2

@@ -198,6 +198,12 @@ class UNet(Network):
         return torch.cat([upsampled, skip], dim=1)
 
     @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The deepest stage and all of the decoder."""
+        decoder = [f"decoder.{n}" for n in range(len(self.decoder))]
+        return (f"encoder.{len(self.encoder) - 1}", *decoder)
+
+    @property
     def receptive_field(self) -> tuple[int, ...] | None:
         """Input voxels behind one output voxel; ``None`` with instance norm."""
         if self.norm == "instance":
