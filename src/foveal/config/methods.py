@@ -170,6 +170,21 @@ class CclpConfig(MethodConfig):
     batch_size: PositiveInt | None = None
     """Unlabelled patches per step; unset: as many as labelled ones."""
 
+    @model_validator(mode="after")
+    def what_is_unlabelled_is_used(self) -> Self:
+        """Refuse options of unlabelled patches where none are read."""
+        unused = [
+            name
+            for name in ("background_share", "batch_size")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if unused and not self.unlabelled_voxels:
+            raise ValueError(
+                "unlabelled_voxels is 0: no unlabelled patch is read; leave out "
+                + ", ".join(unused)
+            )
+        return self
+
 
 class AdversarialConfig(MethodConfig):
     """Features that do not tell the domain (Kamnitsas et al. 2017; thesis, ch. 5).

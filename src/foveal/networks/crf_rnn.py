@@ -42,6 +42,7 @@ class CrfRnn(Network):
         # The CRF speaks of classes, too, and another data set has others.
         of_network = (f"network.{name}" for name in network.classifier_names)
         self.classifier_names = (*of_network, "crf")
+        self.embedding_layer = network.embedding_layer
 
     @property
     def adapted_layers(self) -> tuple[str, ...]:

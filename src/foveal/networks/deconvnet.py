@@ -47,6 +47,7 @@ class DeconvNet(Network):
     padding: Literal["same", "valid"] = "same"
     alignment = (1, 1)
     classifier_names = ("classifier",)
+    embedding_layer = f"decoder.{len(CONVOLUTIONS) - 1}"
 
     def __init__(
         self,

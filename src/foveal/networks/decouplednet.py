@@ -80,6 +80,8 @@ class DecoupledNet(Network):
     alignment = (1, 1)
     # The decoder's own output is figure and ground, whatever the classes are.
     classifier_names = ("classification.score",)
+    # What comes later has a map per class, and not one per image.
+    embedding_layer = "fc7"
 
     def __init__(
         self,

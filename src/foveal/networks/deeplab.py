@@ -75,6 +75,8 @@ class DeepLabV2(Network):
         self.rates = tuple(rates)
         self.backbone: AtrousVgg16 | ResNet
         if backbone == "vgg16":
+            # The branches' own layers differ, and are not among those with names.
+            self.embedding_layer = f"stages.{len(CONVOLUTIONS) - 1}"
             self.backbone = AtrousVgg16(in_channels, first_features)
             hidden = 2 * self.backbone.out_channels
             self.branches = nn.ModuleList(
@@ -87,6 +89,7 @@ class DeepLabV2(Network):
                 nn.Conv2d(hidden, num_classes, 1) for _ in rates
             )
         else:
+            self.embedding_layer = "layer4"
             self.backbone = ResNet(
                 in_channels,
                 depth=int(backbone.removeprefix("resnet")),
@@ -189,6 +192,7 @@ class DeepLabV3(Network):
     alignment = (1, 1)
     padding: Literal["same", "valid"] = "same"
     classifier_names = ("classifier",)
+    embedding_layer = "project"
 
     def __init__(
         self,

@@ -159,6 +159,8 @@ class DeepMedic(Network):
             norm=norm,
             dropout_fractions=hidden_fractions,
         )
+        if hidden_features:
+            self.embedding_layer = f"hidden.{len(hidden_features)}"
         self.classifier = PreActivatedConvolution(
             [concatenated, *hidden_features][-1],
             num_classes,

@@ -117,6 +117,9 @@ class DualPath(Network):
                 nn.ReLU(inplace=True),
             )
             channels = features
+        if hidden_features:
+            # Before the dropout that follows it.
+            self.embedding_layer = f"hidden.{len(self.hidden) - 1}"
         self.hidden.append(nn.Dropout(dropout_fraction))
         self.classifier = nn.Conv3d(channels, num_classes, 1)
         self._initialise()

@@ -66,6 +66,7 @@ class Fcn(Network):
 
     padding: Literal["same", "valid"] = "same"
     alignment = (1, 1)
+    embedding_layer = "fc7"
 
     def __init__(
         self,

@@ -98,6 +98,8 @@ class FCN3d(Network):
             self.encoder.append(stage)
 
         added = num_classes if decoder == "concatenate" else 0
+        # Finer scores only add to those of the deepest features.
+        self.embedding_layer = f"encoder.{len(features) - 1}"
         self.scores = nn.ModuleList()
         self.upsampling = nn.ModuleList()
         deepest = len(features) - 1

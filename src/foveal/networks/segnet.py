@@ -42,6 +42,7 @@ class SegNet(Network):
     padding: Literal["same", "valid"] = "same"
     alignment = (1, 1)
     classifier_names = ("classifier",)
+    embedding_layer = f"decoder.{len(CONVOLUTIONS) - 1}"
 
     def __init__(
         self, in_channels: int, num_classes: int, *, features: Sequence[int]

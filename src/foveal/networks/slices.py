@@ -24,6 +24,7 @@ class SliceBySlice(Network):
         self.classifier_names = tuple(
             f"network.{name}" for name in network.classifier_names
         )
+        self.embedding_layer = network.embedding_layer
         self.alignment = self._with_axis(network.alignment, 1)
         self.margins = self._with_axis(network.all_margins, (0, 0))
 

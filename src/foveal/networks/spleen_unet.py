@@ -41,6 +41,7 @@ class SpleenUNet(Network):
 
     padding: Literal["same", "valid"] = "same"
     classifier_names = ("classifier",)
+    embedding_layer = f"decoder.{HALVINGS - 1}"
 
     def __init__(
         self,

@@ -151,6 +151,7 @@ class UNet(Network):
         self.decoder = nn.ModuleList(
             stage(copies * features[level], level, no_stride) for level in levels
         )
+        self.embedding_layer = f"decoder.{len(levels) - 1}" if levels else "encoder.0"
         self.classifiers = nn.ModuleList(
             pointwise(features[level], num_classes, 1)
             for level in levels
