@@ -17,6 +17,8 @@ from foveal.losses.iou import iou_loss
 from foveal.losses.region_cross_entropy import region_cross_entropy
 from foveal.losses.top_k import top_k_loss
 from foveal.losses.tversky import tversky_loss
+from foveal.methods.adversarial import Adversarial
+from foveal.methods.cclp import Cclp
 from foveal.methods.classification import Classification
 from foveal.methods.consistency import Consistency
 from foveal.methods.interface import Method
@@ -114,6 +116,8 @@ METHODS: dict[str, type[Method]] = {
     "classification": Classification,
     "consistency": Consistency,
     "mean_teacher": MeanTeacher,
+    "adversarial": Adversarial,
+    "cclp": Cclp,
 }
 
 
