@@ -19,6 +19,7 @@ from foveal.losses.top_k import top_k_loss
 from foveal.losses.tversky import tversky_loss
 from foveal.methods.classification import Classification
 from foveal.methods.interface import Method
+from foveal.methods.pseudo_label import PseudoLabel
 from foveal.methods.supervised import Supervised
 from foveal.networks import foreign
 from foveal.networks.deconvnet import DeconvNet
@@ -110,6 +111,7 @@ SAMPLERS: dict[str, Callable[..., Sequence[Category]]] = {
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "classification": Classification,
+    "pseudo_label": PseudoLabel,
 }
 
 
