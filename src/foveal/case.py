@@ -138,6 +138,18 @@ class Dataset:
         return tuple(case for case in self.cases if case.is_labelled)
 
     @property
+    def unlabelled(self) -> tuple[CaseFiles, ...]:
+        """Cases for training of which nothing is outlined.
+
+        Of some of them it may be known what their image shows.
+        """
+        return tuple(
+            case
+            for case in self.cases
+            if not case.is_labelled and case.split in (None, "train")
+        )
+
+    @property
     def image_labelled(self) -> tuple[CaseFiles, ...]:
         """Cases that are not outlined, but of which it is said what they show."""
         return tuple(

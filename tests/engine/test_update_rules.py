@@ -132,3 +132,22 @@ def test_penalty_is_part_of_the_gradient_that_the_optimiser_gets():
     expected = 0.1 * first.sign() + 2 * 0.2 * first
     assert torch.allclose(given[1][0] - given[0][0], expected, atol=1e-6)
     assert torch.equal(given[0][1], given[1][1])
+
+
+def test_a_group_with_a_constant_rate_follows_no_schedule():
+    def rules(method):
+        method.constant_rates = {"critic": 0.1}
+        return {}
+
+    made = []
+
+    def optimiser(parameters):
+        made.append(torch.optim.SGD(parameters, lr=0.5))
+        return made[-1]
+
+    trained = training(cpu(), optimiser=optimiser, rules_of=rules)
+    for step in range(2):
+        trained.update(batches_of(trained, step), total_steps=4)
+    critic = trained._optimisers["critic"]
+    assert critic.param_groups[0]["lr"] == 0.1
+    assert made[0].param_groups[0]["lr"] == 0.5 * 3 / 4

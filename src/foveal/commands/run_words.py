@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from foveal.case import Dataset
+from foveal.config.methods import MethodConfig
 from foveal.config.networks.section import NetworkConfig
 from foveal.config.networks.unet import UNetConfig
 from foveal.config.optimisation import OptimiserConfig
@@ -114,6 +115,16 @@ def _regularisation_words(optimiser: OptimiserConfig) -> str:
     return f"; {', '.join(words)}" if words else ""
 
 
+def _method_words(method: MethodConfig) -> str:
+    """Name of a method, and its options that are set."""
+    options = [
+        f"{name} {', '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in method.options.items()
+        if value not in (None, ())
+    ]
+    return f"{method.name} ({'; '.join(options)})" if options else method.name
+
+
 def training_facts(settings: Settings, seconds: float) -> Facts:
     """Loss, optimiser, sampling and length.
 
@@ -136,7 +147,7 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
     if settings.method.name == "classification":
         loss = "the cross entropy of which structures a patch shows"
     return [
-        ("Method", f"{settings.method.name}; the loss is {loss}."),
+        ("Method", f"{_method_words(settings.method)}; the loss is {loss}."),
         ("Where patches lie", _sampling_words(settings)),
         (
             "Optimiser",
