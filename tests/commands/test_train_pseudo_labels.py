@@ -1,17 +1,14 @@
 """`foveal train` with pseudo-labels: warm, resumable, and never without a structure."""
 
 import json
-import shutil
 
 import pytest
 import tomli_w
 from phantoms import write_ball_and_box_dataset
-from safetensors.torch import load_file
 
 import foveal
 from foveal.commands.fit import Watcher
 from foveal.engine.log import read_log
-from foveal.errors import RunError, SettingsError, TrainingError
 
 SMALL = [
     "network.features=[4,8]",

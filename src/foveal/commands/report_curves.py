@@ -9,6 +9,7 @@ from foveal.errors import RunError, listed
 from foveal.reports import figures
 from foveal.reports.page import Curve
 
+
 class KnownMeasure(NamedTuple):
     """How a number that a method measures is shown."""
 
