@@ -117,8 +117,9 @@ class MeanTeacherConfig(MethodConfig):
 
     name: Literal["mean_teacher"] = "mean_teacher"
 
-    weight: NonNegativeFloat = 1.0
-    """Of the mean squared difference of probabilities, summed over classes."""
+    weight: NonNegativeFloat = 10.0
+    """Of the mean squared difference of probabilities, summed over classes. The paper's
+    is 100 of its mean over 10 classes."""
 
     ramp_up_fraction: Fraction = 0.3
     """Share of the run in which the weight rises from 0."""
