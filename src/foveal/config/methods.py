@@ -95,11 +95,11 @@ class ConsistencyConfig(MethodConfig):
     ramp_up_fraction: Fraction = 0.3
     """Share of the run in which the weight rises from 0."""
 
-    temperature: PositiveFloat = 0.5
+    temperature: PositiveFloat = 0.4
     """The target's logits are divided by it: below 1 it is sharper."""
 
     threshold: Fraction = 0.8
-    """Voxels whose target is less sure carry no loss."""
+    """Voxels whose target is less sure carry no loss, and count in its mean."""
 
     annealing: Literal["none", "linear", "log", "exp"] = "none"
     """Training-signal annealing: labelled voxels that are right with a probability
@@ -117,8 +117,9 @@ class MeanTeacherConfig(MethodConfig):
 
     name: Literal["mean_teacher"] = "mean_teacher"
 
-    weight: NonNegativeFloat = 1.0
-    """Of the mean squared difference of probabilities, summed over classes."""
+    weight: NonNegativeFloat = 10.0
+    """Of the mean squared difference of probabilities, summed over classes. The paper's
+    is 100 of its mean over 10 classes."""
 
     ramp_up_fraction: Fraction = 0.3
     """Share of the run in which the weight rises from 0."""
@@ -127,7 +128,7 @@ class MeanTeacherConfig(MethodConfig):
     """Of the average; less in the first steps, (1 + n) / (10 + n)."""
 
     threshold: Fraction = 0.0
-    """Voxels of which the teacher is less sure carry no loss."""
+    """Voxels of which the teacher is less sure carry no loss, and count in its mean."""
 
     batch_size: PositiveInt | None = None
     """Unlabelled patches per step; unset: as many as labelled ones."""
