@@ -56,7 +56,7 @@ def test_cases_without_outlines_are_learned_from(folder):
     assert steps[-1]["terms"]["compact_clusters"] > 0
     drawn = [row["measures"].get("unlabelled_voxels", 0) for row in steps]
     assert max(drawn) > 0
-    assert (folder / "run" / "metrics.json").exists()
+    assert (folder / "run" / "validation" / "metrics.json").exists()
 
 
 def test_a_layer_that_is_not_there_is_refused_before_a_step(folder):
@@ -65,3 +65,25 @@ def test_a_layer_that_is_not_there_is_refused_before_a_step(folder):
     assert "method.layer: no layer is called last" in " ".join(text.split())
     assert "encoder.0, encoder.1, decoder.0" in " ".join(text.split())
     assert not (folder / "other" / "log.jsonl").exists()
+
+
+def test_a_classifier_learns_from_images_of_which_nothing_is_known(folder):
+    options = OPTIONS[2:-2]
+    status, text = command(
+        *("train", folder / "cases.csv", "--out", folder / "classifier", *options),
+        *("--set", f"store={folder / 'store'}"),
+        *("--set", "method.name=cclp_classification"),
+    )
+    assert status == 0, text
+    log = read_log(folder / "classifier" / "log.jsonl")
+    steps = [row for row in log if row["kind"] == "step"]
+    assert {tuple(row["terms"]) for row in steps} == {("presence", "compact_clusters")}
+    assert all(row["measures"]["labelled_classes"] >= 1 for row in steps)
+    assert (folder / "classifier" / "validation" / "presence.json").exists()
+    status, text = command("report", folder / "classifier")
+    assert status == 0, text
+    page = (folder / "classifier" / "report.html").read_text()
+    assert "the loss is the cross entropy of which structures a patch shows" in page
+    status, text = command("predict", folder / "classifier", folder, folder / "out")
+    assert status == 1
+    assert "transfer.weights" in text
