@@ -20,8 +20,9 @@ class MethodConfig(Section):
     name: str = "supervised"
     """``supervised``: outlines in patches. ``classification``: only which structures a
     patch shows; its weights start a segmentation network. ``pseudo_label``,
-    ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases,
-    ``adversarial`` from those of another domain. Or one of a plugin."""
+    ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases, as
+    ``cclp_classification`` does of what a patch shows; ``adversarial`` from those of
+    another domain. Or one of a plugin."""
 
     begins_with_weights: ClassVar[bool] = False
     """Whether a trained network must be there before the first step."""
@@ -139,7 +140,7 @@ class CclpConfig(MethodConfig):
 
     name: Literal["cclp"] = "cclp"
 
-    weight: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat = 0.01
     """Of the regulariser."""
 
     ramp_up_fraction: Fraction = 0.1
@@ -190,6 +191,38 @@ class CclpConfig(MethodConfig):
                 + ", ".join(unused)
             )
         return self
+
+
+class CclpClassificationConfig(MethodConfig):
+    """CCLP of whole patches: which structures they show, as ``classification``."""
+
+    name: Literal["cclp_classification"] = "cclp_classification"
+
+    weight: NonNegativeFloat = 0.01
+    """Of the regulariser."""
+
+    ramp_up_fraction: Fraction = 0.1
+    """Share of the run in which the weight rises from 0."""
+
+    steps: PositiveInt = 3
+    """S, the longest Markov chain."""
+
+    normalisation: Literal["mean_of_rows", "mean_of_pairs"] = "mean_of_rows"
+    """As of ``cclp``, of patches."""
+
+    similarity: Literal["dot", "cosine", "euclidean"] = "cosine"
+    """Of two embeddings, as of ``cclp``."""
+
+    temperature: PositiveFloat = 0.1
+    """Similarities are divided by it."""
+
+    layer: str | None = None
+    """Whose activations, their mean over space, are the embeddings; unset: the
+    network's last hidden layer."""
+
+    unlabelled_patches: Annotated[int, Field(ge=0)] | None = None
+    """Per step, of cases that nobody outlined; unset: as many as labelled ones. 0: none
+    are read."""
 
 
 class AdversarialConfig(MethodConfig):
@@ -273,5 +306,6 @@ METHOD_SECTIONS: Mapping[str, type[MethodConfig]] = {
     "consistency": ConsistencyConfig,
     "mean_teacher": MeanTeacherConfig,
     "cclp": CclpConfig,
+    "cclp_classification": CclpClassificationConfig,
     "adversarial": AdversarialConfig,
 }
