@@ -205,7 +205,7 @@ def patch_sources(
             batch_size=stream.batch_size,
             structures=membership(plan),
             spatial=spatial_augmentation(settings, plan),
-            intensity=intensity_augmentation(settings),
+            intensity=intensity_augmentation(settings, plan),
             seed=settings.training.seed,
             rank=rank,
             tells_presence=stream.cases == "image_labelled",
@@ -282,7 +282,10 @@ def _angle_per_axis(
     return i, j, k
 
 
-def intensity_augmentation(settings: Settings) -> IntensityAugmentation:
-    """Changes of intensities."""
+def intensity_augmentation(settings: Settings, plan: Plan) -> IntensityAugmentation:
+    """Changes of intensities, which leave missing channels alone."""
     names = {field.name for field in fields(IntensityAugmentation)}
-    return IntensityAugmentation(**settings.augmentation.model_dump(include=names))
+    return IntensityAugmentation(
+        **settings.augmentation.model_dump(include=names),
+        missing_channel_value=plan.preprocessing.missing_channel_value,
+    )

@@ -13,6 +13,7 @@ from foveal.commands.cases_of_folds import (
 )
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import write_learned_landmarks
+from foveal.commands.plan import require_case_is_filled
 from foveal.commands.resolving import (
     dataset_path,
     divided_patients,
@@ -139,7 +140,7 @@ def require_stream_cases(
     plan: Plan,
     parts: Parts,
 ) -> None:
-    """Refuse a method that lacks cases, or whose unlabelled images do not suit.
+    """Refuse a method that lacks cases, or images that do not suit the plan.
 
     Planning has read the labelled ones; of the others the headers are looked at.
 
@@ -164,6 +165,9 @@ def require_stream_cases(
         }
     prepared = plan.preprocessing
     names = [channel.name for channel in prepared.channels]
+    for files in (*dataset.labelled, *looked_at.values()):
+        if files.split != "test":
+            require_case_is_filled(files, names, prepared.missing_channel_value)
     for files in looked_at.values():
         require_usable_headers(
             files, names, resample_channels=prepared.resample_channels

@@ -252,7 +252,10 @@ class ReadPatch:
 def read_beyond_borders(
     case: StoredCase, window: Sequence[slice]
 ) -> tuple[Tensor, Tensor | None]:
-    """Read a window that may reach beyond the volume: image 0, labels ignored there."""
+    """Read a window that may reach beyond the volume: image 0, labels ignored there.
+
+    A channel that the case lacks is the same there as everywhere.
+    """
     inside, target = _within(window, case.shape)
     shape = tuple(axis.stop - axis.start for axis in window)
     is_within = all(part == axis for part, axis in zip(inside, window, strict=True))
@@ -264,6 +267,8 @@ def read_beyond_borders(
             label_map = case.read_label_map(inside)
     else:
         image = np.zeros((case.num_channels, *shape), np.float32)
+        for number, value in case.missing_channels.items():
+            image[number] = value
         if not is_empty:
             image[:, *target] = case.read_image(inside)
         if case.class_counts:
