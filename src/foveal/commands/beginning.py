@@ -23,6 +23,7 @@ from foveal.commands.resolving import (
 )
 from foveal.commands.transfer import (
     require_fitting_weights,
+    require_teacher,
     require_unseen,
     weights_of_fold,
 )
@@ -297,6 +298,10 @@ def _refuse_seen(
 
 def _refuse_other_weights(settings: Settings, plan: Plan, parts: Parts) -> None:
     """Refuse weights that do not fit the planned network."""
-    if settings.transfer.weights is not None:
-        weights = weights_of_fold(settings.transfer.weights, settings.splits.fold)
-        require_fitting_weights(weights, plan, parts)
+    if settings.transfer.weights is None:
+        return
+    weights = weights_of_fold(settings.transfer.weights, settings.splits.fold)
+    require_fitting_weights(weights, plan, parts)
+    method = building.method(settings, plan, parts)
+    if method.refresh is not None:
+        require_teacher(method.predictor, weights, plan, parts)
