@@ -217,6 +217,8 @@ def patch_sources(
             reads_weight_maps=weighs_voxels(settings),
             made_labels=made_labels if name == made_for else None,
             one_case_per_batch=settings.sampling.one_case_per_batch,
+            balances_domains=settings.sampling.balance_domains
+            and stream.cases in ("labelled", "image_labelled"),
             curriculum=Curriculum(maps, curriculum_steps) if curriculum_steps else None,
         )
         for name, stream in trained.streams.items()

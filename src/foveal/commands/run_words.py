@@ -200,6 +200,8 @@ def _sampling_words(settings: Settings) -> str:
         )
     if sampling.one_case_per_batch:
         words.append("All patches of a step come from one case.")
+    if sampling.balance_domains:
+        words.append("Every domain is equally likely, and every case in it.")
     if error_maps is not None and error_maps.curriculum_steps:
         words.append(
             "From easy to hard: at first only the cases with the smallest errors in "

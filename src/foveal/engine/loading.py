@@ -85,6 +85,9 @@ class PatchSource:
     one_case_per_batch: bool = False
     """Whether the patches of a batch come from one case, each equally likely."""
 
+    balances_domains: bool = False
+    """Whether a patch comes from each domain equally likely."""
+
     curriculum: Curriculum | None = None
     """Which cases a step draws from; ``None``: all."""
 
@@ -121,9 +124,10 @@ class PatchSource:
         cases = self._cases_of(step, draws)
         patches = []
         for _ in range(self.batch_size):
-            draw = self.draw(cases, draws)
+            among = self._of_one_domain(cases, draws)
+            draw = self.draw(among, draws)
             transform = self.spatial.draw(self.patch_size, draws, self.spacing_mm)
-            case = cases[draw.case_index]
+            case = among[draw.case_index]
             window = transform.source_window(draw.corner, self.patch_size)
             patches.append(
                 ReadPatch(
@@ -154,8 +158,20 @@ class PatchSource:
         if self.curriculum is not None:
             cases = [cases[index] for index in self.curriculum.eligible(cases, step)]
         if self.one_case_per_batch:
+            cases = self._of_one_domain(cases, draws)
             cases = [cases[int(torch.randint(len(cases), (), generator=draws))]]
         return cases
+
+    def _of_one_domain(
+        self, cases: Sequence[StoredCase], draws: torch.Generator
+    ) -> Sequence[StoredCase]:
+        """Cases of a domain that is drawn first; all if domains are not balanced."""
+        if not self.balances_domains:
+            return cases
+        # In the order of the cases, as cases without a domain are one too.
+        domains = list(dict.fromkeys(case.domain for case in cases))
+        drawn = domains[int(torch.randint(len(domains), (), generator=draws))]
+        return [case for case in cases if case.domain == drawn]
 
     def batch(
         self, step: int, patches: Sequence["ReadPatch"], device: torch.device
