@@ -61,7 +61,7 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
             spacing_mm=plan.preprocessing.spacing_mm,
             structures=membership(plan),
             spatial=spatial_augmentation(settings, plan),
-            intensity=intensity_augmentation(settings),
+            intensity=intensity_augmentation(settings, plan),
         )
         return METHODS[name](setting, **settings.method.options)
     if weighted:
