@@ -78,6 +78,7 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
             labelled_loss=LabelledLoss(counted, weighted),
             sampler=drawn,
             batch_size=batch_size,
+            in_channels=len(plan.preprocessing.channels),
             patch_size=plan.patches.size,
             spacing_mm=plan.preprocessing.spacing_mm,
             structures=membership(plan),

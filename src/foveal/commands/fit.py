@@ -132,7 +132,7 @@ def fit(
     )
     if settings.transfer.weights is not None and not has_checkpoint(run.checkpoints):
         begin_with_weights(
-            method.predictor,
+            method.networks,
             weights_of_fold(settings.transfer.weights, settings.splits.fold),
             plan,
             parts,

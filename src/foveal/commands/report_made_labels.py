@@ -17,11 +17,11 @@ def made_labels_facts(run: ReportedRun) -> Facts:
         return []
     first, last = rows[0]["labels"], rows[-1]["labels"]
     seconds = sum(row["seconds"] for row in rows)
-    words = [
+    made = (
         f"{first['cases']} cases without an outline were labelled by the network, "
-        f"{_times(len(rows))} in {duration(seconds)}. "
-        f"At first: {_found_words(first)}."
-    ]
+        f"{_times(len(rows))} in {duration(seconds)}."
+    )
+    words = [made, f"At first: {_found_words(first)}."]
     if len(rows) > 1:
         words.append(f"At step {rows[-1]['step']:,}: {_found_words(last)}.")
     refused = [row for row in rows if row["labels"]["lost"]]

@@ -58,7 +58,7 @@ class OpenedWeights:
 
 
 def begin_with_weights(
-    network: Network,
+    networks: Sequence[Network],
     weights: Path,
     plan: Plan,
     parts: Parts,
@@ -67,10 +67,10 @@ def begin_with_weights(
     *,
     keep_record: bool,
 ) -> None:
-    """Load what fits into a fresh network, say what, and write it down.
+    """Load what fits into fresh networks, say what, and write it down.
 
     Args:
-        network: Of the plan; changed.
+        networks: Of the plan, all alike, one or more; changed.
         weights: Run, exported model, or file of another program.
         plan: Of the run.
         parts: With the plugin that the weights' network comes from, if it is one's.
@@ -83,11 +83,12 @@ def begin_with_weights(
         PluginError: Their network is a plugin's, which was not given.
     """
     opened = opened_weights(weights, parts)
-    transfer = fitting_weights(network, weights, plan, opened)
+    transfer = fitting_weights(networks[0], weights, plan, opened)
     with opened.file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _refuse_changed(opened.file, digest, run)
-    transfer.apply(network)
+    for network in networks:
+        transfer.apply(network)
     on_stage(f"transfer: weights from {opened.file}")
     for sentence in transfer.report.sentences:
         on_stage(sentence)

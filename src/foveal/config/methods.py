@@ -175,6 +175,21 @@ class CclpConfig(MethodConfig):
     batch_size: PositiveInt | None = None
     """Unlabelled patches per step; unset: as many as labelled ones."""
 
+    @model_validator(mode="after")
+    def what_is_unlabelled_is_used(self) -> Self:
+        """Refuse options of unlabelled patches where none are read."""
+        unused = [
+            name
+            for name in ("background_share", "batch_size")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if unused and not self.unlabelled_voxels:
+            raise ValueError(
+                "unlabelled_voxels is 0: no unlabelled patch is read; leave out "
+                + ", ".join(unused)
+            )
+        return self
+
 
 class AdversarialConfig(MethodConfig):
     """Features that do not tell the domain (Kamnitsas et al. 2017; thesis, ch. 5).
@@ -192,8 +207,8 @@ class AdversarialConfig(MethodConfig):
 
     layers: tuple[str, ...] = ()
     """Whose activations the discriminator sees. Empty: of DeepMedic those of the thesis
-    (4, 6 and 8 of every pathway, and the last hidden one); other networks name theirs,
-    see docs/adversarial.md."""
+    (4, 6 and 8 of every pathway, and the last hidden one), of other networks what
+    docs/adversarial.md says."""
 
     alpha_max: NonNegativeFloat = 0.05
     """How much the network counters the discriminator in the end."""
@@ -216,8 +231,9 @@ class AdversarialConfig(MethodConfig):
     learning_rate: PositiveFloat = 1e-3
     """Of the discriminator, constant."""
 
-    batch_size: PositiveInt = 20
-    """Patches per step of which the domain is to be told, half from either."""
+    batch_size: PositiveInt | None = None
+    """Patches per step of which the domain is to be told, half from either; unset:
+    twice as many as labelled ones, as in the thesis."""
 
     @model_validator(mode="after")
     def alpha_rises(self) -> Self:
@@ -230,9 +246,19 @@ class AdversarialConfig(MethodConfig):
         return self
 
     @model_validator(mode="after")
+    def domains_differ(self) -> Self:
+        """Refuse a domain that would be told from itself."""
+        if both := sorted({*self.source} & {*self.target}):
+            raise ValueError(
+                f"target names {', '.join(both)}, and so does source; a domain is one "
+                "or the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def halves_are_whole(self) -> Self:
         """Refuse an odd number of patches, which has no halves."""
-        if self.batch_size % 2:
+        if self.batch_size is not None and self.batch_size % 2:
             raise ValueError(
                 f"batch_size {self.batch_size} must be even: half are of either domain"
             )

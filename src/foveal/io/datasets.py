@@ -81,7 +81,9 @@ def read_dataset(path: Path | str, *, find_labels: bool = True) -> Dataset:
         raise DatasetError(
             f"{path} excludes all of its {len(excluded)} cases; keep at least one"
         )
-    channel_names, channels_in_file = _channels(path, listing.channel_names, listed)
+    channel_names, channels_in_file = _channels(
+        path, listing.channel_names, _telling(listed)
+    )
     labels = _labels(path, listing.labels, listed, find_labels=find_labels)
     dataset = Dataset(
         name=listing.name,
@@ -169,6 +171,15 @@ def _case_with_segments(case: ListedCase) -> ListedCase:
     except CaseError:
         return case
     return replace(case, structure_files=tuple(files))
+
+
+def _telling(cases: Sequence[ListedCase]) -> Sequence[ListedCase]:
+    """Cases that tell what channels there are: what is outlined is looked at first.
+
+    Images that nobody outlined may have been added from elsewhere.
+    """
+    labelled = [case for case in cases if case.label_map or case.structure_files]
+    return labelled or cases
 
 
 def _channels(

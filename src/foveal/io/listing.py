@@ -8,6 +8,9 @@ from typing import Any
 from foveal.case import StructureFile
 from foveal.errors import DatasetError
 
+UNLABELLED_PART = "Un"
+"""After ``images``, of the folder of unlabelled cases to train on."""
+
 BACKGROUND_VALUE = 0
 BACKGROUND_NAME = "background"
 IGNORE_NAME = "ignore"
@@ -69,6 +72,25 @@ class Listing:
     """``None``: the layout names none."""
 
     labels: Labels = field(default_factory=Labels)
+
+
+def refuse_labels_of_unlabelled(folder: Path) -> None:
+    """Refuse what is drawn for cases that are listed as unlabelled.
+
+    Args:
+        folder: Where label maps of unlabelled cases would be; it need not exist.
+
+    Raises:
+        DatasetError: It holds something.
+    """
+    if folder.is_dir():
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                raise DatasetError(
+                    f"{path} is a label of an unlabelled case, which has none; move "
+                    "the case's image and label to the folders of training cases, or "
+                    f"take the folder {folder.name} out"
+                )
 
 
 def read_labels(entries: object, source: Path) -> Labels:

@@ -88,6 +88,9 @@ class Setting:
     batch_size: int
     """Labelled patches per step."""
 
+    in_channels: int
+    """Of the image."""
+
     patch_size: tuple[int, int, int]
     """What the network takes in, in voxels."""
 
