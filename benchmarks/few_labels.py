@@ -20,7 +20,9 @@ Printed are Dice of both parts and of their union, the mean over seeds of the me
 the 40 cases and its deviation over seeds; and each method against `supervised`, paired
 by case with seeds averaged first: mean difference, its bootstrap interval, in how many
 cases it is better, and p of a two-sided signed-rank test, in brackets after Holm's
-method for the tests of the table. `few_labels.png` in `--out` shows both.
+method for the tests of that number of labels. It tells whether these runs differ; how
+far other draws and seeds would agree is seen in the differences per seed.
+`few_labels.png` in `--out` shows both.
 
 The number format is fixed, as the fastest might be another from run to run. Whatever is
 finished is kept; the same command goes on, and several may share a folder if they make
@@ -240,7 +242,7 @@ def tables(arguments: argparse.Namespace) -> None:
         num_labelled: compare_systems(systems, ["dice"])
         for num_labelled, systems in found.items()
     }
-    print_tests(compared)
+    print_tests(found, compared)
     draw(arguments, found, bound, compared)
 
 
@@ -270,21 +272,34 @@ def told(values: Sequence[float]) -> str:
     return f"{fmean(values):.3f}{spread}"
 
 
-def print_tests(compared: Mapping[int, Comparison]) -> None:
+def print_tests(
+    found: Mapping[int, Sequence[System]], compared: Mapping[int, Comparison]
+) -> None:
     """Every method against the first, paired by case."""
     first = next(iter(compared.values())).systems[0]
     print(
         f"\n| labelled | Dice against {first} | structure | difference (95 %) "
-        "| better, worse | signed-rank p (Holm) |\n|---|---|---|---|---|---|"
+        "| better, worse | signed-rank p (Holm) | difference per seed |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for num_labelled, comparison in compared.items():
+        by_name = {one.name: one for one in found[num_labelled]}
         for entry in comparison.differences:
             low, high = entry.interval
+            of_seeds = [
+                f"{theirs - ours:+.3f}"
+                for theirs, ours in zip(
+                    means(by_name[entry.system], entry.structure),
+                    means(by_name[first], entry.structure),
+                    strict=True,
+                )
+            ]
             print(
                 f"| {num_labelled} | {entry.system} | {entry.structure} | "
                 f"{entry.mean_difference:+.4f} ({low:+.4f}, {high:+.4f}) | "
                 f"{entry.num_better}, {entry.num_worse} | "
-                f"{entry.wilcoxon_p:.2g} ({entry.wilcoxon_p_holm:.2g}) |"
+                f"{entry.wilcoxon_p:.2g} ({entry.wilcoxon_p_holm:.2g}) | "
+                f"{', '.join(of_seeds)} |"
             )
 
 
