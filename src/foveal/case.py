@@ -85,6 +85,18 @@ class CaseFiles:
 
 
 @dataclass(frozen=True)
+class Domain:
+    """How many cases of a data set come from one scanner, site or sequence."""
+
+    name: str | None
+    """``None``: the data set does not say which."""
+
+    labelled_cases: int
+    unlabelled_cases: int
+    """For training."""
+
+
+@dataclass(frozen=True)
 class ExcludedCase:
     """A case that its data set tells to leave out."""
 
@@ -147,6 +159,24 @@ class Dataset:
             case
             for case in self.cases
             if not case.is_labelled and case.split in (None, "train")
+        )
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Domains of the cases, in order of name; the one without a name last.
+
+        Empty if no case has a domain.
+        """
+        names = {case.domain for case in self.cases}
+        if names == {None}:
+            return ()
+        return tuple(
+            Domain(
+                name,
+                labelled_cases=sum(case.domain == name for case in self.labelled),
+                unlabelled_cases=sum(case.domain == name for case in self.unlabelled),
+            )
+            for name in sorted(names, key=lambda name: (name is None, name))
         )
 
     @property

@@ -23,6 +23,7 @@ from foveal.methods.classification import Classification
 from foveal.methods.consistency import Consistency
 from foveal.methods.interface import Method
 from foveal.methods.mean_teacher import MeanTeacher
+from foveal.methods.pseudo_label import PseudoLabel
 from foveal.methods.supervised import Supervised
 from foveal.networks import foreign
 from foveal.networks.deconvnet import DeconvNet
@@ -118,6 +119,7 @@ METHODS: dict[str, type[Method]] = {
     "mean_teacher": MeanTeacher,
     "adversarial": Adversarial,
     "cclp": Cclp,
+    "pseudo_label": PseudoLabel,
 }
 
 

@@ -93,7 +93,26 @@ def plan(
     )
     if output is not None:
         write_plan(decided, output)
-    return Planned(decided, (*label_reasons, *reasons))
+    return Planned(decided, (*label_reasons, *reasons, *_cases_not_looked_at(dataset)))
+
+
+def _cases_not_looked_at(dataset: Dataset) -> list[str]:
+    """Unlabelled cases and domains, which change nothing in the plan."""
+    words = []
+    if dataset.unlabelled:
+        words.append(
+            f"Unlabelled: {len(dataset.unlabelled)} cases; they are not planned from, "
+            "and methods that learn from them bring them to the grid and scale of the "
+            "labelled ones"
+        )
+    if dataset.domains:
+        counts = "; ".join(
+            f"{domain.name or 'none'} ({domain.labelled_cases} labelled, "
+            f"{domain.unlabelled_cases} unlabelled)"
+            for domain in dataset.domains
+        )
+        words.append(f"Domains: {counts}")
+    return words
 
 
 def write_plan(decided: Plan, path: Path) -> None:

@@ -1,7 +1,7 @@
 """What is learned from which batches, and every method's own options."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -22,6 +22,9 @@ class MethodConfig(Section):
     patch shows; its weights start a segmentation network. ``pseudo_label``,
     ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases,
     ``adversarial`` from those of another domain. Or one of a plugin."""
+
+    begins_with_weights: ClassVar[bool] = False
+    """Whether a trained network must be there before the first step."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -51,6 +54,8 @@ class PseudoLabelConfig(MethodConfig):
     Needs ``transfer.weights``: the trained run that labels them first, and whose
     weights training begins with.
     """
+
+    begins_with_weights: ClassVar[bool] = True
 
     name: Literal["pseudo_label"] = "pseudo_label"
 

@@ -198,6 +198,17 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def method_has_weights(self) -> Self:
+        """Refuse a method that needs a trained network, without one."""
+        if self.method.begins_with_weights and self.transfer.weights is None:
+            raise ValueError(
+                f"method {self.method.name} begins with a trained network, which "
+                "labels the unlabelled cases; train one on the labelled cases (foveal "
+                "train DATASET --out runs/first) and set transfer.weights=runs/first"
+            )
+        return self
+
+    @model_validator(mode="after")
     def loss_options_are_used(self) -> Self:
         """Refuse options of losses that do not count."""
         unused = [n for n in self.loss_options.changed if n not in self.loss.weights]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from foveal.case import Case, CaseFiles, ChannelFile, Volume
 from foveal.errors import CaseError
-from foveal.geometry import same_grid
+from foveal.geometry import Grid, same_grid
 from foveal.io.itk import resample_linear
 from foveal.io.label_maps import (
     grid_difference,
@@ -108,6 +108,59 @@ def case_files(paths: Path | str | Sequence[Path | str]) -> CaseFiles:
     return CaseFiles(name=name, patient=name, channels=tuple(channels))
 
 
+def require_usable_headers(
+    files: CaseFiles, channel_names: Sequence[str], *, resample_channels: bool
+) -> None:
+    """Refuse a case whose images cannot be used together, as far as headers tell.
+
+    Voxels are not read, so that many cases can be looked at before hours of work.
+
+    Args:
+        files: Of the case.
+        channel_names: That every case must have, in order.
+        resample_channels: See `read_case`.
+
+    Raises:
+        CaseError: A file is missing or damaged, there are other channels than named,
+            or the grids differ.
+    """
+    try:
+        _require_usable_headers(
+            files, channel_names, resample_channels=resample_channels
+        )
+    except CaseError as error:
+        raise CaseError(f"case {files.name}: {error}") from error
+
+
+def _require_usable_headers(
+    files: CaseFiles, channel_names: Sequence[str], *, resample_channels: bool
+) -> None:
+    wanted = f"{len(channel_names)} channel(s), {', '.join(channel_names)}"
+    remedy = (
+        "give it these in this order, or take it out of the data set, as networks need "
+        "the same channels of labelled and of unlabelled cases"
+    )
+    found = {channel.path: read_grid(channel.path) for channel in files.channels}
+    for channel in files.channels:
+        num_channels = found[channel.path][1]
+        listed = sum(channel.path == other.path for other in files.channels)
+        # Grey pictures may be stored in colour, which only their pixels tell.
+        is_grey = is_picture(channel.path) and channel.index is None
+        if num_channels != listed and not is_grey:
+            raise CaseError(
+                f"{channel.path} holds {num_channels} channel(s) where {listed} are "
+                f"expected; the data set has {wanted}: {remedy}"
+            )
+    if len(files.channels) != len(channel_names):
+        raise CaseError(
+            f"it has {len(files.channels)} channel(s), the data set {wanted}; {remedy}"
+        )
+    if not resample_channels:
+        first = found[files.channels[0].path][0]
+        for number, channel in enumerate(files.channels):
+            _require_grid_of_first(first, number, found[channel.path][0])
+
+
 def require_finite(name: str, values: NDArray[Any]) -> None:
     """Refuse intensities that would spread through every convolution.
 
@@ -190,16 +243,20 @@ def _read_image(
                 values, volume.grid, first.grid, outside=float(values.min())
             )
         else:
-            difference = grid_difference(
-                "channel 0", first.grid, f"channel {channel}", volume.grid
-            )
-            raise CaseError(
-                f"{difference}; all channels must share one grid: resample them onto "
-                "the first, or let Foveal do so with "
-                '"--set preprocessing.resample_channels=true" '
-                '(check and plan: "--resample-channels")'
-            )
+            _require_grid_of_first(first.grid, channel, volume.grid)
     return image, first
+
+
+def _require_grid_of_first(first: Grid, number: int, grid: Grid) -> None:
+    if same_grid(first, grid):
+        return
+    difference = grid_difference("channel 0", first, f"channel {number}", grid)
+    raise CaseError(
+        f"{difference}; all channels must share one grid: resample them onto "
+        "the first, or let Foveal do so with "
+        '"--set preprocessing.resample_channels=true" '
+        '(check and plan: "--resample-channels")'
+    )
 
 
 def _finite(name: str, volume: Volume) -> NDArray[np.float32]:

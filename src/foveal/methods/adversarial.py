@@ -144,7 +144,7 @@ class Adversarial(Method):
         terms["domain"] = domain_loss(logits, domains)
         self._measured = {
             "discriminator_accuracy": balanced_accuracy(logits.detach(), domains),
-            "alpha": torch.tensor(alpha),
+            "alpha": torch.tensor(alpha, dtype=torch.float64),
         }
         return terms
 
@@ -216,12 +216,18 @@ def domain_loss(
         domains: Of the patches, from 0.
     """
     of_places = domains.reshape(-1, *[1] * (logits.ndim - 2))
-    return F.cross_entropy(logits, of_places.expand(-1, *logits.shape[2:]))
+    target = of_places.expand(-1, *logits.shape[2:])
+    return F.cross_entropy(in_single_precision(logits), target)
 
 
 def even_loss(logits: Float[Tensor, "patch domain *place"]) -> Float[Tensor, ""]:
     """Cross entropy of every decision and an even one (Tzeng et al. 2015, eq. 3)."""
-    return -F.log_softmax(logits, dim=1).mean()
+    return -F.log_softmax(in_single_precision(logits), dim=1).mean()
+
+
+def in_single_precision(logits: Tensor) -> Tensor:
+    """Half precision is left, as it rounds small differences of losses away."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def balanced_accuracy(

@@ -61,13 +61,16 @@ class Refresh(NamedTuple):
     """``None``: only before the first step."""
 
     labels: Callable[[Tensor], Tensor]
-    """Of the probabilities `(class, i, j, k)` of a case: what its patches are labelled
-    with, one byte per voxel; a label map `(i, j, k)`, or `(class, i, j, k)`,
-    probabilities times 255."""
+    """Of the probabilities `(class, i, j, k)` of some rows of a case: what patches are
+    labelled with there, in bytes; a label map `(i, j, k)`, or `(class, i, j, k)`,
+    probabilities times 255, all 0 where nothing is to be learned."""
+
+    are_soft: bool
+    """Whether ``labels`` gives probabilities; batches have them as ``soft_labels``."""
 
     least_share: float
     """New labels are not used if a structure has less than this share of the voxels
-    that it had in the first."""
+    that it had in the first, or none."""
 
 
 @dataclass(frozen=True, eq=False)

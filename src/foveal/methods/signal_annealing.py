@@ -1,6 +1,6 @@
 """Training-signal annealing: what is learned already is not learned further for now.
 
-Xie et al. 2020, https://arxiv.org/abs/1904.12848, section 2.4: with few labels a
+Xie et al. 2020, https://arxiv.org/abs/1904.12848: with few labels a
 network fits them long before the unlabelled cases have taught it anything. A labelled
 voxel counts only while its right class is less probable than a limit that rises from
 1 / classes to 1.

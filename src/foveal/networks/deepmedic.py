@@ -159,8 +159,12 @@ class DeepMedic(Network):
             norm=norm,
             dropout_fractions=hidden_fractions,
         )
-        if hidden_features:
-            self.embedding_layer = f"hidden.{len(hidden_features)}"
+        # Without hidden layers the classifier reads all pathways.
+        self.embedding_layer = (
+            f"hidden.{len(hidden_features)}"
+            if hidden_features
+            else f"{pathway_name(0)}.{len(features_of_pathways[0])}"
+        )
         self.classifier = PreActivatedConvolution(
             [concatenated, *hidden_features][-1],
             num_classes,

@@ -72,9 +72,11 @@ class ForeignNetwork(Network):
         finally:
             for hook in hooks:
                 hook.remove()
-        if never := [name for name in taps if not isinstance(found.get(name), Tensor)]:
+        # Some modules only hold others, or give something else than a tensor.
+        never = [name for name in taps if not isinstance(found.get(name), Tensor)]
+        if never:
             raise UnknownLayerError(
-                never, [name for name in named if name not in never]
+                never, [each for each in named if each not in never]
             )
         return Output(logits, (), tuple(found[name] for name in taps))
 

@@ -44,8 +44,8 @@ class Network(nn.Module, ABC):
     replaces, and that some papers exempt from regularisation."""
 
     embedding_layer: str = ""
-    """Name in ``taps`` of the layer whose activations the classifier reads; empty: none
-    of those that can be named."""
+    """Name in ``taps`` of the layer that the classifier reads, or that among several
+    which comes closest; empty: not known."""
 
     @property
     def adapted_layers(self) -> tuple[str, ...]:
