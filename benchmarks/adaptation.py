@@ -17,9 +17,10 @@ other parts, in minutes.
 others are halves. The second half, and the test, are as a made-up second scanner sees
 them (`second_scanner.py`): another contrast curve, blur, bias field and noise; what it
 makes is kept in `--out`. How strong it is was chosen by how much `source only` of the
-first seed loses in 12 of the test cases (0.15 in Dice). Rows as in table 5.1; all make as many steps with as many labelled
-patches each, as `few_labels.py` does, and options of the method are its defaults.
-`gap closed` is the share of the way from `source only` to `both` (thesis: 44 %).
+first seed loses in 12 of the test cases (0.15 in Dice). Rows as in table 5.1; all make
+as many steps with as many labelled patches each, as `few_labels.py` does, and options
+of the method are its defaults. `gap closed` is the share of the way from `source only`
+to `both` (thesis: 44 %).
 
 `layers`: the discriminator at single layers, as in table 5.2 and figure 5.5. `alpha`:
 figure 5.6. Both on hippocampi, with the seeds given.
