@@ -194,6 +194,12 @@ def test_alpha_rises_between_two_corners(step, alpha):
     assert alpha_at(Clock(step, 100, 0, 0), **options) == pytest.approx(alpha)
 
 
+def test_only_weights_that_are_adapted_may_be_the_best():
+    adapted = method(alpha_max=0.1, full_fraction=0.7)
+    assert [adapted.may_be_best(done) for done in (0.2, 0.69, 0.7, 1)] == [0, 0, 1, 1]
+    assert method(alpha_max=0.0).may_be_best(0.1)
+
+
 def test_alpha_may_jump_and_may_rise_from_the_first_step_on():
     jump = {"alpha_max": 0.5, "begin_fraction": 0.3, "full_fraction": 0.3}
     found = [alpha_at(Clock(step, 10, 0, 0), **jump) for step in (2, 3, 4)]
