@@ -76,7 +76,7 @@ def method(network=None, *, seed=0, size=(12, 12, 12), **options):
         spacing_mm=(1.0, 1.0, 1.0),
         structures=STRUCTURES,
         spatial=building.spatial_augmentation(Settings(), PLAN),
-        intensity=building.intensity_augmentation(Settings()),
+        intensity=building.intensity_augmentation(Settings(), PLAN),
     )
     return Adversarial(setting, **({"features": (5, 5, 5, 5)} | options))
 
