@@ -196,7 +196,7 @@ def test_alpha_rises_between_two_corners(step, alpha):
 
 def test_only_weights_that_are_adapted_may_be_the_best():
     adapted = method(alpha_max=0.1, full_fraction=0.7)
-    assert [adapted.may_be_best(done) for done in (0.2, 0.69, 0.7, 1)] == [0, 0, 1, 1]
+    assert [adapted.may_be_best(done) for done in (0.2, 0.69, 0.7, 1.0)] == [0, 0, 1, 1]
     assert method(alpha_max=0.0).may_be_best(0.1)
 
 
