@@ -19,6 +19,7 @@ import tomli_w
 
 import foveal
 from foveal.engine.log import read_log
+from foveal.io.files import atomic_write_text
 from foveal.metrics.evaluation import Evaluation
 
 
@@ -83,8 +84,17 @@ def write_table(
     test: Iterable[str],
     *,
     validation: Iterable[str] = (),
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """A table of a data set in which some cases are the test, the others train."""
+    """A table of a data set in which some cases are the test, the others train.
+
+    Args:
+        path: Of the table.
+        source: Data set.
+        test: Names of cases.
+        validation: Names of cases.
+        changes: Case to entries that replace or join its own; ``None`` removes one.
+    """
     dataset = foveal.read_dataset(source)
     splits = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
     cases = []
@@ -101,7 +111,8 @@ def write_table(
             row["mask"] = str(case.mask.resolve())
         if case.annotated is not None:
             row["annotated_labels"] = list(case.annotated)
-        cases.append(row)
+        row |= (changes or {}).get(case.name, {})
+        cases.append({key: value for key, value in row.items() if value is not None})
     table: dict[str, Any] = {
         "name": dataset.name,
         "channel_names": list(dataset.channel_names),
@@ -111,7 +122,8 @@ def write_table(
     if dataset.regions:
         table["regions"] = {name: list(v) for name, v in dataset.regions.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tomli_w.dumps(table))
+    # Several of a benchmark's processes may share the folder.
+    atomic_write_text(path, tomli_w.dumps(table))
     return path
 
 

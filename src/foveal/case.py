@@ -50,6 +50,8 @@ class CaseFiles:
     """Splits are by patient, never by case."""
 
     channels: tuple[ChannelFile, ...]
+    """In the data set's order, without the missing ones; the grid is that of the first,
+    and outputs take its format."""
 
     label_map: Path | None = None
 
@@ -78,10 +80,36 @@ class CaseFiles:
     background_value: int = 0
     """Value of the label map that is read as 0; see `Dataset.background_value`."""
 
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of the data set's channels that the case lacks, never all."""
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the case's image, missing ones included."""
+        return len(self.channels) + len(self.missing_channels)
+
+    @property
+    def numbered_channels(self) -> dict[int, ChannelFile]:
+        """The channels that there are, by their number in the data set."""
+        there = set(range(self.num_channels)).difference(self.missing_channels)
+        return dict(zip(sorted(there), self.channels, strict=True))
+
     @property
     def is_labelled(self) -> bool:
         """Whether it has a reference segmentation."""
         return self.label_map is not None or bool(self.structure_files)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """How many cases of a data set come from one scanner, site or sequence."""
+
+    name: str | None
+    """``None``: the data set does not say which."""
+
+    labelled_cases: int
+    unlabelled_cases: int
+    """For training."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,36 @@ class Dataset:
         return tuple(case for case in self.cases if case.is_labelled)
 
     @property
+    def unlabelled(self) -> tuple[CaseFiles, ...]:
+        """Cases for training of which nothing is outlined.
+
+        Of some of them it may be known what their image shows.
+        """
+        return tuple(
+            case
+            for case in self.cases
+            if not case.is_labelled and case.split in (None, "train")
+        )
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Domains of the cases, in order of name; the one without a name last.
+
+        Empty if no case has a domain.
+        """
+        names = {case.domain for case in self.cases}
+        if names == {None}:
+            return ()
+        return tuple(
+            Domain(
+                name,
+                labelled_cases=sum(case.domain == name for case in self.labelled),
+                unlabelled_cases=sum(case.domain == name for case in self.unlabelled),
+            )
+            for name in sorted(names, key=lambda name: (name is None, name))
+        )
+
+    @property
     def image_labelled(self) -> tuple[CaseFiles, ...]:
         """Cases that are not outlined, but of which it is said what they show."""
         return tuple(
@@ -185,7 +243,7 @@ class Case:
     name: str
 
     image: NDArray[np.float32]
-    """``(channel, i, j, k)``."""
+    """``(channel, i, j, k)``; 0 where a channel is missing."""
 
     grid: Grid
 
@@ -203,11 +261,20 @@ class Case:
     """Header of the first channel's file, for outputs on the same grid."""
 
     path: Path | None = None
-    """File of the first channel: outputs take its format."""
+    """File of the first channel that there is: outputs take its format."""
 
     combinations: tuple[frozenset[str], ...] | None = None
     """Structures that lie over one another, by number in ``label_map``; the first is
     empty. ``None``: the reference is a label map."""
+
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of channels that the case lacks, never all."""
+
+    @property
+    def first_channel(self) -> NDArray[np.float32]:
+        """The first channel ``(i, j, k)`` that the case has."""
+        there = (n for n in range(len(self.image)) if n not in self.missing_channels)
+        return self.image[next(there)]
 
     def meaning(
         self, structures: Mapping[str, Sequence[int]]

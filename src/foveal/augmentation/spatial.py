@@ -453,6 +453,15 @@ def renamed_labels(
     return table.to(label_map.device).take(label_map.long())
 
 
+def renamed_channels(
+    soft_labels: Float32[Tensor, "class i j k"], new_classes: Sequence[int]
+) -> Float32[Tensor, "class i j k"]:
+    """Probabilities of classes when class ``c`` is now ``new_classes[c]``."""
+    renamed = torch.empty_like(soft_labels)
+    renamed[list(new_classes)] = soft_labels
+    return renamed
+
+
 def renamed_flags(
     flags: Bool[Tensor, " structure"], new_structures: Sequence[int]
 ) -> Bool[Tensor, " structure"]:

@@ -17,8 +17,14 @@ from foveal.losses.iou import iou_loss
 from foveal.losses.region_cross_entropy import region_cross_entropy
 from foveal.losses.top_k import top_k_loss
 from foveal.losses.tversky import tversky_loss
+from foveal.methods.adversarial import Adversarial
+from foveal.methods.cclp import Cclp
+from foveal.methods.cclp_classification import CclpClassification
 from foveal.methods.classification import Classification
+from foveal.methods.consistency import Consistency
 from foveal.methods.interface import Method
+from foveal.methods.mean_teacher import MeanTeacher
+from foveal.methods.pseudo_label import PseudoLabel
 from foveal.methods.supervised import Supervised
 from foveal.networks import foreign
 from foveal.networks.deconvnet import DeconvNet
@@ -110,6 +116,12 @@ SAMPLERS: dict[str, Callable[..., Sequence[Category]]] = {
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "classification": Classification,
+    "consistency": Consistency,
+    "mean_teacher": MeanTeacher,
+    "adversarial": Adversarial,
+    "cclp": Cclp,
+    "cclp_classification": CclpClassification,
+    "pseudo_label": PseudoLabel,
 }
 
 

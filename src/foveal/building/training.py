@@ -21,6 +21,7 @@ from foveal.config.plan import Plan
 from foveal.config.sampling import SamplingConfig
 from foveal.config.settings import Settings
 from foveal.engine.loading import PatchSource, Sampler
+from foveal.engine.made_labels import MadeLabels
 from foveal.errors import PluginError, SettingsError
 from foveal.methods.interface import Method
 from foveal.methods.labelled_loss import Loss
@@ -176,6 +177,7 @@ def patch_sources(
     rank: int,
     parts: Parts = WITHOUT_PLUGINS,
     maps: ErrorMaps = WITHOUT_ERROR_MAPS,
+    made_labels: MadeLabels | None = None,
 ) -> dict[str, PatchSource]:
     """What makes the batches of every stream of a method.
 
@@ -187,7 +189,10 @@ def patch_sources(
         rank: Of this process among the data-parallel ones.
         parts: Those that the settings choose from.
         maps: Error maps of the run, for an adaptive sampler.
+        made_labels: Of the stream that the method's ``refresh`` is of; ``None``: it is
+            not read with them.
     """
+    made_for = trained.refresh.stream if trained.refresh else None
     curriculum_steps = (
         settings.error_maps.curriculum_steps if settings.error_maps else 0
     )
@@ -205,12 +210,15 @@ def patch_sources(
             batch_size=stream.batch_size,
             structures=membership(plan),
             spatial=spatial_augmentation(settings, plan),
-            intensity=intensity_augmentation(settings),
+            intensity=intensity_augmentation(settings, plan),
             seed=settings.training.seed,
             rank=rank,
             tells_presence=stream.cases == "image_labelled",
             reads_weight_maps=weighs_voxels(settings),
+            made_labels=made_labels if name == made_for else None,
             one_case_per_batch=settings.sampling.one_case_per_batch,
+            balances_domains=settings.sampling.balance_domains
+            and stream.cases in ("labelled", "image_labelled"),
             curriculum=Curriculum(maps, curriculum_steps) if curriculum_steps else None,
         )
         for name, stream in trained.streams.items()
@@ -282,7 +290,10 @@ def _angle_per_axis(
     return i, j, k
 
 
-def intensity_augmentation(settings: Settings) -> IntensityAugmentation:
-    """Changes of intensities."""
+def intensity_augmentation(settings: Settings, plan: Plan) -> IntensityAugmentation:
+    """Changes of intensities, which leave missing channels alone."""
     names = {field.name for field in fields(IntensityAugmentation)}
-    return IntensityAugmentation(**settings.augmentation.model_dump(include=names))
+    return IntensityAugmentation(
+        **settings.augmentation.model_dump(include=names),
+        missing_channel_value=plan.preprocessing.missing_channel_value,
+    )

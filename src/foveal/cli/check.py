@@ -68,12 +68,22 @@ def _print_summary(audit: "Audit") -> None:
     from foveal.planning.resources import in_gb
 
     found = audit.dataset
+    unlabelled = ""
+    if found.unlabelled:
+        unlabelled = f", {len(found.unlabelled)} unlabelled ones to train on"
     console.print(
         f"[bold]{escape(found.name)}[/]: {len(found.cases)} cases, "
-        f"{len(found.labelled)} with a label map; "
+        f"{len(found.labelled)} with a label map{unlabelled}; "
         f"channels: {escape(', '.join(found.channel_names))}",
         highlight=False,
     )
+    for domain in found.domains:
+        name = "no domain" if domain.name is None else f"domain {escape(domain.name)}"
+        console.print(
+            f"{name}: {domain.labelled_cases} labelled and "
+            f"{domain.unlabelled_cases} unlabelled cases",
+            highlight=False,
+        )
     table = Table("structure", "value", "annotated in", "present in")
     for name, values in found.structures.items():
         counts = audit.annotated_cases[name], audit.present_cases[name]

@@ -6,9 +6,14 @@ from typing import Any
 
 from foveal import building
 from foveal.case import CaseFiles, Dataset
-from foveal.commands.cases_of_folds import cases_of, held_out_files
+from foveal.commands.cases_of_folds import (
+    cases_of,
+    files_of_streams,
+    held_out_files,
+)
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import write_learned_landmarks
+from foveal.commands.plan import require_case_is_filled
 from foveal.commands.resolving import (
     dataset_path,
     divided_patients,
@@ -18,6 +23,7 @@ from foveal.commands.resolving import (
 )
 from foveal.commands.transfer import (
     require_fitting_weights,
+    require_teacher,
     require_unseen,
     weights_of_fold,
 )
@@ -30,7 +36,8 @@ from foveal.engine.run_directory import (
     create_run,
     write_with_checksum,
 )
-from foveal.errors import SettingsError
+from foveal.errors import CaseError, SettingsError
+from foveal.io.cases import require_usable_headers
 from foveal.planning.splits import Splits, read_splits, splits_to_toml
 from foveal.plugins.kept import keep_plugins
 from foveal.plugins.parts import Parts
@@ -105,6 +112,7 @@ def _checked_plan(
     require_trainable(splits, folds, dataset, settings, watcher)
     planned = resolved_plan(dataset, settings, plan, plan_entries, parts, watcher)
     _refuse_other_weights(settings, planned, parts)
+    require_stream_cases(splits, folds, dataset, settings, planned, parts)
     return planned
 
 
@@ -122,7 +130,57 @@ def require_trainable(
     """
     _refuse_plateau_without_validation(splits, folds, dataset, settings)
     _refuse_missing_weight_maps(splits, folds, dataset, settings)
+    for number in folds:
+        require_domains(settings, cases_of(dataset, splits.folds[number].train))
     _refuse_seen(splits, folds, dataset, settings, watcher)
+
+
+def require_stream_cases(
+    splits: Splits,
+    folds: Sequence[int],
+    dataset: Dataset,
+    settings: Settings,
+    plan: Plan,
+    parts: Parts,
+) -> None:
+    """Refuse a method that lacks cases, or images that do not suit the plan.
+
+    Planning has read the labelled ones; of the others the headers are looked at.
+
+    Raises:
+        CaseError: Names an unlabelled case and what is wrong with it.
+        SettingsError: Says which cases the method needs.
+    """
+    method = building.method(settings, plan, parts)
+    looked_at: dict[str, CaseFiles] = {}
+    for number in folds:
+        try:
+            groups = files_of_streams(method, dataset, splits.folds[number])
+        except SettingsError as error:
+            if len(folds) == 1:
+                raise
+            raise SettingsError(f"fold {number}: {error}") from error
+        looked_at |= {
+            files.name: files
+            for group in groups.values()
+            for files in group
+            if not files.is_labelled
+        }
+    prepared = plan.preprocessing
+    names = [channel.name for channel in prepared.channels]
+    for files in (*dataset.labelled, *looked_at.values()):
+        if files.split != "test":
+            require_case_is_filled(files, names, prepared.missing_channel_value)
+    for files in looked_at.values():
+        require_usable_headers(
+            files, names, resample_channels=prepared.resample_channels
+        )
+        if prepared.crop == "mask" and files.mask is None:
+            raise CaseError(
+                f"case {files.name} has no mask, but the plan crops to masks; give "
+                "every unlabelled case one too, or set "
+                '"--set preprocessing.crop=nonzero"'
+            )
 
 
 def begin_fold(
@@ -219,6 +277,23 @@ def require_weight_maps(settings: Settings, training: Sequence[CaseFiles]) -> No
         )
 
 
+def require_domains(settings: Settings, training: Sequence[CaseFiles]) -> None:
+    """Refuse to balance what is one.
+
+    Raises:
+        SettingsError: Says which domain there is.
+    """
+    domains = {case.domain for case in training}
+    if settings.sampling.balance_domains and len(domains) < 2:
+        (domain,) = domains
+        found = "have no domain" if domain is None else f'are of the domain "{domain}"'
+        raise SettingsError(
+            f"sampling.balance_domains is true, but all {len(training)} labelled cases "
+            f"to train on {found}; write the scanner or site of every case into the "
+            "column domain (docs/unlabelled.md), or leave the setting out"
+        )
+
+
 def _refuse_seen(
     splits: Splits,
     folds: Iterable[int],
@@ -242,6 +317,10 @@ def _refuse_seen(
 
 def _refuse_other_weights(settings: Settings, plan: Plan, parts: Parts) -> None:
     """Refuse weights that do not fit the planned network."""
-    if settings.transfer.weights is not None:
-        weights = weights_of_fold(settings.transfer.weights, settings.splits.fold)
-        require_fitting_weights(weights, plan, parts)
+    if settings.transfer.weights is None:
+        return
+    weights = weights_of_fold(settings.transfer.weights, settings.splits.fold)
+    require_fitting_weights(weights, plan, parts)
+    method = building.method(settings, plan, parts)
+    if method.refresh is not None:
+        require_teacher(method.predictor, weights, plan, parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from foveal import building
 from foveal.case import Dataset
-from foveal.commands.beginning import require_trainable
+from foveal.commands.beginning import require_stream_cases, require_trainable
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import with_landmarks_of_files
 from foveal.commands.rehearsal import rehearse
@@ -166,6 +166,25 @@ def planned_members(
             _require_same_task(planned[0], one)
     problems.raise_if_any("the ensemble cannot be trained")
     return tuple(planned)
+
+
+def require_member_cases(
+    members: Sequence[PlannedMember],
+    splits: Splits,
+    fold: int,
+    dataset: Dataset,
+    parts: Parts,
+) -> None:
+    """Refuse members whose methods lack cases, see `require_stream_cases`.
+
+    Raises:
+        SettingsError: Lists what is wrong with every member.
+    """
+    problems = _Problems()
+    for one in members:
+        with problems.of(f"member {one.name}"):
+            require_stream_cases(splits, [fold], dataset, one.settings, one.plan, parts)
+    problems.raise_if_any("the ensemble cannot be trained")
 
 
 def write_members(folder: EnsembleDirectory, members: Sequence[PlannedMember]) -> None:

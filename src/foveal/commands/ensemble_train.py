@@ -18,6 +18,7 @@ from foveal.commands.ensemble_members import (
     divided_for,
     planned_members,
     require_measurable,
+    require_member_cases,
     write_members,
 )
 from foveal.commands.ensemble_table import EnsembleTable, ensemble_table
@@ -178,6 +179,7 @@ def _begin(
         splits = divided_for(config, members, dataset, watcher)
         planned = _plan(folder, config, dataset, threads, watcher)
         own_plans = planned_members(members, planned, parts)
+        require_member_cases(own_plans, splits, config.fold, dataset, parts)
     if is_new:
         create_ensemble(folder.path)
     # First, so that an ensemble which is stopped from here on can be resumed.
@@ -206,6 +208,7 @@ def _plan(
         threads=threads,
         device=config.settings.get("training", {}).get("device", "auto"),
         resample_channels=common.get("resample_channels", False),
+        missing_channel_value=common.get("missing_channel_value"),
         on_progress=watcher.on_cases,
     )
     for reason in made.reasons:

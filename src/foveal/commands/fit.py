@@ -12,6 +12,12 @@ import torch
 from lightning_fabric import Fabric
 
 from foveal import building
+from foveal.commands.labelling import (
+    label_maker,
+    label_refreshing,
+    labelling_seconds,
+    made_labels,
+)
 from foveal.commands.refresh_error_maps import worker_command, write_cases
 from foveal.commands.refreshing import (
     error_map_folder,
@@ -37,8 +43,10 @@ from foveal.engine.budget import (
     validation_interval,
 )
 from foveal.engine.checkpoints import has_checkpoint, load_newest, problem_of_best
+from foveal.engine.composed_refreshing import ComposedRefreshing
 from foveal.engine.concurrent_refreshing import ConcurrentRefreshing
 from foveal.engine.error_maps import ErrorMapFolder
+from foveal.engine.label_refreshing import LabellingWatcher
 from foveal.engine.loading import PatchSource, Prefetcher
 from foveal.engine.loop import LoopRules, Progress, Validate, run_loop
 from foveal.engine.refreshing import Refreshing
@@ -118,12 +126,13 @@ def fit(
     maps = error_map_folder(
         run, settings, cases, goes_on_without=is_concurrent(settings)
     )
+    labels = made_labels(run, plan, method, cases)
     sources = building.patch_sources(
-        settings, plan, method, cases, fabric.global_rank, parts, maps
+        settings, plan, method, cases, fabric.global_rank, parts, maps, labels
     )
     if settings.transfer.weights is not None and not has_checkpoint(run.checkpoints):
         begin_with_weights(
-            method.predictor,
+            method.networks,
             weights_of_fold(settings.transfer.weights, settings.splits.fold),
             plan,
             parts,
@@ -164,13 +173,29 @@ def fit(
             rhythm_of(settings, len(maps.cases), step_seconds, case_seconds)
         )
         settings = changed_settings(settings, {"error_maps": rhythm})
+    make_labels = None
+    labelling = 0.0, 0.0
+    if method.refresh is not None and labels is not None:
+        make_labels = label_maker(settings, plan, fabric.device, method.refresh)
+        if settings.training.steps is None:
+            labelling = labelling_seconds(
+                method.refresh,
+                len(labels.cases),
+                seconds_per_case(
+                    labels.cases, partial(make_labels, training.frozen_predictor())
+                ),
+            )
     steps, validate_every_steps = _length(
         settings,
         training,
         held_out,
         validator,
-        lambda: step_seconds() + pause_seconds(settings, len(maps.cases), case_seconds),
-        start,
+        lambda: (
+            step_seconds()
+            + pause_seconds(settings, len(maps.cases), case_seconds)
+            + labelling[1]
+        ),
+        start - labelling[0],
     )
     settings = changed_settings(
         settings,
@@ -189,21 +214,31 @@ def fit(
         f"{settings.training.memory_layout.replace('_', ' ')}, "
         f"on {fabric.device} with {torch.get_num_threads()} threads"
     )
-    kept_fresh: Refreshing | None = None
+    refreshed: dict[str, Refreshing] = {}
     if settings.sampling.adaptive:
         if is_concurrent(settings):
-            kept_fresh = _concurrent_refreshing(
+            refreshed["error_maps"] = _concurrent_refreshing(
                 fabric, run, settings, plan, maps, held_out, parts
             )
         else:
-            kept_fresh = paused_refreshing(settings, maps, find_errors)
-        if state is not None:
-            kept_fresh.restore(state["refreshing"])
+            refreshed["error_maps"] = paused_refreshing(settings, maps, find_errors)
         watcher.on_stage(_refreshing_words(settings, len(maps.cases), fabric.device))
         if not is_concurrent(settings):
             warning = long_first_round(settings, len(maps.cases))
             if warning:
                 watcher.on_stage(warning)
+    if method.refresh is not None and labels is not None and make_labels is not None:
+        refreshed["labels"] = label_refreshing(
+            labels,
+            plan,
+            method.refresh,
+            cases["labelled"],
+            make_labels,
+            LabellingWatcher(watcher.on_stage, watcher.on_cases or (lambda *_: None)),
+        )
+    kept_fresh = _together(refreshed)
+    if kept_fresh is not None and state is not None:
+        kept_fresh.restore(state["refreshing"])
     run_loop(
         training,
         sources,
@@ -219,6 +254,13 @@ def fit(
         on_progress=watcher.on_step,
         refreshing=kept_fresh,
     )
+
+
+def _together(parts: Mapping[str, Refreshing]) -> Refreshing | None:
+    """What refreshes all of them; a single one keeps its state under no name."""
+    if len(parts) > 1:
+        return ComposedRefreshing(parts)
+    return next(iter(parts.values()), None)
 
 
 def _keep_sound_best(training: Training, run: RunDirectory, watcher: Watcher) -> None:

@@ -1,12 +1,34 @@
 """Training curves of a report: of one run, of the folds, of runs beside one another."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from foveal.commands.out_of_fold import division
-from foveal.commands.reported_run import ReportedRun
+from foveal.commands.reported_run import LogRow, ReportedRun
 from foveal.errors import RunError, listed
 from foveal.reports import figures
 from foveal.reports.page import Curve
+
+
+class KnownMeasure(NamedTuple):
+    """How a number that a method measures is shown."""
+
+    caption: str
+    top: float | None = None
+    chance: float | None = None
+
+
+KNOWN_MEASURES = {
+    "discriminator_accuracy": KnownMeasure(
+        "How often the domain discriminator is right, on the patches it learns from: "
+        "what the features still tell of the domain. Near chance, nothing, or the "
+        "discriminator has not learned it.",
+        top=1.0,
+        chance=0.5,
+    ),
+    "alpha": KnownMeasure("How much the network counters the discriminator."),
+}
+"""By the names that methods give them; others are shown plainly."""
 
 Series = tuple[list[int], list[float | None]]
 """Steps and values, ``None`` where there is none."""
@@ -41,6 +63,26 @@ def curves_of_run(run: ReportedRun) -> list[Curve]:
         rates = [base * row["learning_rate_factor"] for row in rows]
         svg = figures.learning_rate_curve(steps, rates)
         curves.append(Curve("Learning rate", "Warm-up and schedule.", svg))
+    return [*curves, *_curves_of_measures(rows)]
+
+
+def _curves_of_measures(rows: Sequence[LogRow]) -> list[Curve]:
+    """What the method measured beside its losses, one curve each."""
+    names = dict.fromkeys(name for row in rows for name in row.get("measures", ()))
+    curves = []
+    for name in names:
+        pairs = [
+            (row["step"], row["measures"][name])
+            for row in rows
+            if name in row.get("measures", ())
+        ]
+        steps, values = zip(*pairs, strict=True)
+        known = KNOWN_MEASURES.get(name, KnownMeasure("Measured by the method."))
+        words = name.replace("_", " ")
+        svg = figures.measure_curve(
+            steps, values, words, top=known.top, chance=known.chance
+        )
+        curves.append(Curve(words.capitalize(), known.caption, svg))
     return curves
 
 

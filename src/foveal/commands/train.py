@@ -17,7 +17,11 @@ from foveal.commands.beginning import (
     begin_run,
     require_validation,
 )
-from foveal.commands.cases_of_folds import files_of_streams, held_out_files
+from foveal.commands.cases_of_folds import (
+    files_of_streams,
+    held_out_files,
+    stream_words,
+)
 from foveal.commands.evaluate import evaluate
 from foveal.commands.fit import Watcher, fit
 from foveal.commands.folds import is_finished
@@ -166,6 +170,8 @@ def _train_run(
     torch.manual_seed(settings.training.seed)
     method = building.method(settings, planned, parts)
     training_files = files_of_streams(method, dataset, division)
+    if len(training_files) > 1:
+        watcher.on_stage(stream_words(training_files))
     validation_files = held_out_files(method.task, dataset, division)
     require_validation(settings, validation_files)
     needed = {

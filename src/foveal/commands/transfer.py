@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +53,12 @@ class OpenedWeights:
     plan: Plan | None = None
     """That they were trained by, if Foveal trained them."""
 
+    is_classifier: bool = False
+    """Whether they tell what an image shows and outline nothing."""
+
 
 def begin_with_weights(
-    network: Network,
+    networks: Sequence[Network],
     weights: Path,
     plan: Plan,
     parts: Parts,
@@ -64,10 +67,10 @@ def begin_with_weights(
     *,
     keep_record: bool,
 ) -> None:
-    """Load what fits into a fresh network, say what, and write it down.
+    """Load what fits into fresh networks, say what, and write it down.
 
     Args:
-        network: Of the plan; changed.
+        networks: Of the plan, all alike, one or more; changed.
         weights: Run, exported model, or file of another program.
         plan: Of the run.
         parts: With the plugin that the weights' network comes from, if it is one's.
@@ -80,11 +83,12 @@ def begin_with_weights(
         PluginError: Their network is a plugin's, which was not given.
     """
     opened = opened_weights(weights, parts)
-    transfer = fitting_weights(network, weights, plan, opened)
+    transfer = fitting_weights(networks[0], weights, plan, opened)
     with opened.file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _refuse_changed(opened.file, digest, run)
-    transfer.apply(network)
+    for network in networks:
+        transfer.apply(network)
     on_stage(f"transfer: weights from {opened.file}")
     for sentence in transfer.report.sentences:
         on_stage(sentence)
@@ -227,6 +231,57 @@ def require_fitting_weights(weights: Path, plan: Plan, parts: Parts) -> None:
     )
 
 
+def require_teacher(network: Network, weights: Path, plan: Plan, parts: Parts) -> None:
+    """Refuse weights that cannot label cases before the first step.
+
+    Args:
+        network: Fresh, of the plan.
+        weights: As of `weights_of_fold`.
+        plan: Of the run.
+        parts: With the plugin that the weights' network comes from, if it is one's.
+
+    Raises:
+        RunError: They outline nothing, or other structures, or the network has layers
+            that they are not of.
+    """
+    opened = opened_weights(weights, parts)
+    remedy = (
+        "They label the unlabelled cases, so give a run or an exported model of the "
+        "same network, trained to outline the same structures"
+    )
+    if opened.plan is None:
+        raise RunError(
+            f"transfer.weights {weights} are of another program, so it is not known "
+            f"what they outline. {remedy}"
+        )
+    if opened.is_classifier:
+        raise RunError(
+            f"transfer.weights {weights} are of a classifier, which outlines nothing. "
+            f"{remedy}"
+        )
+    there, here = opened.plan.labels.structures, plan.labels.structures
+    if list(there.items()) != list(here.items()):
+        raise RunError(
+            f"transfer.weights {weights} outline {_classes_in_words(there)}, and this "
+            f"run {_classes_in_words(here)}. {remedy}"
+        )
+    made = fitting_weights(network, weights, plan, opened).report
+    afresh = [*made.not_found, *(each.name for each in made.replaced)]
+    if afresh:
+        raise RunError(
+            f"transfer.weights {weights} lack {listed(afresh)}, which would begin "
+            f"untrained. {remedy}"
+        )
+
+
+def _classes_in_words(structures: Mapping[str, Sequence[int]]) -> str:
+    """Structures and their inside classes."""
+    return ", ".join(
+        f"{name} ({', '.join(map(str, classes))})"
+        for name, classes in structures.items()
+    )
+
+
 def opened_weights(path: Path, parts: Parts) -> OpenedWeights:
     """Read weights, whatever kind of file or folder holds them.
 
@@ -262,7 +317,7 @@ def opened_weights(path: Path, parts: Parts) -> OpenedWeights:
         len(model.plan.preprocessing.channels),
     )
     file = finished_runs(path)[0].best_or_last if path.is_dir() else path
-    return OpenedWeights(source, file, model.plan)
+    return OpenedWeights(source, file, model.plan, model.is_classifier)
 
 
 def fitting_weights(

@@ -1,7 +1,7 @@
 """What is learned from which batches, and every method's own options."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -20,8 +20,12 @@ class MethodConfig(Section):
     name: str = "supervised"
     """``supervised``: outlines in patches. ``classification``: only which structures a
     patch shows; its weights start a segmentation network. ``pseudo_label``,
-    ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases,
-    ``adversarial`` from those of another domain. Or one of a plugin."""
+    ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases, as
+    ``cclp_classification`` does of what a patch shows; ``adversarial`` from those of
+    another domain. Or one of a plugin."""
+
+    begins_with_weights: ClassVar[bool] = False
+    """Whether a trained network must be there before the first step."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -51,6 +55,8 @@ class PseudoLabelConfig(MethodConfig):
     Needs ``transfer.weights``: the trained run that labels them first, and whose
     weights training begins with.
     """
+
+    begins_with_weights: ClassVar[bool] = True
 
     name: Literal["pseudo_label"] = "pseudo_label"
 
@@ -90,11 +96,11 @@ class ConsistencyConfig(MethodConfig):
     ramp_up_fraction: Fraction = 0.3
     """Share of the run in which the weight rises from 0."""
 
-    temperature: PositiveFloat = 0.5
+    temperature: PositiveFloat = 0.4
     """The target's logits are divided by it: below 1 it is sharper."""
 
     threshold: Fraction = 0.8
-    """Voxels whose target is less sure carry no loss."""
+    """Voxels whose target is less sure carry no loss, and count in its mean."""
 
     annealing: Literal["none", "linear", "log", "exp"] = "none"
     """Training-signal annealing: labelled voxels that are right with a probability
@@ -112,8 +118,9 @@ class MeanTeacherConfig(MethodConfig):
 
     name: Literal["mean_teacher"] = "mean_teacher"
 
-    weight: NonNegativeFloat = 1.0
-    """Of the mean squared difference of probabilities, summed over classes."""
+    weight: NonNegativeFloat = 10.0
+    """Of the mean squared difference of probabilities, summed over classes. The paper's
+    is 100 of its mean over 10 classes."""
 
     ramp_up_fraction: Fraction = 0.3
     """Share of the run in which the weight rises from 0."""
@@ -122,7 +129,7 @@ class MeanTeacherConfig(MethodConfig):
     """Of the average; less in the first steps, (1 + n) / (10 + n)."""
 
     threshold: Fraction = 0.0
-    """Voxels of which the teacher is less sure carry no loss."""
+    """Voxels of which the teacher is less sure carry no loss, and count in its mean."""
 
     batch_size: PositiveInt | None = None
     """Unlabelled patches per step; unset: as many as labelled ones."""
@@ -133,7 +140,7 @@ class CclpConfig(MethodConfig):
 
     name: Literal["cclp"] = "cclp"
 
-    weight: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat = 0.01
     """Of the regulariser."""
 
     ramp_up_fraction: Fraction = 0.1
@@ -170,6 +177,53 @@ class CclpConfig(MethodConfig):
     batch_size: PositiveInt | None = None
     """Unlabelled patches per step; unset: as many as labelled ones."""
 
+    @model_validator(mode="after")
+    def what_is_unlabelled_is_used(self) -> Self:
+        """Refuse options of unlabelled patches where none are read."""
+        unused = [
+            name
+            for name in ("background_share", "batch_size")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if unused and not self.unlabelled_voxels:
+            raise ValueError(
+                "unlabelled_voxels is 0: no unlabelled patch is read; leave out "
+                + ", ".join(unused)
+            )
+        return self
+
+
+class CclpClassificationConfig(MethodConfig):
+    """CCLP of whole patches: which structures they show, as ``classification``."""
+
+    name: Literal["cclp_classification"] = "cclp_classification"
+
+    weight: NonNegativeFloat = 0.01
+    """Of the regulariser."""
+
+    ramp_up_fraction: Fraction = 0.1
+    """Share of the run in which the weight rises from 0."""
+
+    steps: PositiveInt = 3
+    """S, the longest Markov chain."""
+
+    normalisation: Literal["mean_of_rows", "mean_of_pairs"] = "mean_of_rows"
+    """As of ``cclp``, of patches."""
+
+    similarity: Literal["dot", "cosine", "euclidean"] = "cosine"
+    """Of two embeddings, as of ``cclp``."""
+
+    temperature: PositiveFloat = 0.1
+    """Similarities are divided by it."""
+
+    layer: str | None = None
+    """Whose activations, their mean over space, are the embeddings; unset: the
+    network's last hidden layer."""
+
+    unlabelled_patches: Annotated[int, Field(ge=0)] | None = None
+    """Per step, of cases that nobody outlined; unset: as many as labelled ones. 0: none
+    are read."""
+
 
 class AdversarialConfig(MethodConfig):
     """Features that do not tell the domain (Kamnitsas et al. 2017; thesis, ch. 5).
@@ -187,8 +241,8 @@ class AdversarialConfig(MethodConfig):
 
     layers: tuple[str, ...] = ()
     """Whose activations the discriminator sees. Empty: of DeepMedic those of the thesis
-    (4, 6 and 8 of every pathway, and the last hidden one); other networks name theirs,
-    see docs/adversarial.md."""
+    (4, 6 and 8 of every pathway, and the last hidden one), of other networks what
+    docs/adversarial.md says."""
 
     alpha_max: NonNegativeFloat = 0.05
     """How much the network counters the discriminator in the end."""
@@ -211,8 +265,9 @@ class AdversarialConfig(MethodConfig):
     learning_rate: PositiveFloat = 1e-3
     """Of the discriminator, constant."""
 
-    batch_size: PositiveInt = 20
-    """Patches per step of which the domain is to be told, half from either."""
+    batch_size: PositiveInt | None = None
+    """Patches per step of which the domain is to be told, half from either; unset:
+    twice as many as labelled ones, as in the thesis."""
 
     @model_validator(mode="after")
     def alpha_rises(self) -> Self:
@@ -225,9 +280,19 @@ class AdversarialConfig(MethodConfig):
         return self
 
     @model_validator(mode="after")
+    def domains_differ(self) -> Self:
+        """Refuse a domain that would be told from itself."""
+        if both := sorted({*self.source} & {*self.target}):
+            raise ValueError(
+                f"target names {', '.join(both)}, and so does source; a domain is one "
+                "or the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def halves_are_whole(self) -> Self:
         """Refuse an odd number of patches, which has no halves."""
-        if self.batch_size % 2:
+        if self.batch_size is not None and self.batch_size % 2:
             raise ValueError(
                 f"batch_size {self.batch_size} must be even: half are of either domain"
             )
@@ -241,5 +306,6 @@ METHOD_SECTIONS: Mapping[str, type[MethodConfig]] = {
     "consistency": ConsistencyConfig,
     "mean_teacher": MeanTeacherConfig,
     "cclp": CclpConfig,
+    "cclp_classification": CclpClassificationConfig,
     "adversarial": AdversarialConfig,
 }

@@ -178,6 +178,37 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def mean_teacher_is_the_only_average(self) -> Self:
+        """Refuse averages of what is an average already, or never sees a batch."""
+        if self.method.name != "mean_teacher":
+            return self
+        if self.training.ema_decay:
+            raise ValueError(
+                f"training.ema_decay {self.training.ema_decay:g} would average the "
+                "teacher of method mean_teacher, which is an average already; set "
+                "method.decay, and leave training.ema_decay out"
+            )
+        if self.training.batch_norm_batches is not None:
+            raise ValueError(
+                f"training.batch_norm_batches {self.training.batch_norm_batches} is of "
+                "batches that the predictor sees, and the teacher of method "
+                "mean_teacher sees none: it has the average of the student's "
+                "statistics; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def method_has_weights(self) -> Self:
+        """Refuse a method that needs a trained network, without one."""
+        if self.method.begins_with_weights and self.transfer.weights is None:
+            raise ValueError(
+                f"method {self.method.name} begins with a trained network, which "
+                "labels the unlabelled cases; train one on the labelled cases (foveal "
+                "train DATASET --out runs/first) and set transfer.weights=runs/first"
+            )
+        return self
+
+    @model_validator(mode="after")
     def loss_options_are_used(self) -> Self:
         """Refuse options of losses that do not count."""
         unused = [n for n in self.loss_options.changed if n not in self.loss.weights]

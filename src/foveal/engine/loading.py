@@ -19,10 +19,12 @@ from foveal.augmentation.intensity import IntensityAugmentation
 from foveal.augmentation.spatial import (
     PatchTransform,
     SpatialAugmentation,
+    renamed_channels,
     renamed_flags,
     renamed_labels,
 )
 from foveal.case import IGNORED, seen_classes
+from foveal.engine.made_labels import MadeLabels
 from foveal.sampling.batch import Batch, shown_structures
 from foveal.sampling.curriculum import Curriculum
 from foveal.sampling.randomness import generator
@@ -76,8 +78,15 @@ class PatchSource:
     reads_weight_maps: bool = False
     """Whether batches have the users' voxel weights."""
 
+    made_labels: MadeLabels | None = None
+    """Labels that a predictor gave to the cases, in place of an expert's; ``None``:
+    those in the store."""
+
     one_case_per_batch: bool = False
     """Whether the patches of a batch come from one case, each equally likely."""
+
+    balances_domains: bool = False
+    """Whether a patch comes from each domain equally likely."""
 
     curriculum: Curriculum | None = None
     """Which cases a step draws from; ``None``: all."""
@@ -115,20 +124,33 @@ class PatchSource:
         cases = self._cases_of(step, draws)
         patches = []
         for _ in range(self.batch_size):
-            draw = self.draw(cases, draws)
+            among = self._of_one_domain(cases, draws)
+            draw = self.draw(among, draws)
             transform = self.spatial.draw(self.patch_size, draws, self.spacing_mm)
-            case = cases[draw.case_index]
+            case = among[draw.case_index]
             window = transform.source_window(draw.corner, self.patch_size)
             patches.append(
                 ReadPatch(
                     case,
                     draw,
                     transform,
-                    read_beyond_borders(case, window),
+                    *self._read_box(case, window),
                     read_weights(case, window) if self.reads_weight_maps else None,
                 )
             )
         return patches
+
+    def _read_box(
+        self, case: StoredCase, window: Sequence[slice]
+    ) -> tuple[tuple[Tensor, Tensor | None], Tensor | None]:
+        """Image and label map of a window, and its soft labels."""
+        box = read_beyond_borders(case, window)
+        if self.made_labels is None:
+            return box, None
+        made = read_made_labels(self.made_labels, case, window)
+        if self.made_labels.are_soft:
+            return box, made.float() / 255
+        return (box[0], made), None
 
     def _cases_of(self, step: int, draws: torch.Generator) -> Sequence[StoredCase]:
         """Those that the patches of a step may come from."""
@@ -136,21 +158,35 @@ class PatchSource:
         if self.curriculum is not None:
             cases = [cases[index] for index in self.curriculum.eligible(cases, step)]
         if self.one_case_per_batch:
+            cases = self._of_one_domain(cases, draws)
             cases = [cases[int(torch.randint(len(cases), (), generator=draws))]]
         return cases
+
+    def _of_one_domain(
+        self, cases: Sequence[StoredCase], draws: torch.Generator
+    ) -> Sequence[StoredCase]:
+        """Cases of a domain that is drawn first; all if domains are not balanced."""
+        if not self.balances_domains:
+            return cases
+        # In the order of the cases, as cases without a domain are one too.
+        domains = list(dict.fromkeys(case.domain for case in cases))
+        drawn = domains[int(torch.randint(len(domains), (), generator=draws))]
+        return [case for case in cases if case.domain == drawn]
 
     def batch(
         self, step: int, patches: Sequence["ReadPatch"], device: torch.device
     ) -> Batch:
         """Augment the patches of a step on a device."""
         images, label_maps, annotations, presence = [], [], [], []
-        weight_maps = []
+        weight_maps, soft_labels = [], []
         for patch in patches:
             image, label_map = patch.box
+            # As channels more they go wherever the image does.
             if patch.weights is not None:
-                # As one channel more they go wherever the image does.
                 image = torch.cat((image, patch.weights[None]))
-            annotated = annotated_structures(patch.case, len(self.structures))
+            if patch.soft_labels is not None:
+                image = torch.cat((image, patch.soft_labels))
+            annotated = self._annotated(patch.case)
             image, label_map, annotated = patch.transform.apply(
                 image.to(device, non_blocking=True),
                 None if label_map is None else label_map.to(device, non_blocking=True),
@@ -162,6 +198,12 @@ class PatchSource:
                 # those that look alike.
                 shown = seen_classes(annotated.numpy(), self.structures.numpy())
                 label_map = renamed_labels(label_map, shown)
+            if patch.soft_labels is not None:
+                num_classes = len(patch.soft_labels)
+                image, soft = image[:-num_classes], image[-num_classes:]
+                if patch.transform.new_classes is not None:
+                    soft = renamed_channels(soft, patch.transform.new_classes)
+                soft_labels.append(soft)
             if patch.weights is not None:
                 image, weights = image[:-1], image[-1]
                 weight_maps.append(weights)
@@ -189,7 +231,14 @@ class PatchSource:
             present=torch.stack([one[0] for one in told]) if is_told else None,
             presence_known=torch.stack([one[1] for one in told]) if is_told else None,
             voxel_weights=torch.stack(weight_maps) if self.reads_weight_maps else None,
+            soft_labels=torch.stack(soft_labels) if soft_labels else None,
         )
+
+    def _annotated(self, case: StoredCase) -> Tensor:
+        """Which structures are labelled in a case: a predictor knows them all."""
+        if self.made_labels is not None:
+            return torch.ones(len(self.structures), dtype=torch.bool)
+        return annotated_structures(case, len(self.structures))
 
     def _presence(
         self,
@@ -230,6 +279,9 @@ class ReadPatch:
     box: tuple[Tensor, Tensor | None]
     """Image and label map of the transform's source window."""
 
+    soft_labels: Tensor | None = None
+    """Probabilities there, `(class, i, j, k)`; ``None``: the label map says all."""
+
     weights: Tensor | None = None
     """The user's weights there; ``None``: not wanted, or the case has none."""
 
@@ -252,7 +304,10 @@ class ReadPatch:
 def read_beyond_borders(
     case: StoredCase, window: Sequence[slice]
 ) -> tuple[Tensor, Tensor | None]:
-    """Read a window that may reach beyond the volume: image 0, labels ignored there."""
+    """Read a window that may reach beyond the volume: image 0, labels ignored there.
+
+    A channel that the case lacks is the same there as everywhere.
+    """
     inside, target = _within(window, case.shape)
     shape = tuple(axis.stop - axis.start for axis in window)
     is_within = all(part == axis for part, axis in zip(inside, window, strict=True))
@@ -264,6 +319,8 @@ def read_beyond_borders(
             label_map = case.read_label_map(inside)
     else:
         image = np.zeros((case.num_channels, *shape), np.float32)
+        for number, value in case.missing_channels.items():
+            image[number] = value
         if not is_empty:
             image[:, *target] = case.read_image(inside)
         if case.class_counts:
@@ -285,6 +342,23 @@ def read_weights(case: StoredCase, window: Sequence[slice]) -> Tensor | None:
     if all(part.stop > part.start for part in inside):
         weights[target] = case.read_weight_map(inside)
     return torch.from_numpy(weights)
+
+
+def read_made_labels(
+    made: MadeLabels, case: StoredCase, window: Sequence[slice]
+) -> Tensor:
+    """Read labels of a window that may reach beyond the volume: nothing is known there.
+
+    Returns:
+        Bytes, `(i, j, k)`, ignored beyond; or `(class, i, j, k)`, 0 beyond.
+    """
+    inside, target = _within(window, case.shape)
+    channels = (slice(0, made.num_classes),) if made.are_soft else ()
+    shape = [axis.stop - axis.start for axis in (*channels, *window)]
+    labels = np.full(shape, 0 if made.are_soft else IGNORED, np.uint8)
+    if all(part.stop > part.start for part in inside):
+        labels[*channels, *target] = made.read(case.name, inside)
+    return torch.from_numpy(labels)
 
 
 def _within(

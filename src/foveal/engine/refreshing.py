@@ -208,7 +208,7 @@ def refresh_curves(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     curves = {
         key: row[key]
-        for key in ("seconds", "worker_seconds", "validation_dice")
+        for key in ("seconds", "worker_seconds", "validation_dice", "labels")
         if key in row
     }
     cases = row.get("cases", {}).values()

@@ -73,6 +73,11 @@ class RunDirectory:
         return self.path / "error_maps"
 
     @property
+    def made_labels(self) -> Path:
+        """What the network in training labelled cases without an outline with."""
+        return self.path / "made_labels"
+
+    @property
     def validation(self) -> Path:
         """Predictions of the validation cases and their ``metrics.json``."""
         return self.path / "validation"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from foveal.case import Case, CaseFiles, ChannelFile, Volume
 from foveal.errors import CaseError
-from foveal.geometry import same_grid
+from foveal.geometry import Grid, same_grid
 from foveal.io.itk import resample_linear
 from foveal.io.label_maps import (
     grid_difference,
@@ -80,6 +80,7 @@ def read_case(
         weight_map=weight_map,
         header=first.header,
         path=files.channels[0].path,
+        missing_channels=files.missing_channels,
     )
 
 
@@ -106,6 +107,63 @@ def case_files(paths: Path | str | Sequence[Path | str]) -> CaseFiles:
                 ChannelFile(channel_paths[0], index) for index in range(num_channels)
             ]
     return CaseFiles(name=name, patient=name, channels=tuple(channels))
+
+
+def require_usable_headers(
+    files: CaseFiles, channel_names: Sequence[str], *, resample_channels: bool
+) -> None:
+    """Refuse a case whose images cannot be used together, as far as headers tell.
+
+    Voxels are not read, so that many cases can be looked at before hours of work.
+
+    Args:
+        files: Of the case.
+        channel_names: That every case must have, in order.
+        resample_channels: See `read_case`.
+
+    Raises:
+        CaseError: A file is missing or damaged, there are other channels than named,
+            or the grids differ.
+    """
+    try:
+        _require_usable_headers(
+            files, channel_names, resample_channels=resample_channels
+        )
+    except CaseError as error:
+        raise CaseError(f"case {files.name}: {error}") from error
+
+
+def _require_usable_headers(
+    files: CaseFiles, channel_names: Sequence[str], *, resample_channels: bool
+) -> None:
+    wanted = f"{len(channel_names)} channel(s), {', '.join(channel_names)}"
+    remedy = (
+        "give it these in this order, or take it out of the data set, as networks need "
+        "the same channels of labelled and of unlabelled cases"
+    )
+    found = {channel.path: read_grid(channel.path) for channel in files.channels}
+    for channel in files.channels:
+        num_channels = found[channel.path][1]
+        listed = sum(channel.path == other.path for other in files.channels)
+        # Grey pictures may be stored in colour, which only their pixels tell.
+        is_grey = is_picture(channel.path) and channel.index is None
+        if num_channels != listed and not is_grey:
+            raise CaseError(
+                f"{channel.path} holds {num_channels} channel(s) where {listed} are "
+                f"expected; the data set has {wanted}: {remedy}"
+            )
+    if files.num_channels != len(channel_names):
+        raise CaseError(
+            f"it has {files.num_channels} channel(s), the data set {wanted}; {remedy}"
+        )
+    if not resample_channels:
+        grids = {
+            number: found[channel.path][0]
+            for number, channel in files.numbered_channels.items()
+        }
+        first = min(grids)
+        for number, grid in grids.items():
+            _require_same_channel_grid(first, grids[first], number, grid)
 
 
 def require_finite(name: str, values: NDArray[Any]) -> None:
@@ -175,12 +233,13 @@ def require_intensities(volume: Volume) -> None:
 def _read_image(
     files: CaseFiles, *, resample_channels: bool
 ) -> tuple[NDArray[np.float32], Volume]:
-    """Channels ``(channel, i, j, k)`` and the first one's volume."""
-    volumes = read_channels(files.channels)
-    first = next(volumes)
-    image = np.empty((len(files.channels), *first.grid.shape), dtype=np.float32)
-    image[0] = _finite("channel 0", first)
-    for channel, volume in enumerate(volumes, start=1):
+    """Channels ``(channel, i, j, k)`` and the volume of the first that there is."""
+    volumes = zip(files.numbered_channels, read_channels(files.channels), strict=True)
+    number, first = next(volumes)
+    image = np.empty((files.num_channels, *first.grid.shape), dtype=np.float32)
+    image[list(files.missing_channels)] = 0
+    image[number] = _finite(f"channel {number}", first)
+    for channel, volume in volumes:
         # Before resampling, which would spread a NaN.
         values = _finite(f"channel {channel}", volume)
         if same_grid(first.grid, volume.grid):
@@ -190,16 +249,24 @@ def _read_image(
                 values, volume.grid, first.grid, outside=float(values.min())
             )
         else:
-            difference = grid_difference(
-                "channel 0", first.grid, f"channel {channel}", volume.grid
-            )
-            raise CaseError(
-                f"{difference}; all channels must share one grid: resample them onto "
-                "the first, or let Foveal do so with "
-                '"--set preprocessing.resample_channels=true" '
-                '(check and plan: "--resample-channels")'
-            )
+            _require_same_channel_grid(number, first.grid, channel, volume.grid)
     return image, first
+
+
+def _require_same_channel_grid(
+    first_number: int, first: Grid, number: int, grid: Grid
+) -> None:
+    if same_grid(first, grid):
+        return
+    difference = grid_difference(
+        f"channel {first_number}", first, f"channel {number}", grid
+    )
+    raise CaseError(
+        f"{difference}; all channels must share one grid: resample them onto "
+        "the first, or let Foveal do so with "
+        '"--set preprocessing.resample_channels=true" '
+        '(check and plan: "--resample-channels")'
+    )
 
 
 def _finite(name: str, volume: Volume) -> NDArray[np.float32]:

@@ -81,7 +81,9 @@ def read_dataset(path: Path | str, *, find_labels: bool = True) -> Dataset:
         raise DatasetError(
             f"{path} excludes all of its {len(excluded)} cases; keep at least one"
         )
-    channel_names, channels_in_file = _channels(path, listing.channel_names, listed)
+    channel_names, channels_in_file = _channels(
+        path, listing.channel_names, _telling(listed)
+    )
     labels = _labels(path, listing.labels, listed, find_labels=find_labels)
     dataset = Dataset(
         name=listing.name,
@@ -171,11 +173,20 @@ def _case_with_segments(case: ListedCase) -> ListedCase:
     return replace(case, structure_files=tuple(files))
 
 
+def _telling(cases: Sequence[ListedCase]) -> Sequence[ListedCase]:
+    """Cases that tell what channels there are: what is outlined is looked at first.
+
+    Images that nobody outlined may have been added from elsewhere.
+    """
+    labelled = [case for case in cases if case.label_map or case.structure_files]
+    return labelled or cases
+
+
 def _channels(
     path: Path, names: tuple[str, ...] | None, cases: Sequence[ListedCase]
 ) -> tuple[tuple[str, ...], int]:
     """Channel names, and how many channels one image file holds."""
-    files = len(cases[0].images)
+    files = len(cases[0].images) + len(cases[0].missing_channels)
     if files > 1:
         channels_in_file = 1
     elif names is not None:
@@ -230,6 +241,7 @@ def _case_files(
         name=case.name,
         patient=case.patient or case.name,
         channels=_channel_files(case, channels_in_file),
+        missing_channels=case.missing_channels,
         label_map=case.label_map,
         structure_files=case.structure_files,
         mask=case.mask,

@@ -35,32 +35,42 @@ def volumes_by_name(folder: Path | None) -> dict[str, Path]:
     return {} if folder is None else _by_name(folder, _volumes(folder))
 
 
+def has_numbered_channels(images: Iterable[str], label_names: Iterable[str]) -> bool:
+    """Whether a suffix of images is a channel's number, as label maps lack it.
+
+    Args:
+        images: Names of files, as from `volumes_by_name`.
+        label_names: Names of the label maps, or of the folders of masks.
+    """
+    labelled = set(label_names)
+    return any(
+        match["case"] in labelled
+        for name in images
+        if name not in labelled and (match := CHANNEL_SUFFIX.fullmatch(name))
+    )
+
+
 def channels_by_case(
-    images: Mapping[str, Path], label_names: Iterable[str]
+    images: Mapping[str, Path], label_names: Iterable[str], *, are_numbered: bool
 ) -> dict[str, dict[int, Path]]:
     """Group image files into cases.
 
-    ``scan_0001`` is channel 1 of ``scan`` unless a label map has that very name; where
-    no suffix of an unlabelled image is known to mean a channel, it belongs to the name.
+    Where channels are numbered, ``scan_0001`` is channel 1 of ``scan`` unless a label
+    map has that very name; elsewhere the suffix belongs to the name.
 
     Args:
         images: Name to file, as from `volumes_by_name`.
         label_names: Names of the label maps, or of the folders of masks.
+        are_numbered: See `has_numbered_channels`.
 
     Returns:
         Case name to its files by channel.
     """
     labelled = set(label_names)
-    suffixed = {
-        name: match
-        for name in images
-        if name not in labelled and (match := CHANNEL_SUFFIX.fullmatch(name))
-    }
-    means_channel = any(match["case"] in labelled for match in suffixed.values())
     cases: dict[str, dict[int, Path]] = {}
     for name, path in images.items():
-        match = suffixed.get(name)
-        if match and means_channel:
+        match = None if name in labelled else CHANNEL_SUFFIX.fullmatch(name)
+        if match and are_numbered:
             cases.setdefault(match["case"], {})[int(match["channel"])] = path
         else:
             cases.setdefault(name, {})[0] = path

@@ -6,6 +6,7 @@ per structure.
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.case import StructureFile
@@ -14,21 +15,40 @@ from foveal.io.description import FILE_NAME
 from foveal.io.folder_names import (
     channels_by_case,
     complete_channels,
+    has_numbered_channels,
     images_by_name,
     volumes_by_name,
 )
-from foveal.io.listing import ListedCase, Listing
+from foveal.io.listing import ListedCase, Listing, refuse_labels_of_unlabelled
 from foveal.io.pictures import is_picture
 from foveal.io.volumes import VOLUME_ENDINGS, only_volumes
 
 FOLDER_NAME = re.compile(
     r"(?P<kind>image|label|mask)s?[-_ ]?"
-    r"(?P<part>|tr|train|training|val|validation|ts|test|testing)",
+    r"(?P<part>|tr|train|training|un|unlabelled|unlabeled|val|validation|ts|test|testing)",
     re.IGNORECASE,
 )
 
-SPLITS = {"v": "validation", "ts": "test", "te": "test"}
-"""First letters of a folder's part to split; the others are for training."""
+UNLABELLED = "unlabelled"
+PARTS = {"v": "validation", "ts": "test", "te": "test", "u": UNLABELLED}
+"""First letters of a folder's part to what it means; the others are for training."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Files of one part of a data set, by name."""
+
+    folder: Path
+    """Of the images."""
+
+    images: dict[str, Path]
+    references: dict[str, Path]
+    masks: dict[str, Path]
+
+    @property
+    def label_names(self) -> set[str]:
+        """Names of label maps, and of folders of masks."""
+        return {*self.references, *map(_folder_of, self.references)}
 
 
 def has_image_folder(root: Path) -> bool:
@@ -56,21 +76,44 @@ def list_folders(root: Path) -> Listing:
     """List the cases of a folder with subfolders of images, labels and maybe masks.
 
     Raises:
-        DatasetError: The folder of images holds no volumes, a file stands twice, or a
-            label map or mask has no image.
+        DatasetError: The folder of images holds no volumes, a file stands twice, a
+            label map or mask has no image, or an unlabelled case has a label map.
     """
     folders = _folders(root)
+    if ("label", UNLABELLED) in folders:
+        refuse_labels_of_unlabelled(folders["label", UNLABELLED])
     parts = sorted({part for kind, part in folders if kind == "image"})
     # Where the validation cases are given, the others must not be divided again.
     train = "train" if "validation" in parts else None
+    listed = {
+        part: _Part(
+            folders["image", part],
+            images_by_name(folders["image", part]),
+            volumes_by_name(folders.get(("label", part))),
+            volumes_by_name(folders.get(("mask", part))),
+        )
+        for part in parts
+    }
+    # Where nothing is labelled, the other parts tell what a suffix means.
+    are_numbered = any(
+        has_numbered_channels(part.images, part.label_names) for part in listed.values()
+    )
+    grouped = {
+        name: channels_by_case(part.images, part.label_names, are_numbered=are_numbered)
+        for name, part in listed.items()
+    }
+    counts = {name: _num_channels(by_case) for name, by_case in grouped.items()}
+    if UNLABELLED in counts:
+        # An odd image among them says nothing of the others.
+        counts[UNLABELLED] = counts[parts[0]]
     cases = [
         case
-        for part in parts
+        for name, part in listed.items()
         for case in _cases(
-            folders["image", part],
-            folders.get(("label", part)),
-            folders.get(("mask", part)),
-            split=part or train,
+            part,
+            grouped[name],
+            counts[name],
+            split="train" if name == UNLABELLED else name or train,
         )
     ]
     if not cases:
@@ -82,15 +125,15 @@ def list_folders(root: Path) -> Listing:
 
 
 def _folders(root: Path) -> dict[tuple[str, str], Path]:
-    """Kind and split (empty for training) to folder."""
+    """Kind and part (empty for training) to folder."""
     folders: dict[tuple[str, str], Path] = {}
     for path in sorted(root.iterdir()):
         match = FOLDER_NAME.fullmatch(path.name)
         if not match or not path.is_dir():
             continue
         part = match["part"].lower()
-        split = next((SPLITS[start] for start in SPLITS if part.startswith(start)), "")
-        key = match["kind"].lower(), split
+        meant = next((PARTS[start] for start in PARTS if part.startswith(start)), "")
+        key = match["kind"].lower(), meant
         if key in folders:
             raise DatasetError(
                 f'{root}: folders "{folders[key].name}" and "{path.name}" both hold '
@@ -100,19 +143,20 @@ def _folders(root: Path) -> dict[tuple[str, str], Path]:
     return folders
 
 
+def _num_channels(by_case: Mapping[str, Mapping[int, Path]]) -> int:
+    """Files that a case of a part should have: as many as the highest number says."""
+    return max((max(channels) + 1 for channels in by_case.values()), default=1)
+
+
 def _cases(
-    image_folder: Path,
-    label_folder: Path | None,
-    mask_folder: Path | None,
+    part: _Part,
+    by_case: Mapping[str, Mapping[int, Path]],
+    num_channels: int,
     *,
     split: str | None,
 ) -> list[ListedCase]:
-    """Cases of one part of the data set."""
-    references, masks = volumes_by_name(label_folder), volumes_by_name(mask_folder)
-    folders = {_folder_of(name) for name in references}
-    by_case = channels_by_case(
-        images_by_name(image_folder), references.keys() | folders
-    )
+    """Cases of one part of the data set, of at least so many files."""
+    references, masks = part.references, part.masks
     structure_files = _structure_files(references, by_case)
     for files, kind in ((references, "label map"), (masks, "mask")):
         orphans = sorted(
@@ -122,16 +166,15 @@ def _cases(
         )
         if orphans:
             raise DatasetError(
-                f"{files[orphans[0]]} has no image of the same name in {image_folder}; "
+                f"{files[orphans[0]]} has no image of the same name in {part.folder}; "
                 f"add or rename the image, or remove it ({len(orphans)} such files)"
             )
-    num_channels = max((max(channels) + 1 for channels in by_case.values()), default=1)
     return [
         ListedCase(
             # The name becomes a file name, which cannot hold folders.
             name=name.replace("/", "_"),
-            images=complete_channels(channels, num_channels)
-            if num_channels > 1
+            images=complete_channels(channels, max(num_channels, max(channels) + 1))
+            if num_channels > 1 or max(channels) > 0
             else tuple(channels.values()),
             label_map=references.get(name),
             structure_files=structure_files.get(name, ()),

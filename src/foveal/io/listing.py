@@ -8,6 +8,9 @@ from typing import Any
 from foveal.case import StructureFile
 from foveal.errors import DatasetError
 
+UNLABELLED_PART = "Un"
+"""After ``images``, of the folder of unlabelled cases to train on."""
+
 BACKGROUND_VALUE = 0
 BACKGROUND_NAME = "background"
 IGNORE_NAME = "ignore"
@@ -19,7 +22,10 @@ class ListedCase:
 
     name: str
     images: tuple[Path, ...]
-    """One file per channel, or a single file that may hold several channels."""
+    """One file per channel that there is, or a single file that may hold several."""
+
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of channels that the case lacks; never any of a file with several."""
 
     patient: str | None = None
     """``None``: the case is a patient of its own."""
@@ -69,6 +75,25 @@ class Listing:
     """``None``: the layout names none."""
 
     labels: Labels = field(default_factory=Labels)
+
+
+def refuse_labels_of_unlabelled(folder: Path) -> None:
+    """Refuse what is drawn for cases that are listed as unlabelled.
+
+    Args:
+        folder: Where label maps of unlabelled cases would be; it need not exist.
+
+    Raises:
+        DatasetError: It holds something.
+    """
+    if folder.is_dir():
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                raise DatasetError(
+                    f"{path} is a label of an unlabelled case, which has none; move "
+                    "the case's image and label to the folders of training cases, or "
+                    f"take the folder {folder.name} out"
+                )
 
 
 def read_labels(entries: object, source: Path) -> Labels:

@@ -16,7 +16,13 @@ from foveal.case import NamedFold
 from foveal.errors import DatasetError
 from foveal.io.description import FILE_NAME, numbered_names
 from foveal.io.folder_names import CHANNEL_SUFFIX
-from foveal.io.listing import ListedCase, Listing, read_labels
+from foveal.io.listing import (
+    UNLABELLED_PART,
+    ListedCase,
+    Listing,
+    read_labels,
+    refuse_labels_of_unlabelled,
+)
 from foveal.io.pictures import PICTURE_ENDINGS
 from foveal.io.volumes import VOLUME_ENDINGS, case_stem, is_slicer_segmentation
 
@@ -24,9 +30,11 @@ from foveal.io.volumes import VOLUME_ENDINGS, case_stem, is_slicer_segmentation
 def list_nnunet(root: Path, description: dict[str, Any]) -> Listing:
     """List the cases of an nnU-Net folder; those of ``imagesTs`` are for testing.
 
+    Those of ``imagesUn``, which nnU-Net does not know, are unlabelled ones to train on.
+
     Raises:
         DatasetError: ``dataset.json`` lacks an entry, an image has no number of a
-            channel, or a label map has no image.
+            channel, a label map has no image, or an unlabelled case has one.
     """
     source = root / FILE_NAME
     for entry in ("labels", "file_ending"):
@@ -42,8 +50,10 @@ def list_nnunet(root: Path, description: dict[str, Any]) -> Listing:
             f"{', '.join(VOLUME_ENDINGS)}"
         )
     channel_names = numbered_names(description["channel_names"], source)
+    refuse_labels_of_unlabelled(root / f"labels{UNLABELLED_PART}")
     cases = [
         *_cases(root, "Tr", ending, len(channel_names), split=None),
+        *_cases(root, UNLABELLED_PART, ending, len(channel_names), split="train"),
         *_cases(root, "Ts", ending, len(channel_names), split="test"),
     ]
     return Listing(

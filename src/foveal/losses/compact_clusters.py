@@ -86,6 +86,33 @@ def compact_clusters_loss(
     return (total / (steps * pairs)).to(embeddings.device, precision)
 
 
+def spread_labels(
+    embeddings: Float[Tensor, "sample feature"],
+    labels: Float[Tensor, "labelled class"],
+    *,
+    similarity: Similarity = "dot",
+    temperature: float = 1.0,
+) -> Float[Tensor, "sample class"]:
+    """Class posteriors that the labels of the first samples give to all, see eq. 6.7.
+
+    Args:
+        embeddings: Labelled samples first.
+        labels: Of the first samples, one-hot or probabilities.
+        similarity: See `similarities`.
+        temperature: See `similarities`.
+
+    Returns:
+        In double precision; rows sum to 1.
+
+    Raises:
+        ValueError: There is no labelled sample, or there are more labels than samples.
+    """
+    exact = _in_double(embeddings)
+    with torch.autocast(exact.device.type, enabled=False):
+        edges = similarities(exact, similarity, temperature)
+        return propagated(transition_matrix(edges), labels.to(exact))
+
+
 def similarities(
     embeddings: Float[Tensor, "sample feature"],
     kind: Similarity,

@@ -61,13 +61,16 @@ class Refresh(NamedTuple):
     """``None``: only before the first step."""
 
     labels: Callable[[Tensor], Tensor]
-    """Of the probabilities `(class, i, j, k)` of a case: what its patches are labelled
-    with, one byte per voxel; a label map `(i, j, k)`, or `(class, i, j, k)`,
-    probabilities times 255."""
+    """Of the probabilities `(class, i, j, k)` of some rows of a case: what patches are
+    labelled with there, in bytes; a label map `(i, j, k)`, or `(class, i, j, k)`,
+    probabilities times 255, all 0 where nothing is to be learned."""
+
+    are_soft: bool
+    """Whether ``labels`` gives probabilities; batches have them as ``soft_labels``."""
 
     least_share: float
     """New labels are not used if a structure has less than this share of the voxels
-    that it had in the first."""
+    that it had in the first, or none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,9 @@ class Setting:
 
     batch_size: int
     """Labelled patches per step."""
+
+    in_channels: int
+    """Of the image."""
 
     patch_size: tuple[int, int, int]
     """What the network takes in, in voxels."""
@@ -138,6 +144,18 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """Loss terms by name; their sum is what is minimised."""
+
+    def may_be_best(self, share_done: float) -> bool:
+        """Whether weights of now may be kept as the best of the run.
+
+        Not before what validation cannot see is in force, such as adaptation to cases
+        that nobody outlined: earlier weights may be better on the outlined ones.
+
+        Args:
+            share_done: Of the run's steps, in (0, 1].
+        """
+        del share_done  # Supervised weights may be at any time.
+        return True
 
     def after_step(self, clock: Clock) -> None:
         """Called when the optimisers have stepped: moving averages and the like."""

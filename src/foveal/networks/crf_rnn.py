@@ -42,6 +42,22 @@ class CrfRnn(Network):
         # The CRF speaks of classes, too, and another data set has others.
         of_network = (f"network.{name}" for name in network.classifier_names)
         self.classifier_names = (*of_network, "crf")
+        self.embedding_layer = network.embedding_layer
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Those of the network."""
+        return self.network.adapted_layers
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Tensor,
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Tensor:
+        """As the network does it."""
+        return self.network.at_output(tap, activation, output_shape, window)
 
     @property
     def receptive_field(self) -> None:

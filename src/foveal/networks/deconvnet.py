@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from foveal.networks.geometry import TransposedWindow, Window, field
 from foveal.networks.initialisation import initialise
-from foveal.networks.interface import Network, Output, asked
+from foveal.networks.interface import Network, Output, asked, whole
+from foveal.networks.places import spread
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     FULLY_CONNECTED_KERNEL,
@@ -26,6 +27,7 @@ from foveal.networks.vgg import (
     decoder_layers,
     encoder_layers,
     fully_connected_names,
+    strides_of_taps,
 )
 
 
@@ -45,6 +47,7 @@ class DeconvNet(Network):
     padding: Literal["same", "valid"] = "same"
     alignment = (1, 1)
     classifier_names = ("classifier",)
+    embedding_layer = f"decoder.{len(CONVOLUTIONS) - 1}"
 
     def __init__(
         self,
@@ -81,6 +84,24 @@ class DeconvNet(Network):
         decoded = self.decoder(activations["head"], pooled)
         activations |= {f"decoder.{n}": maps for n, maps in enumerate(decoded)}
         return Output(self.classifier(decoded[-1]), (), asked(activations, taps))
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The bridge and all of the decoder."""
+        return "head", *(f"decoder.{n}" for n in range(len(CONVOLUTIONS)))
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "patch feature m n"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature i j"]:
+        """See `Network`."""
+        part = whole(output_shape) if window is None else window
+        # The last row and column of a coarse map may reach beyond the image.
+        stride = (strides_of_taps() | {"head": 2 ** len(CONVOLUTIONS)})[tap]
+        return spread(activation, part, (stride, stride), (0, 0))
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

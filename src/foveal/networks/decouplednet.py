@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from foveal.errors import SettingsError
 from foveal.networks.deconvnet import FullyConnectedBridge
 from foveal.networks.initialisation import initialise
-from foveal.networks.interface import Network, Output, asked
+from foveal.networks.interface import Network, Output, asked, whole
+from foveal.networks.places import spread
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     FULLY_CONNECTED_KERNEL,
@@ -34,6 +36,7 @@ from foveal.networks.vgg import (
     batch_norm,
     convolution_names,
     fully_connected_names,
+    strides_of_taps,
 )
 
 ABSENT = -1e4
@@ -77,6 +80,8 @@ class DecoupledNet(Network):
     alignment = (1, 1)
     # The decoder's own output is figure and ground, whatever the classes are.
     classifier_names = ("classification.score",)
+    # What comes later has a map per class, and not one per image.
+    embedding_layer = "fc7"
 
     def __init__(
         self,
@@ -190,6 +195,40 @@ class DecoupledNet(Network):
         """What the decoder makes of features and of the class that they speak for."""
         both = torch.cat([features, self.norm_relevance(relevance)], dim=1)
         return self.decoder(self.bridge(both), pooled)
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Of the classification part, all that the other parts see."""
+        return "pool3", "pool4", "pool5", "fc7"
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "patch feature m n"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature i j"]:
+        """See `Network`.
+
+        Raises:
+            SettingsError: Of a layer of which every image has one map per class.
+        """
+        part = whole(output_shape) if window is None else window
+        if tap.startswith(("relevance", "decoder")):
+            raise SettingsError(
+                f"{tap} of decouplednet has a map per class and not per image; name "
+                "any of pool1 to pool5, fc6 and fc7"
+            )
+        if tap.startswith("pool"):
+            stride = strides_of_taps()[tap]
+            return spread(activation, part, (stride, stride), (0, 0))
+        stride = 2 ** len(CONVOLUTIONS)
+        offsets = []
+        for length in output_shape:
+            # Zeros complete a small last pooling; a window's centre stands for it.
+            missing = max(0, FULLY_CONNECTED_KERNEL - -(-length // stride))
+            offsets.append(stride * (FULLY_CONNECTED_KERNEL // 2 - missing // 2))
+        return spread(activation, part, (stride, stride), offsets)
 
     @property
     def receptive_field(self) -> None:

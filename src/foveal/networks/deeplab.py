@@ -11,6 +11,8 @@ size comes out in its size, and the odd lengths of the papers, 321 and 513, end 
 feature. Between features logits are interpolated; beyond the last they are repeated.
 """
 
+import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 
 from foveal.networks.geometry import InterpolateBetween, Layer, Window, field
 from foveal.networks.initialisation import initialise
-from foveal.networks.interface import Network, Output, asked
+from foveal.networks.interface import Network, Output, asked, whole
+from foveal.networks.places import spread
 from foveal.networks.resnet import ResNet
 from foveal.networks.vgg import (
     CONVOLUTIONS,
@@ -72,6 +75,8 @@ class DeepLabV2(Network):
         self.rates = tuple(rates)
         self.backbone: AtrousVgg16 | ResNet
         if backbone == "vgg16":
+            # The branches' own layers differ, and are not among those with names.
+            self.embedding_layer = f"stages.{len(CONVOLUTIONS) - 1}"
             self.backbone = AtrousVgg16(in_channels, first_features)
             hidden = 2 * self.backbone.out_channels
             self.branches = nn.ModuleList(
@@ -84,6 +89,7 @@ class DeepLabV2(Network):
                 nn.Conv2d(hidden, num_classes, 1) for _ in rates
             )
         else:
+            self.embedding_layer = "layer4"
             self.backbone = ResNet(
                 in_channels,
                 depth=int(backbone.removeprefix("resnet")),
@@ -137,6 +143,24 @@ class DeepLabV2(Network):
         return {f"backbone.{name}": name for name in self.backbone.state_dict()}
 
     @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The last three of the backbone."""
+        return tuple(self.backbone.strides)[-3:]
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "patch feature m n"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature i j"]:
+        """See `Network`; every feature stands for the voxels that are nearest to it."""
+        part = whole(output_shape) if window is None else window
+        stride = self.backbone.strides[tap]
+        offset = -(stride // 2)
+        return spread(activation, part, (stride, stride), (offset, offset))
+
+    @property
     def receptive_field(self) -> tuple[int, ...] | None:
         """Through every convolution and the most dilated classifier."""
         rate = max(self.rates)
@@ -168,6 +192,7 @@ class DeepLabV3(Network):
     alignment = (1, 1)
     padding: Literal["same", "valid"] = "same"
     classifier_names = ("classifier",)
+    embedding_layer = "project"
 
     def __init__(
         self,
@@ -226,6 +251,24 @@ class DeepLabV3(Network):
     def pretrained_names(self) -> Mapping[str, str]:
         """The backbone, as torchvision names it."""
         return {f"backbone.{name}": name for name in self.backbone.state_dict()}
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The last three of the backbone, and what the classifier reads."""
+        return *tuple(self.backbone.strides)[-3:], "project"
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "patch feature m n"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature i j"]:
+        """See `Network`; every feature stands for the voxels that are nearest to it."""
+        part = whole(output_shape) if window is None else window
+        stride = self.output_stride if tap == "project" else self.backbone.strides[tap]
+        offset = -(stride // 2)
+        return spread(activation, part, (stride, stride), (offset, offset))
 
     @property
     def receptive_field(self) -> tuple[int, ...] | None:
@@ -299,6 +342,12 @@ class AtrousVgg16(nn.Module):
             self.pathway.append(Window(3, self.pooling_strides[n], 1))
             channels = features
         self.out_channels = channels
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Voxels between the features of each stage."""
+        so_far = itertools.accumulate(self.pooling_strides, operator.mul)
+        return {f"stages.{n}": stride for n, stride in enumerate(so_far)}
 
     def forward(
         self, image: Float[Tensor, "patch channel i j"]

@@ -35,7 +35,8 @@ from foveal.networks.geometry import (
     behind,
     field,
 )
-from foveal.networks.interface import Network, Output, asked
+from foveal.networks.interface import Network, Output, asked, late_layers, whole
+from foveal.networks.places import repeated, spread
 
 INITIAL_SLOPE = 0.01
 NORM_EPSILON = 1e-6
@@ -158,6 +159,12 @@ class DeepMedic(Network):
             norm=norm,
             dropout_fractions=hidden_fractions,
         )
+        # Without hidden layers the classifier reads all pathways.
+        self.embedding_layer = (
+            f"hidden.{len(hidden_features)}"
+            if hidden_features
+            else f"{pathway_name(0)}.{len(features_of_pathways[0])}"
+        )
         self.classifier = PreActivatedConvolution(
             [concatenated, *hidden_features][-1],
             num_classes,
@@ -224,24 +231,34 @@ class DeepMedic(Network):
         tap: str,
         activation: Float[Tensor, "patch feature *space"],
         output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
     ) -> Float[Tensor, "patch feature *output"]:
-        """A layer's activation on the grid of the logits, wide ones repeated.
-
-        Args:
-            tap: Its name in ``forward``.
-            activation: What ``forward`` gave for it.
-            output_shape: Of the logits.
-        """
+        """See `Network`; every voxel stands where its context is centred."""
+        part = whole(output_shape) if window is None else window
         name, number = tap.split(".")
         if name == "hidden":
-            return activation
+            return activation[:, :, *part]
         pathway = self._named_pathways[name]
-        window = [
+        blocks = [
             along_axis.blocks_window(length, int(number))
             for along_axis, length in zip(pathway.axes, output_shape, strict=True)
         ]
-        at_blocks = activation[:, :, *window]
-        return repeated(at_blocks, pathway.factors)
+        at_blocks = activation[:, :, *blocks]
+        return spread(at_blocks, part, pathway.factors, [0] * len(part))
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Of every pathway those in the middle, at three quarters and last; and hidden.
+
+        With the thesis' eight layers and two hidden ones: 4, 6, 8 and the 10th.
+        """
+        of_pathways = [
+            f"{name}.{number}"
+            for name, pathway in self._named_pathways.items()
+            for number in late_layers(len(pathway.chain.layers))
+        ]
+        hidden = [self.embedding_layer] if self.embedding_layer else []
+        return (*of_pathways, *hidden)
 
     @property
     def receptive_field(self) -> tuple[int, ...]:
@@ -573,16 +590,6 @@ def add_centre(output: Tensor, earlier: Tensor) -> None:
     # In place: nothing is padded and nothing copied, and convolutions do not need
     # their output for the way back.
     output[:, :shared] += earlier[:, :shared, *window]
-
-
-def repeated(
-    features: Float[Tensor, "patch feature *space"], factors: Sequence[int]
-) -> Float[Tensor, "patch feature *larger"]:
-    """Every voxel as a block."""
-    # "nearest" multiplies rounded numbers, and misses by one where they fall short.
-    return F.interpolate(
-        features, scale_factor=[float(f) for f in factors], mode="nearest-exact"
-    )
 
 
 def linearly_upsampled(

@@ -21,15 +21,18 @@ class DomainDiscriminator(nn.Module):
     """Four layers of 3^3, valid, and a decision per place.
 
     It sees 9^3 places of its input, which is all that DeepMedic predicts of a training
-    patch. On the 410 features of ``deepmedic-thesis`` (layers 4, 6 and 8 of both
-    pathways and the second hidden one, see `DeepMedic.at_output`) its kernels have
-    1,917,200 weights; with 402 biases and 400 slopes, 1,918,002 trainable parameters.
+    patch. Along an axis of fewer places, such as that of the slices, as many layers see
+    3 as fit, and the others 1: nothing is padded, and no patch is too small.
+
+    On the 410 features of ``deepmedic-thesis`` (layers 4, 6 and 8 of both pathways and
+    the second hidden one, see `DeepMedic.at_output`) its kernels have 1,917,200
+    weights; with 402 biases and 400 slopes, 1,918,002 trainable parameters.
 
     Args:
         in_channels: Of the features.
         num_domains: To tell apart.
         features: Channels per layer.
-        dimensions: 2 or 3.
+        shape: Of the smallest input, along its two or three axes.
     """
 
     def __init__(
@@ -38,20 +41,25 @@ class DomainDiscriminator(nn.Module):
         num_domains: int = 2,
         *,
         features: Sequence[int] = (100, 100, 100, 100),
-        dimensions: int = 3,
+        shape: Sequence[int] = (9, 9, 9),
     ) -> None:
         super().__init__()
-        convolution = convolution_class(dimensions)
+        convolution = convolution_class(len(shape))
         self.layers = nn.Sequential()
-        for before, after in zip([in_channels, *features[:-1]], features, strict=True):
-            self.layers.append(convolution(before, after, 3))
+        # Layers that fit along each axis: every one takes two places.
+        fitting = [min((length - 1) // 2, len(features)) for length in shape]
+        for number, (before, after) in enumerate(
+            zip([in_channels, *features[:-1]], features, strict=True)
+        ):
+            kernel = tuple(3 if number < layers else 1 for layers in fitting)
+            self.layers.append(convolution(before, after, kernel))  # type: ignore[arg-type]
             self.layers.append(nn.PReLU(after, init=INITIAL_SLOPE))
         self.classifier = convolution(features[-1], num_domains, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=INITIAL_SLOPE)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        self.receptive_field = (1 + 2 * len(features),) * dimensions
+        self.receptive_field = tuple(1 + 2 * layers for layers in fitting)
 
     def forward(
         self, features: Float[Tensor, "patch feature *space"]

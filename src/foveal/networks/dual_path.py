@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.networks.geometry import Layer, Repeat, Shift, Window, behind, field
-from foveal.networks.interface import Network, Output, asked
+from foveal.networks.interface import Network, Output, asked, late_layers, whole
+from foveal.networks.places import spread
 
 CONV_KERNEL = 3
 
@@ -116,6 +117,9 @@ class DualPath(Network):
                 nn.ReLU(inplace=True),
             )
             channels = features
+        if hidden_features:
+            # Before the dropout that follows it.
+            self.embedding_layer = f"hidden.{len(self.hidden) - 1}"
         self.hidden.append(nn.Dropout(dropout_fraction))
         self.classifier = nn.Conv3d(channels, num_classes, 1)
         self._initialise()
@@ -176,6 +180,41 @@ class DualPath(Network):
             for number in range(len(modules))
         ]
         return Output(logits, (), asked(activations, taps, names))
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Late modules of both pathways, and the last hidden layer."""
+        of_pathways = [
+            f"{name}.{number - 1}"
+            for name in ("sharp", "wide")
+            for number in late_layers(len(self.sharp))
+        ]
+        hidden = [self.embedding_layer] if self.embedding_layer else []
+        return (*of_pathways, *hidden)
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "patch feature i j k"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature part_i part_j part_k"]:
+        """See `Network`; every voxel stands where its context is centred."""
+        part = whole(output_shape) if window is None else window
+        name, number = tap.split(".")
+        if name == "hidden":
+            return activation[:, :, *part]
+        # As much is left at the borders as the convolutions still to come take away.
+        passed = sum(
+            convolutions_in(each) for each in list(self.sharp)[: int(number) + 1]
+        )
+        factors = [self.factor if name == "wide" else 1] * len(part)
+        border = self.convolutions - passed
+        inside = [
+            slice(border, border + length // factor)
+            for length, factor in zip(output_shape, factors, strict=True)
+        ]
+        return spread(activation[:, :, *inside], part, factors, [0] * len(part))
 
     def _sharp_input(self, image: Tensor, output_shape: Sequence[int]) -> Tensor:
         return image[:, :, *self._windows(self._sharp_layers, output_shape)]
@@ -272,6 +311,13 @@ class BottleneckBlock(nn.Module):
     ) -> Float[Tensor, "patch out_channel *smaller"]:
         """Features, one voxel smaller at every border."""
         return F.relu(self.branch(features) + self.shortcut(cropped(features, 1)))
+
+
+def convolutions_in(module: nn.Module) -> int:
+    """Convolutions of 3^3 that a module of a pathway passes its input through."""
+    if isinstance(module, nn.ReLU):
+        return 0
+    return 2 if isinstance(module, BasicBlock) else 1
 
 
 def convolution(

@@ -24,7 +24,8 @@ from foveal.networks.geometry import (
     field,
 )
 from foveal.networks.initialisation import initialise
-from foveal.networks.interface import Network, Output, asked
+from foveal.networks.interface import Network, Output, asked, whole
+from foveal.networks.places import spread
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     FULLY_CONNECTED_KERNEL,
@@ -65,6 +66,7 @@ class Fcn(Network):
 
     padding: Literal["same", "valid"] = "same"
     alignment = (1, 1)
+    embedding_layer = "fc7"
 
     def __init__(
         self,
@@ -156,6 +158,30 @@ class Fcn(Network):
         )
         tapped = asked(activations, taps)
         return Output(logits[:, :, rows, columns], (), tapped)
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The poolings of which FCN-8s makes scores, and the last hidden layer."""
+        return "pool3", "pool4", "fc7"
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "patch feature m n"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature i j"]:
+        """See `Network`; the zeros around the image are left out."""
+        part = whole(output_shape) if window is None else window
+        stage = int(tap[-1]) if tap.startswith("pool") else len(CONVOLUTIONS)
+        stride = 2**stage
+        first = (
+            _first_of_pool(stage, self.input_padding)
+            if tap.startswith("pool")
+            else _first_of_head(self.input_padding, self.head_padding)
+        )
+        offset = round(first - (stride - 1) / 2)
+        return spread(activation, part, (stride, stride), (offset, offset))
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

@@ -98,6 +98,8 @@ class FCN3d(Network):
             self.encoder.append(stage)
 
         added = num_classes if decoder == "concatenate" else 0
+        # Finer scores only add to those of the deepest features.
+        self.embedding_layer = f"encoder.{len(features) - 1}"
         self.scores = nn.ModuleList()
         self.upsampling = nn.ModuleList()
         deepest = len(features) - 1
@@ -146,6 +148,12 @@ class FCN3d(Network):
                 scores = score(torch.cat([upsample(scores), features], dim=1))
             activations[f"scores.{n}"] = scores
         return Output(scores, (), asked(activations, taps))
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """All stages but the first; what follows them is scores."""
+        deepest = len(self.encoder) - 1
+        return tuple(f"encoder.{n}" for n in range(min(1, deepest), deepest + 1))
 
     @property
     def receptive_field(self) -> tuple[int, ...] | None:

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from foveal.errors import SettingsError
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, UnknownLayerError
 
 SWIN_ALIGNMENT = 32
 """Patches of two voxels, then four times merged by two."""
@@ -58,9 +58,7 @@ class ForeignNetwork(Network):
         named = [name for name, _ in self.body.named_modules() if name]
         unknown = [name for name in taps if name not in named]
         if unknown:
-            raise ValueError(
-                f"no layer is called {', '.join(unknown)}; there are {', '.join(named)}"
-            )
+            raise UnknownLayerError(unknown, named)
         hooks = [
             self.body.get_submodule(name).register_forward_hook(
                 lambda _module, _inputs, activation, name=name: keep_as(
@@ -74,6 +72,12 @@ class ForeignNetwork(Network):
         finally:
             for hook in hooks:
                 hook.remove()
+        # Some modules only hold others, or give something else than a tensor.
+        never = [name for name in taps if not isinstance(found.get(name), Tensor)]
+        if never:
+            raise UnknownLayerError(
+                never, [each for each in named if each not in never]
+            )
         return Output(logits, (), tuple(found[name] for name in taps))
 
 

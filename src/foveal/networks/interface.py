@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.errors import GeometryError
+from foveal.networks.places import spread
 
 
 class Output(NamedTuple):
@@ -43,8 +44,18 @@ class Network(nn.Module, ABC):
     replaces, and that some papers exempt from regularisation."""
 
     embedding_layer: str = ""
-    """Name in ``taps`` of the layer whose activations the classifier reads; empty: none
-    of those that can be named."""
+    """Name in ``taps`` of the layer that the classifier reads, or that among several
+    which comes closest; empty: not known."""
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Names in ``taps`` of the layers that are made alike over domains by default.
+
+        From the middle of the network on to what the classifier reads, as in Kamnitsas'
+        thesis (Imperial College London 2019), section 5.2.2. Empty: the user has to
+        name them.
+        """
+        return ()
 
     @property
     @abstractmethod
@@ -132,7 +143,11 @@ class Network(nn.Module, ABC):
         return self(image).logits.flatten(2).mean(dim=2)
 
     def at_output(
-        self, tap: str, activation: Tensor, output_shape: Sequence[int]
+        self,
+        tap: str,
+        activation: Tensor,
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
     ) -> Tensor:
         """A layer's activation on the grid of the logits, repeated where it is coarser.
 
@@ -140,13 +155,52 @@ class Network(nn.Module, ABC):
             tap: Its name in ``forward``.
             activation: What ``forward`` gave for it.
             output_shape: Of the logits.
+            window: First voxel and end of the part that is wanted, along every axis;
+                ``None``: all. Less is made of a coarse layer for less.
         """
         del tap  # Every layer spans what the padded network puts out.
-        return F.interpolate(activation, tuple(output_shape), mode="nearest-exact")
+        part = whole(output_shape) if window is None else window
+        lengths = activation.shape[2:]
+        if all(
+            length and output % length == 0
+            for output, length in zip(output_shape, lengths, strict=True)
+        ):
+            strides = [
+                output // length
+                for output, length in zip(output_shape, lengths, strict=True)
+            ]
+            return spread(activation, part, strides, [0] * len(strides))
+        shown = F.interpolate(activation, tuple(output_shape), mode="nearest-exact")
+        return shown[:, :, *part]
 
     @abstractmethod
     def forward(self, image: Tensor, taps: Sequence[str] = ()) -> Output:
         """Logits of a batch; ``taps`` names layers whose activations are wanted."""
+
+
+def late_layers(number: int) -> list[int]:
+    """Of so many layers, from 1: the middle one, that at three quarters, the last."""
+    middle, later = -(-number // 2), -(-3 * number // 4)
+    return sorted({middle, later, number})
+
+
+class UnknownLayerError(ValueError):
+    """A network was asked for the activations of layers that it does not have.
+
+    Args:
+        unknown: Names that were asked for.
+        names: Those there are.
+    """
+
+    def __init__(self, unknown: Sequence[str], names: Sequence[str]) -> None:
+        there = ", ".join(names)
+        super().__init__(f"no layer is called {', '.join(unknown)}; there are {there}")
+        self.names = tuple(names)
+
+
+def whole(shape: Sequence[int]) -> tuple[slice, ...]:
+    """The window of a grid that is all of it."""
+    return tuple(slice(0, length) for length in shape)
 
 
 def asked(
@@ -162,10 +216,10 @@ def asked(
         names: Of all layers, where only those asked for were kept.
 
     Raises:
-        ValueError: A tap is no layer's name; says which there are.
+        UnknownLayerError: A tap is no layer's name; says which there are.
     """
     unknown = [name for name in taps if name not in activations]
     if unknown:
-        there = ", ".join(activations if names is None else names)
-        raise ValueError(f"no layer is called {', '.join(unknown)}; there are {there}")
+        there = list(activations if names is None else names)
+        raise UnknownLayerError(unknown, there)
     return tuple(activations[name] for name in taps)

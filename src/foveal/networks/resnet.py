@@ -106,6 +106,11 @@ class ResNet(nn.Module):
         return activations
 
     @property
+    def strides(self) -> dict[str, int]:
+        """Voxels between the features of each layer."""
+        return {f"layer{n}": min(2 ** (n + 1), self.output_stride) for n in range(1, 5)}
+
+    @property
     def pathway(self) -> list[Layer]:
         """All layers along one axis, through every convolution."""
         layers: list[Layer] = [Window(7, 2, 3), Window(3, 2, 1)]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from foveal.networks.geometry import field
 from foveal.networks.initialisation import initialise
-from foveal.networks.interface import Network, Output, asked
+from foveal.networks.interface import Network, Output, asked, whole
+from foveal.networks.places import spread
 from foveal.networks.vgg import (
     CONVOLUTIONS,
     UnpoolingDecoder,
@@ -22,6 +23,7 @@ from foveal.networks.vgg import (
     convolution_names,
     decoder_layers,
     encoder_layers,
+    strides_of_taps,
 )
 
 
@@ -40,6 +42,7 @@ class SegNet(Network):
     padding: Literal["same", "valid"] = "same"
     alignment = (1, 1)
     classifier_names = ("classifier",)
+    embedding_layer = f"decoder.{len(CONVOLUTIONS) - 1}"
 
     def __init__(
         self, in_channels: int, num_classes: int, *, features: Sequence[int]
@@ -67,6 +70,24 @@ class SegNet(Network):
         activations = {f"pool{n}": each.maps for n, each in enumerate(pooled, start=1)}
         activations |= {f"decoder.{n}": maps for n, maps in enumerate(decoded)}
         return Output(self.classifier(decoded[-1]), (), asked(activations, taps))
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The last pooling and all of the decoder."""
+        return "pool5", *(f"decoder.{n}" for n in range(len(CONVOLUTIONS)))
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "patch feature m n"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature i j"]:
+        """See `Network`."""
+        part = whole(output_shape) if window is None else window
+        # The last row and column of a coarse map may reach beyond the image.
+        stride = strides_of_taps()[tap]
+        return spread(activation, part, (stride, stride), (0, 0))
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from foveal.networks.interface import Network, Output
+from foveal.networks.interface import Network, Output, whole
 
 
 class SliceBySlice(Network):
@@ -24,8 +24,29 @@ class SliceBySlice(Network):
         self.classifier_names = tuple(
             f"network.{name}" for name in network.classifier_names
         )
+        self.embedding_layer = network.embedding_layer
         self.alignment = self._with_axis(network.alignment, 1)
         self.margins = self._with_axis(network.all_margins, (0, 0))
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Those of the 2D network."""
+        return self.network.adapted_layers
+
+    def at_output(
+        self,
+        tap: str,
+        activation: Float[Tensor, "slice feature _ _"],
+        output_shape: Sequence[int],
+        window: Sequence[slice] | None = None,
+    ) -> Float[Tensor, "patch feature i j k"]:
+        """See `Network`; slices come back to their patches."""
+        part = list(whole(output_shape) if window is None else window)
+        plane = list(output_shape)
+        by_patch = activation.unflatten(0, (-1, plane.pop(self.axis)))
+        seen = by_patch[:, part.pop(self.axis)]
+        shown = self.network.at_output(tap, seen.flatten(0, 1), plane, part)
+        return shown.unflatten(0, (len(seen), -1)).movedim(1, 2 + self.axis)
 
     @property
     def receptive_field(self) -> tuple[int, ...] | None:

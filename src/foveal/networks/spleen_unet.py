@@ -41,6 +41,7 @@ class SpleenUNet(Network):
 
     padding: Literal["same", "valid"] = "same"
     classifier_names = ("classifier",)
+    embedding_layer = f"decoder.{HALVINGS - 1}"
 
     def __init__(
         self,
@@ -114,6 +115,12 @@ class SpleenUNet(Network):
             activations[f"decoder.{n}"] = features
         tapped = asked(activations, taps)
         return Output(self.classifier(features), (), tapped)
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The deepest stage and all of the decoder."""
+        decoder = [f"decoder.{n}" for n in range(len(self.decoder))]
+        return (f"encoder.{len(self.encoder) - 1}", *decoder)
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

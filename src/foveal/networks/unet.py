@@ -151,6 +151,7 @@ class UNet(Network):
         self.decoder = nn.ModuleList(
             stage(copies * features[level], level, no_stride) for level in levels
         )
+        self.embedding_layer = f"decoder.{len(levels) - 1}" if levels else "encoder.0"
         self.classifiers = nn.ModuleList(
             pointwise(features[level], num_classes, 1)
             for level in levels
@@ -195,6 +196,12 @@ class UNet(Network):
         if self.skips == "summed":
             return upsampled + skip
         return torch.cat([upsampled, skip], dim=1)
+
+    @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """The deepest stage and all of the decoder."""
+        decoder = [f"decoder.{n}" for n in range(len(self.decoder))]
+        return (f"encoder.{len(self.encoder) - 1}", *decoder)
 
     @property
     def receptive_field(self) -> tuple[int, ...] | None:

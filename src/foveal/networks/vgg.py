@@ -197,6 +197,16 @@ def at_least(
     return padded, (slice(top, top + height), slice(left, left + width))
 
 
+def strides_of_taps() -> dict[str, int]:
+    """Voxels of the image under one of a layer, by the layers' names.
+
+    Of ``pool1`` to ``pool5`` and, coarsest first, of the decoder's stages.
+    """
+    deepest = len(CONVOLUTIONS)
+    strides = {f"pool{n}": 2**n for n in range(1, deepest + 1)}
+    return strides | {f"decoder.{n}": 2 ** (deepest - 1 - n) for n in range(deepest)}
+
+
 def encoder_layers(stages: int, input_padding: int = 1) -> list[Layer]:
     """Geometry along one axis, through the pooling of the last of so many stages."""
     layers: list[Layer] = []

@@ -70,6 +70,8 @@ class Audit:
             "dataset": self.dataset.name,
             "cases": len(self.dataset.cases),
             "labelled_cases": len(self.dataset.labelled),
+            "unlabelled_cases": len(self.dataset.unlabelled),
+            "domains": [asdict(domain) for domain in self.dataset.domains],
             "channels": list(self.dataset.channel_names),
             "structures": [
                 {
@@ -299,7 +301,8 @@ def _unlabelled_findings(dataset: Dataset) -> list[Finding]:
             "no label map",
             "note",
             f"{len(without)} of {len(dataset.cases)} cases have no label map",
-            "they are not trained on",
+            "supervised training leaves them out; other methods learn from those that "
+            "are not for validation (docs/unlabelled.md)",
             "nothing, if it is meant; else add the label maps or correct their names",
             without,
         )

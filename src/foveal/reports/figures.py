@@ -246,6 +246,42 @@ def plain_curves(
     return svg.getvalue()
 
 
+def measure_curve(
+    steps: Sequence[int],
+    values: Sequence[float],
+    quantity: str,
+    *,
+    top: float | None,
+    chance: float | None,
+) -> bytes:
+    """SVG of a number of every step, thin, and of its running mean.
+
+    Args:
+        steps: At which it was measured.
+        values: Not negative.
+        quantity: What it is.
+        top: Of the axis; ``None``: as the values need.
+        chance: Value of a guess, a dashed line; ``None``: there is none.
+    """
+    with curve_axes() as (axes, svg):
+        averaged = averaged_curve(steps, values)
+        axes.plot(*averaged, color=INK, linewidth=0.7, alpha=0.3)
+        axes.plot(*smoothed_curve(steps, values), color=INK, linewidth=1.8)
+        if chance is not None:
+            axes.axhline(chance, color=STRUCTURE_COLOURS[1], linestyle="--")
+            axes.annotate(
+                "chance",
+                (1.0, chance),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+            )
+        axes.set_ylim(bottom=0, top=top)
+        axes.set_ylabel(quantity)
+    return svg.getvalue()
+
+
 def smoothed_curve(
     steps: Sequence[int], values: Sequence[float]
 ) -> tuple[list[float], list[float]]:

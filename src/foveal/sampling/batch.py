@@ -50,6 +50,11 @@ class Batch:
     """The user's weight of every voxel, not negative; 1 in cases without a weight map,
     0 beyond the volume of those with one. ``None`` where no loss asks for them."""
 
+    soft_labels: Float[Tensor, "patch class i j k"] | None = None
+    """Probabilities of the inside classes that a predictor gave, not negative; their
+    sum is 1 where they are known, 0 where not, and between on the way. ``None`` where
+    no method asks for them."""
+
     def with_image(self, image: Float[Tensor, "patch channel i j k"]) -> "Batch":
         """The same batch with other intensities or another memory layout."""
         return replace(self, image=image)
@@ -92,6 +97,19 @@ class Batch:
                 "a stream of labelled patches needs labelled cases only"
             )
         return self.label_map, self.annotated, self.structures
+
+    def made_probabilities(self) -> Float[Tensor, "patch class i j k"]:
+        """What a predictor gave as labels.
+
+        Raises:
+            SamplingError: They were not asked for.
+        """
+        if self.soft_labels is None:
+            raise SamplingError(
+                f"cases {', '.join(self.case_names)}: the batch has no soft labels; "
+                "the source of its patches must read labels that a predictor made"
+            )
+        return self.soft_labels
 
     def weights(self) -> Float[Tensor, "patch i j k"]:
         """The user's voxel weights.
