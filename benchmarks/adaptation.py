@@ -26,7 +26,7 @@ patches each, as `few_labels.py` does, and options of the method are its default
 figure 5.6. Both on hippocampi, with the seeds given.
 
 Figures are in `--out`. Whatever is finished is kept; the same command goes on, and
-several may share a folder if they make other runs (other parts or seeds).
+several may share a folder if they make other runs (other seeds).
 """
 
 import argparse
@@ -507,7 +507,8 @@ def print_rows(
                 fmean(run["dice"] for run in rows[bound]) for bound in (lower, upper)
             )
             dice = fmean(run["dice"] for run in runs)
-            cells.append(f"{(dice - low) / (high - low):.0%}")
+            is_bound = name in (lower, upper)
+            cells.append("" if is_bound else f"{(dice - low) / (high - low):.0%}")
         cells.append(", ".join(f"{100 * run['dice']:.1f}" for run in runs))
         print(f"| {name} | {' | '.join(cells)} |")
 
