@@ -1,14 +1,18 @@
 """`foveal train` with pseudo-labels: warm, resumable, and never without a structure."""
 
 import json
+import shutil
 
 import pytest
 import tomli_w
 from phantoms import write_ball_and_box_dataset
+from safetensors.torch import load_file
 
 import foveal
 from foveal.commands.fit import Watcher
+from foveal.commands.report import report
 from foveal.engine.log import read_log
+from foveal.errors import RunError, SettingsError, TrainingError
 
 SMALL = [
     "network.features=[4,8]",
@@ -126,3 +130,94 @@ def test_run_learns_from_labels_of_its_own(run):
         assert row["terms"]["pseudo_cross_entropy"] > 0
         assert 0 < row["measures"]["pseudo_label_share"] <= 1
     assert json.loads((run / "validation" / "metrics.json").read_text())["rows"]
+
+
+def test_report_tells_of_the_labels_and_of_those_not_used(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    log = copy / "log.jsonl"
+    rows = read_log(log)
+    for row in rows:
+        if row["kind"] == "refresh" and row["step"] == 3:
+            row["labels"]["lost"] = ["ball"]
+            row["note"] = "the labels made anew are not used"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = report(copy).read_text(encoding="utf-8")
+    assert "2 cases without an outline were labelled by the network, 2 times" in page
+    assert "those of step 3 (ball)" in page
+    assert ">Step 3: the labels made anew are not used.</div>" in page
+    assert "<h3>Labels made</h3>" in page
+
+
+def test_run_killed_right_after_labels_were_made_is_resumed_to_the_same_weights(
+    train, dataset, teacher, run, tmp_path
+):
+    out = tmp_path / "run"
+
+    def on_stage(sentence):
+        if "weights of step 3" in sentence:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(
+            out,
+            *PSEUDO,
+            "method.every_steps=3",
+            "method.least_share=0",
+            f"transfer.weights={teacher}",
+            watcher=Watcher(on_stage=on_stage),
+        )
+    foveal.train(dataset, out, resume=True)
+    first, second = (
+        load_file(folder / "checkpoints" / "last.safetensors") for folder in (run, out)
+    )
+    assert all((second[name] == tensor).all() for name, tensor in first.items())
+    assert [row["labels"] for row in refreshes(out)] == [
+        row["labels"] for row in refreshes(run)
+    ]
+
+
+def test_method_without_a_trained_run_is_refused_and_told_what_to_do(train, tmp_path):
+    with pytest.raises(SettingsError, match=r"set transfer\.weights=runs/first"):
+        train(tmp_path / "run", *PSEUDO)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dead_start_is_refused_before_the_first_step(train, teacher, tmp_path):
+    """A network of twelve steps is sure of nothing but background."""
+    with pytest.raises(TrainingError, match="find ball, box in none of the 2 unlabel"):
+        train(
+            tmp_path / "run",
+            "method.name=pseudo_label",
+            "method.threshold=1",
+            f"transfer.weights={teacher}",
+        )
+    kinds = {row["kind"] for row in read_log(tmp_path / "run" / "log.jsonl")}
+    assert "step" not in kinds
+
+
+def test_teacher_of_other_structures_or_a_classifier_is_refused(
+    train, dataset, teacher, store, tmp_path
+):
+    table = tmp_path / "table.toml"
+    text = dataset.read_text().replace("box = 2", "cube = 2")
+    table.write_text(text)
+    with pytest.raises(RunError, match=r"outline ball \(1\), box \(2\), and this run"):
+        foveal.train(
+            table,
+            tmp_path / "run",
+            steps=2,
+            options=[
+                *SMALL,
+                f"store={store}",
+                "method.name=pseudo_label",
+                f"transfer.weights={teacher}",
+            ],
+        )
+    classifier = tmp_path / "classifier"
+    shutil.copytree(teacher, classifier)
+    settings = classifier / "settings.toml"
+    text = settings.read_text().split("\n", 1)[1]
+    settings.write_text(text.replace('name = "supervised"', 'name = "classification"'))
+    with pytest.raises(RunError, match="are of a classifier, which outlines nothing"):
+        train(tmp_path / "other", *PSEUDO, f"transfer.weights={classifier}")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import one_hot
 
 from foveal import building
 from foveal.config.networks.registry import NETWORK_SECTIONS
@@ -262,10 +263,11 @@ def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Bat
     classes = plan.labels.num_classes
     flags = torch.ones(1, len(plan.labels.structures), dtype=torch.bool, device=device)
     voxels = torch.arange(math.prod(size), device=device)
+    labels = (voxels % classes).reshape(1, *size)
     noise = torch.randn(1, len(plan.preprocessing.channels), *size, device=device)
     return Batch(
         image=noise,
-        label_map=(voxels % classes).reshape(1, *size).to(torch.uint8),
+        label_map=labels.to(torch.uint8),
         annotated=flags,
         structures=building.membership(plan).to(device),
         case_names=("made up",),
@@ -273,4 +275,5 @@ def _made_up_batch(plan: Plan, size: Sequence[int], device: torch.device) -> Bat
         present=flags,
         presence_known=flags,
         voxel_weights=torch.ones(1, *size, device=device),
+        soft_labels=one_hot(labels, classes).movedim(-1, 1).float(),
     )

@@ -17,6 +17,11 @@ from foveal.commands.out_of_fold import (
 from foveal.commands.presence import read_presence
 from foveal.commands.report_curves import curves_beside, curves_of_folds, curves_of_run
 from foveal.commands.report_ensemble import ensemble_report
+from foveal.commands.report_made_labels import (
+    made_labels_curves,
+    made_labels_facts,
+    made_labels_warnings,
+)
 from foveal.commands.report_overlays import NUM_OVERLAYS, overlays_of
 from foveal.commands.report_predictions import (
     is_folder_of_predictions,
@@ -142,7 +147,7 @@ def _page_of_run(run: ReportedRun, beside: Beside | None) -> Page:
         overlay_notes=notes if scores is not None else [],
         volumes=volumes_of(scores),
         trust=trust_of(run.directory.path),
-        curves=curves_of_run(run),
+        curves=[*curves_of_run(run), *made_labels_curves(run)],
         beside=beside,
         sampling=sampling_of([run], dataset, plan),
         facts=[
@@ -150,11 +155,12 @@ def _page_of_run(run: ReportedRun, beside: Beside | None) -> Page:
             *plan_facts(plan),
             *training_facts(run.settings, run.seconds),
             *sampling_facts(run),
+            *made_labels_facts(run),
             *transfer_facts(run.settings),
             *_plugin_facts(run.directory),
             *_environment_facts(run.directory),
         ],
-        warnings=_memory_warnings(run),
+        warnings=[*_memory_warnings(run), *made_labels_warnings(run)],
         files=_files(run.directory.path, [run], dataset, scores),
         footer=FOOTER,
     )
@@ -209,13 +215,18 @@ def _page_of_runs(
             *plan_facts(plan),
             *training_facts(first.settings, sum(run.seconds for run in runs)),
             *sampling_facts(first),
+            *made_labels_facts(first),
             *transfer_facts(first.settings),
             *_plugin_facts(first.directory),
             *_environment_facts(first.directory),
         ],
         warnings=[
             *([lacking] if unfinished else []),
-            *(f"{run.name}: {text}" for run in runs for text in _memory_warnings(run)),
+            *(
+                f"{run.name}: {text}"
+                for run in runs
+                for text in (*_memory_warnings(run), *made_labels_warnings(run))
+            ),
         ],
         files=_files(folder, runs, dataset, scores),
         footer=FOOTER,

@@ -150,7 +150,7 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
         else f"{weight:g} x {words.get(name, name)}"
         for name, weight in settings.loss.weights.items()
     )
-    if settings.method.name == "classification":
+    if settings.method.name in ("classification", "cclp_classification"):
         loss = "the cross entropy of which structures a patch shows"
     return [
         ("Method", f"{_method_words(settings.method)}; the loss is {loss}."),
