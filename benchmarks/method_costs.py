@@ -6,8 +6,9 @@ The same small U-Net, patches of the same hippocampi (8 of 160 labelled) and as 
 labelled patches per step; a method's further patches are as many again, and those of
 which the domain is to be told four. Each training is a process of its own; they take
 turns, so that a machine that slows down slows all, and a ratio is taken within a turn.
-Seconds are of whole steps, the median of those after the first few, waiting for patches
-included; memory is the peak of the process.
+Seconds are the processor's for whole steps, reading and augmentation of patches
+included, the median of those after the first few: other programs change them less than
+the time that passes. Memory is the peak of the process.
 
 A method is compared with supervised steps of as many labelled patches, and of as many
 patches in all, which tells what the method costs beside looking at more patches.
@@ -16,21 +17,28 @@ Finished trainings are kept; the same command goes on.
 """
 
 import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 from few_labels import NETWORK, labelled_table
-from trainings import data_folder, trained, write_table
+from trainings import data_folder, toml_value, trained, write_table
 
 import foveal
-from foveal.engine.log import read_log
+from foveal.commands.fit import Watcher
 
 WARM_UP = 5
 """Steps that are not counted."""
 
 NUM_LABELLED = 8
+TEACHER_STEPS = 150
 
 
 class Row(NamedTuple):
@@ -92,16 +100,17 @@ ROWS: dict[str, Row] = {
 def main() -> None:
     """Time all in turn and print the table."""
     arguments = parsed()
-    plain = labelled_table(arguments, NUM_LABELLED, 0)
-    of_domains = domain_table(arguments, plain)
+    if arguments.inner:
+        print("RESULT " + json.dumps(timed(arguments)))
+        return
     # Whatever is asked for is compared with these.
     names = [name for name in ROWS if ROWS[name].as_many_patches == name]
     names += [name for name in arguments.rows if name not in names]
+    teacher(arguments)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for turn in range(arguments.turns):
         for name in names:
-            table = of_domains if name.startswith("adversarial") else plain
-            found[name].append(timed(arguments, table, name, turn))
+            found[name].append(result(arguments, name, turn))
             print(f"turn {turn}, {name}: {found[name][-1]}", flush=True)
     print_table(found)
 
@@ -114,12 +123,75 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25, help="timed in each turn")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--inner", choices=ROWS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def domain_table(arguments: argparse.Namespace, plain: Path) -> Path:
+def result(arguments: argparse.Namespace, name: str, turn: int) -> dict[str, float]:
+    """Time a training in a process of its own, or read what was found before."""
+    short = "".join(letter if letter.isalnum() else "_" for letter in name)
+    record = arguments.out / f"cost_{short}_{arguments.steps}_{turn}.json"
+    if not record.exists():
+        answer = subprocess.run(
+            [
+                sys.executable,
+                __file__,
+                "--out",
+                str(arguments.out),
+                "--steps",
+                str(arguments.steps),
+                "--threads",
+                str(arguments.threads),
+                "--inner",
+                name,
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        lines = answer.stdout.splitlines()
+        line = next(line for line in lines if line.startswith("RESULT "))
+        record.write_text(line.removeprefix("RESULT "))
+    return json.loads(record.read_text())
+
+
+def timed(arguments: argparse.Namespace) -> dict[str, float]:
+    """Processor seconds per step and peak gigabytes of a short training."""
+    import resource
+
+    options = common_options(arguments) | ROWS[arguments.inner].options
+    if arguments.inner.startswith("pseudo_label"):
+        options["transfer.weights"] = teacher(arguments).as_posix()
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+        foveal.train(
+            labelled_table(arguments, NUM_LABELLED, 0)
+            if not arguments.inner.startswith("adversarial")
+            else domain_table(arguments),
+            Path(folder) / "run",
+            steps=WARM_UP + arguments.steps,
+            options=[f"{key}={toml_value(value)}" for key, value in options.items()],
+            watcher=Watcher(on_step=lambda _: seconds.append(time.process_time())),
+        )
+    return {
+        "seconds": median(np.diff(seconds)[WARM_UP - 1 :].tolist()),
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+
+
+def common_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings of all trainings."""
+    return {
+        "store": (arguments.out / "store").as_posix(),
+        "splits.folds": 1,
+        "training.threads": arguments.threads,
+        **NETWORK,
+    }
+
+
+def domain_table(arguments: argparse.Namespace) -> Path:
     """The same cases; every unlabelled one is said to be of another domain."""
-    dataset = foveal.read_dataset(plain)
+    dataset = foveal.read_dataset(labelled_table(arguments, NUM_LABELLED, 0))
     return write_table(
         arguments.out / "domains.toml",
         data_folder("hippocampus"),
@@ -133,46 +205,19 @@ def domain_table(arguments: argparse.Namespace, plain: Path) -> Path:
     )
 
 
-def timed(
-    arguments: argparse.Namespace, table: Path, name: str, turn: int
-) -> dict[str, float]:
-    """Seconds per step and peak gigabytes of a short training."""
-    short = "".join(letter if letter.isalnum() else "_" for letter in name)
-    options: dict[str, Any] = {
-        "store": (arguments.out / "store").as_posix(),
-        "splits.folds": 1,
-        "training.steps": WARM_UP + arguments.steps,
-        "training.threads": arguments.threads,
-        **NETWORK,
-        **ROWS[name].options,
-    }
-    if name.startswith("pseudo_label"):
-        options["transfer.weights"] = teacher(arguments, table).as_posix()
-    run = arguments.out / f"cost_{short}_{arguments.steps}_{turn}"
-    record = trained(table, run, None, options)
-    rows = [row for row in read_log(run / "log.jsonl") if row["kind"] == "step"]
-    seconds = median(row["seconds"] + row["waited_seconds"] for row in rows[WARM_UP:])
-    return {"seconds": seconds, "peak_gb": record["peak_gb"]}
-
-
-def teacher(arguments: argparse.Namespace, table: Path) -> Path:
-    """A training of a few steps, whose outlines serve as well for their price."""
+def teacher(arguments: argparse.Namespace) -> Path:
+    """A training of few steps, whose outlines cost as much as better ones."""
     run = arguments.out / "cost_teacher"
-    options: dict[str, Any] = {
-        "store": (arguments.out / "store").as_posix(),
-        "splits.folds": 1,
-        "training.steps": 150,
-        "training.threads": arguments.threads,
-        **NETWORK,
-    }
-    trained(table, run, None, options)
+    table = labelled_table(arguments, NUM_LABELLED, 0)
+    options = {"training.steps": TEACHER_STEPS}
+    trained(table, run, None, common_options(arguments) | options)
     return run
 
 
 def print_table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Medians over turns; ratios are taken within a turn."""
     print(
-        "\n| method | s/step | times supervised | times that with as many patches | "
+        "\n| method | CPU s/step | times supervised | times that, as many patches | "
         "peak GB | more than supervised |\n|---|---|---|---|---|---|"
     )
     for name, turns in found.items():

@@ -56,6 +56,7 @@ def setting(network, patch_size, *, spatial=NO_MOVES, intensity=NO_CHANGES):
     losses = {"cross_entropy": (cross_entropy, 1.0), "dice": (dice_loss, 1.0)}
     return Setting(
         network=network,
+        in_channels=1,
         labelled_loss=LabelledLoss(losses),
         sampler="class_balanced",
         batch_size=2,

@@ -50,6 +50,8 @@ class CaseFiles:
     """Splits are by patient, never by case."""
 
     channels: tuple[ChannelFile, ...]
+    """In the data set's order, without the missing ones; the grid is that of the first,
+    and outputs take its format."""
 
     label_map: Path | None = None
 
@@ -77,6 +79,20 @@ class CaseFiles:
 
     background_value: int = 0
     """Value of the label map that is read as 0; see `Dataset.background_value`."""
+
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of the data set's channels that the case lacks, never all."""
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the case's image, missing ones included."""
+        return len(self.channels) + len(self.missing_channels)
+
+    @property
+    def numbered_channels(self) -> dict[int, ChannelFile]:
+        """The channels that there are, by their number in the data set."""
+        there = set(range(self.num_channels)).difference(self.missing_channels)
+        return dict(zip(sorted(there), self.channels, strict=True))
 
     @property
     def is_labelled(self) -> bool:
@@ -227,7 +243,7 @@ class Case:
     name: str
 
     image: NDArray[np.float32]
-    """``(channel, i, j, k)``."""
+    """``(channel, i, j, k)``; 0 where a channel is missing."""
 
     grid: Grid
 
@@ -245,11 +261,20 @@ class Case:
     """Header of the first channel's file, for outputs on the same grid."""
 
     path: Path | None = None
-    """File of the first channel: outputs take its format."""
+    """File of the first channel that there is: outputs take its format."""
 
     combinations: tuple[frozenset[str], ...] | None = None
     """Structures that lie over one another, by number in ``label_map``; the first is
     empty. ``None``: the reference is a label map."""
+
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of channels that the case lacks, never all."""
+
+    @property
+    def first_channel(self) -> NDArray[np.float32]:
+        """The first channel ``(i, j, k)`` that the case has."""
+        there = (n for n in range(len(self.image)) if n not in self.missing_channels)
+        return self.image[next(there)]
 
     def meaning(
         self, structures: Mapping[str, Sequence[int]]

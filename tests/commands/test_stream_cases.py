@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from foveal.case import CaseFiles, ChannelFile, Dataset
+from foveal.commands.beginning import require_domains
 from foveal.commands.cases_of_folds import files_of_streams, stream_words
+from foveal.config.settings import Settings
 from foveal.errors import CaseError, SettingsError
 from foveal.geometry import Grid
 from foveal.io.cases import require_usable_headers
@@ -178,3 +180,12 @@ def test_headers_tell_which_unlabelled_image_has_other_channels(tmp_path):
     gone = replace(sound, channels=(ChannelFile(tmp_path / "gone.nii"),) * 2)
     with pytest.raises(CaseError, match=r"gone\.nii does not exist"):
         require_usable_headers(gone, names, resample_channels=False)
+
+
+def test_one_domain_cannot_be_balanced():
+    settings = Settings(sampling={"balance_domains": True})
+    require_domains(settings, [case("a", "A"), case("b")])
+    with pytest.raises(SettingsError, match=r'all 2 labelled .* of the domain "A"'):
+        require_domains(settings, [case("a", "A"), case("b", "A")])
+    with pytest.raises(SettingsError, match=r"all 1 labelled .* have no domain"):
+        require_domains(settings, [case("a")])

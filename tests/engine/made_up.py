@@ -31,6 +31,8 @@ class MemoryCase:
         self.present = None
         self.mask = None
         self.weight_map = None
+        self.missing_channels = {}
+        self.domain = None
         self.image = generator.normal(size=(1, *SHAPE)).astype(np.float32)
         self.label_map = (self.image[0] > 0.5).astype(np.uint8)
         counts = (int((self.label_map == 0).sum()), int(self.label_map.sum()))

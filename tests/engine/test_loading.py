@@ -100,3 +100,24 @@ def test_streams_of_outlined_cases_do_not_tell_presence():
     batch.labels()
     with pytest.raises(SamplingError, match="of one it is not known what it shows"):
         batch.presence()
+
+
+@pytest.mark.parametrize("one_case", [False, True])
+def test_balanced_domains_are_equally_likely_however_many_cases_they_have(one_case):
+    cases = [MemoryCase(f"a{n}", n) for n in range(9)] + [MemoryCase("b", 9)]
+    for case in cases:
+        case.domain = case.name[0]
+    source = replace(
+        sources(StudentAndCritic())["labelled"],
+        cases=cases,
+        batch_size=4,
+        balances_domains=True,
+        one_case_per_batch=one_case,
+    )
+    batches = [[patch.case.name for patch in source.read(n)] for n in range(100)]
+    drawn = [name for names in batches for name in names]
+    # Of 100 or 400 draws a share strays by 0.05 or 0.025; of one case of ten it is 0.1.
+    assert drawn.count("b") / len(drawn) == pytest.approx(0.5, abs=0.12)
+    assert {name for name in drawn if name != "b"} == {case.name for case in cases[:9]}
+    assert all(len(set(names)) == 1 for names in batches) == one_case
+    assert drawn == [patch.case.name for n in range(100) for patch in source.read(n)]

@@ -614,7 +614,10 @@ def test_toml_regions_alone_name_the_labels_by_number(tmp_path):
         (["case,channels", "a"], "line 2 has more or fewer cells"),
         (["case,channels", ",a.nii"], 'line 2 has no "case"'),
         (["case,label_map", "a,l.nii"], 'has no "channels"'),
-        (["case,channel_a,channel_b", "a,a.nii,"], "has no file for channel_b"),
+        (
+            ["case,channel_a,channel_b", "a,,"],
+            "line 2 has no file for any of channel_a, channel_b; .* but not all",
+        ),
         (["case,channels,channel_a", "a,a.nii,a.nii"], "not both"),
         (["case,channels,split", "a,a.nii,val"], 'split "val" must be one of train'),
         (["case,channels", "a,a.nii", "a,b.nii"], 'case name "a" stands 2 times'),

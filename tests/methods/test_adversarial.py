@@ -96,7 +96,7 @@ def batches(size=(12, 12, 12), number=2, seed=1, dtype=torch.float32):
             corners=((0, 0, 0),) * number,
         )
 
-    return {"labelled": of("labelled", 0), "source": of("s", 0), "target": of("t", 1)}
+    return {"labelled": of("labelled", 0), "source": of("s", 0), "target": of("t", 3)}
 
 
 def gradients(module, loss):
@@ -194,6 +194,12 @@ def test_alpha_rises_between_two_corners(step, alpha):
     assert alpha_at(Clock(step, 100, 0, 0), **options) == pytest.approx(alpha)
 
 
+def test_only_weights_that_are_adapted_may_be_the_best():
+    adapted = method(alpha_max=0.1, full_fraction=0.7)
+    assert [adapted.may_be_best(done) for done in (0.2, 0.69, 0.7, 1)] == [0, 0, 1, 1]
+    assert method(alpha_max=0.0).may_be_best(0.1)
+
+
 def test_alpha_may_jump_and_may_rise_from_the_first_step_on():
     jump = {"alpha_max": 0.5, "begin_fraction": 0.3, "full_fraction": 0.3}
     found = [alpha_at(Clock(step, 10, 0, 0), **jump) for step in (2, 3, 4)]
@@ -262,13 +268,15 @@ def test_groups_rates_and_measures():
 
 
 def test_the_discriminator_learns_to_tell_a_shift_that_nobody_counters():
-    made = method(alpha_max=0.0, batch_size=8)
+    size = (10, 10, 10)
+    torch.manual_seed(0)
+    made = method(unet(norm="none"), alpha_max=0.0, size=size, features=(5, 5))
     optimiser = torch.optim.Adam(made.discriminator.parameters(), 0.01)
-    for seed in range(15):
+    for seed in range(12):
         optimiser.zero_grad()
-        made(batches(seed=seed, number=4), LATE)["domain"].backward()
+        made(batches(size, seed=seed, number=2), LATE)["domain"].backward()
         optimiser.step()
-    made(batches(seed=99, number=4), LATE)
+    made(batches(size, seed=99, number=2), LATE)
     assert float(made.measures()["discriminator_accuracy"]) > 0.9
 
 
@@ -277,7 +285,7 @@ def test_of_a_large_output_a_window_at_a_random_place_is_seen():
     drawn = [random_window((20, 13, 1)) for _ in range(60)]
     assert {each[0].stop - each[0].start for each in drawn} == {13}
     assert {each[0].start for each in drawn} == set(range(8))
-    assert {each[1:] for each in map(tuple, drawn)} == {(slice(0, 13), slice(0, 1))}
+    assert all(each[1:] == (slice(0, 13), slice(0, 1)) for each in drawn)
     made = method(size=(20, 12, 12))
     assert made.features(torch.zeros(1, 2, 20, 12, 12)).shape[2:] == (13, 12, 12)
 
@@ -321,12 +329,13 @@ def test_frozen_layers_are_passed_but_not_changed():
         made(batches(), LATE)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("form", ["reversal", "flipped"])
+@pytest.mark.parametrize(
+    ("precision", "form"), [("float32", "reversal"), ("bfloat16", "flipped")]
+)
 def test_resumed_run_is_the_same_to_the_bit(precision, form):
     def training(seed):
         network = unet(dropout_fraction=0.2)
-        made = method(network, seed=seed, form=form, size=(16, 12, 12))
+        made = method(network, seed=seed, form=form, size=(14, 10, 10))
         optimisers = {
             name: torch.optim.AdamW(group, 1e-2)
             for name, group in made.parameter_groups().items()
@@ -342,7 +351,7 @@ def test_resumed_run_is_the_same_to_the_bit(precision, form):
 
     def steps(trained, first, end):
         for step in range(first, end):
-            trained.update(batches((16, 12, 12), seed=step), total_steps=4)
+            trained.update(batches((14, 10, 10), seed=step), total_steps=4)
 
     unbroken = training(0)
     steps(unbroken, 0, 2)

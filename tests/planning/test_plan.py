@@ -380,3 +380,35 @@ def test_pictures_of_bodies_are_mirrored_as_bodies_are(names, axes):
     labels = LabelsConfig(names=names, values=tuple(range(1, len(names) + 1)))
     plan, _ = planned_cells(labels)
     assert plan.mirroring.axes == axes
+
+
+def two_channels(first, second, **changes):
+    return fingerprint(
+        intensities=np.array([[first] * 3, [second] * 3], np.float32),
+        image_quantiles=((first,) * 3, (second,) * 3),
+        is_hu_like=(first < 0, second < 0),
+        **changes,
+    )
+
+
+def test_cases_that_lack_a_channel_have_no_part_in_what_is_planned_for_it():
+    cases = [
+        two_channels(1.0, -600.0),
+        two_channels(0.0, -700.0, missing_channels=(0,)),
+        two_channels(2.0, 0.0, missing_channels=(1,)),
+    ]
+    plan, reasons = planned(cases, ("T1", "x"))
+    assert plan.fingerprint.intensity_ranges == ((1.0, 2.0), (-700.0, -600.0))
+    assert plan.fingerprint.image_quantiles[0] == ((1.0, 2.0),) * 3
+    # Of the two that have it, both look like CT.
+    assert plan.preprocessing.channels[1].normalisation == "ct"
+    assert (
+        "Missing: 1 of 3 cases lack T1, which is filled with a constant there"
+        in reasons
+    )
+
+
+def test_a_channel_that_every_labelled_case_lacks_is_refused():
+    cases = [two_channels(1.0, 2.0, missing_channels=(1,))]
+    with pytest.raises(DatasetError, match="channel x is missing in every labelled"):
+        planned(cases, ("T1", "x"))

@@ -111,3 +111,10 @@ def test_outlines_at_the_border_of_the_close_up_do_not_fail():
     whole = (slice(0, 6), slice(0, 7))
     view = View(image, everywhere, everywhere * 0, (1.0, 2.0), whole, "axial", "k", 0)
     assert figures.overlay(view, (0, 1)).startswith(b"\x89PNG")
+
+
+def test_a_measure_is_shown_with_the_value_of_a_guess():
+    svg = figures.measure_curve([0, 1], [0.4, 0.9], "accuracy", top=1.0, chance=0.5)
+    assert {"accuracy", "step", "chance"} <= texts(svg)
+    plain = figures.measure_curve([0, 1], [0.0, 0.1], "alpha", top=None, chance=None)
+    assert "chance" not in texts(plain)

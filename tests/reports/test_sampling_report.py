@@ -368,6 +368,7 @@ def test_a_slab_is_laid_out_like_the_slice_of_the_whole(orientation):
         ({"sampler": "mine"}, "mine, a plugin's sampler"),
         ({"adaptive": True}, "where the network still errs"),
         ({"one_case_per_batch": True}, "patches of a step come from one case"),
+        ({"balance_domains": True}, "Every domain is equally likely"),
     ],
 )
 def test_every_way_of_drawing_has_words(sampling, words):

@@ -52,6 +52,10 @@ class IntensityAugmentation:
     gamma: tuple[float, float]
     """Exponent, positive. Half of the changed patches are inverted for it."""
 
+    missing_channel_value: float | None = None
+    """A channel that has this value everywhere in a patch is missing there, and stays
+    so: noise and factors would make an image of it. ``None``: none is missing."""
+
     def apply(
         self,
         image: Float32[Tensor, "patch channel i j k"],
@@ -64,7 +68,7 @@ class IntensityAugmentation:
             generator: The only source of randomness, on the CPU. How much is drawn
                 does not depend on the values of ``image``.
         """
-        image = image.clone()
+        unchanged, image = image, image.clone()
         for probability, change in (
             (self.noise_probability, self._change_noise),
             (self.blur_probability, self._change_sharpness),
@@ -78,7 +82,14 @@ class IntensityAugmentation:
             changed = is_changed.nonzero().flatten().to(image.device)
             if len(changed):
                 image[changed] = change(image[changed], generator)
-        return image
+        if self.missing_channel_value is None:
+            return image
+        # Interpolation of a constant may be off by rounding.
+        filling = torch.full_like(unchanged, self.missing_channel_value)
+        is_missing = torch.isclose(unchanged, filling, rtol=1e-4, atol=1e-4).all(
+            dim=(2, 3, 4), keepdim=True
+        )
+        return torch.where(is_missing, filling, image)
 
     def _change_noise(self, image: Tensor, generator: torch.Generator) -> Tensor:
         deviation = _strengths(image, self.noise_deviation, generator)

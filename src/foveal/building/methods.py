@@ -34,32 +34,10 @@ def method(settings: Settings, plan: Plan, parts: Parts = WITHOUT_PLUGINS) -> Me
 def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> Method:
     name = settings.method.name
     drawn = settings.sampling.sampler
-    if name == "classification" and settings.sampling.adaptive:
-        raise SettingsError(
-            "sampling.adaptive looks at errors of outlines, which method "
-            "classification does not make; leave it out"
-        )
     batch_size = plan.patches.batch_size
+    if name in METHODS and METHODS[name].task == "classification":
+        _refuse_settings_of_outlines(settings)
     if name == "classification":
-        if settings.loss.weights != LossConfig().weights:
-            raise SettingsError(
-                "method classification has a loss of its own, the cross entropy of "
-                "what a patch shows; leave the table loss out"
-            )
-        if settings.loss_options.changed:
-            raise SettingsError(
-                "method classification has a loss of its own; leave out "
-                f"loss_options.{', loss_options.'.join(settings.loss_options.changed)}"
-            )
-        if unused := [
-            f"prediction.{name}"
-            for name in ("overlap_fraction", "patch_size")
-            if getattr(settings.prediction, name) != getattr(PredictionConfig(), name)
-        ]:
-            raise SettingsError(
-                "method classification is validated on adjoining windows of the size "
-                f"of its patches; leave out {', '.join(unused)}, which it does not use"
-            )
         return Classification(trained, sampler=drawn, batch_size=batch_size)
     counted = losses(settings, plan, parts)
     own = parts.added("method", name)
@@ -83,7 +61,7 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
             spacing_mm=plan.preprocessing.spacing_mm,
             structures=membership(plan),
             spatial=spatial_augmentation(settings, plan),
-            intensity=intensity_augmentation(settings),
+            intensity=intensity_augmentation(settings, plan),
         )
         return METHODS[name](setting, **settings.method.options)
     if weighted:
@@ -98,3 +76,36 @@ def _around(trained: Network, settings: Settings, plan: Plan, parts: Parts) -> M
     if not isinstance(made, Method):
         raise of_another_kind(own, made, "foveal.methods.interface.Method")
     return made
+
+
+def _refuse_settings_of_outlines(settings: Settings) -> None:
+    """Refuse what counts for outlines only.
+
+    Raises:
+        SettingsError: Says what to leave out.
+    """
+    name = settings.method.name
+    if settings.sampling.adaptive:
+        raise SettingsError(
+            f"sampling.adaptive looks at errors of outlines, which method {name} does "
+            "not make; leave it out"
+        )
+    if settings.loss.weights != LossConfig().weights:
+        raise SettingsError(
+            f"method {name} has a loss of its own, the cross entropy of what a patch "
+            "shows; leave the table loss out"
+        )
+    if settings.loss_options.changed:
+        raise SettingsError(
+            f"method {name} has a loss of its own; leave out "
+            f"loss_options.{', loss_options.'.join(settings.loss_options.changed)}"
+        )
+    if unused := [
+        f"prediction.{option}"
+        for option in ("overlap_fraction", "patch_size")
+        if getattr(settings.prediction, option) != getattr(PredictionConfig(), option)
+    ]:
+        raise SettingsError(
+            f"method {name} is validated on adjoining windows of the size of its "
+            f"patches; leave out {', '.join(unused)}, which it does not use"
+        )

@@ -19,6 +19,7 @@ from foveal.losses.top_k import top_k_loss
 from foveal.losses.tversky import tversky_loss
 from foveal.methods.adversarial import Adversarial
 from foveal.methods.cclp import Cclp
+from foveal.methods.cclp_classification import CclpClassification
 from foveal.methods.classification import Classification
 from foveal.methods.consistency import Consistency
 from foveal.methods.interface import Method
@@ -119,6 +120,7 @@ METHODS: dict[str, type[Method]] = {
     "mean_teacher": MeanTeacher,
     "adversarial": Adversarial,
     "cclp": Cclp,
+    "cclp_classification": CclpClassification,
     "pseudo_label": PseudoLabel,
 }
 

@@ -46,6 +46,7 @@ def preprocessing_recipe(plan: Plan) -> PreprocessingRecipe:
         ),
         ignore_value=plan.labels.ignore_value,
         resample_channels=section.resample_channels,
+        missing_channel_value=section.missing_channel_value,
     )
 
 

@@ -210,13 +210,15 @@ def patch_sources(
             batch_size=stream.batch_size,
             structures=membership(plan),
             spatial=spatial_augmentation(settings, plan),
-            intensity=intensity_augmentation(settings),
+            intensity=intensity_augmentation(settings, plan),
             seed=settings.training.seed,
             rank=rank,
             tells_presence=stream.cases == "image_labelled",
             reads_weight_maps=weighs_voxels(settings),
             made_labels=made_labels if name == made_for else None,
             one_case_per_batch=settings.sampling.one_case_per_batch,
+            balances_domains=settings.sampling.balance_domains
+            and stream.cases in ("labelled", "image_labelled"),
             curriculum=Curriculum(maps, curriculum_steps) if curriculum_steps else None,
         )
         for name, stream in trained.streams.items()
@@ -288,7 +290,10 @@ def _angle_per_axis(
     return i, j, k
 
 
-def intensity_augmentation(settings: Settings) -> IntensityAugmentation:
-    """Changes of intensities."""
+def intensity_augmentation(settings: Settings, plan: Plan) -> IntensityAugmentation:
+    """Changes of intensities, which leave missing channels alone."""
     names = {field.name for field in fields(IntensityAugmentation)}
-    return IntensityAugmentation(**settings.augmentation.model_dump(include=names))
+    return IntensityAugmentation(
+        **settings.augmentation.model_dump(include=names),
+        missing_channel_value=plan.preprocessing.missing_channel_value,
+    )

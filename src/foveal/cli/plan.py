@@ -31,6 +31,12 @@ def plan(
             "--resample-channels", help="Bring all channels onto the grid of the first."
         ),
     ] = False,
+    missing_channel_value: Annotated[
+        float | None,
+        typer.Option(
+            help="Fill channels that cases lack with it after normalisation, as -4."
+        ),
+    ] = None,
     as_json: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--json", help="Print the plan as JSON.")
     ] = False,
@@ -49,6 +55,7 @@ def plan(
                 device=device,
                 output=output,
                 resample_channels=resample_channels,
+                missing_channel_value=missing_channel_value,
                 on_progress=on_progress,
             )
         if as_json:

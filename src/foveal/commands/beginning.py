@@ -13,6 +13,7 @@ from foveal.commands.cases_of_folds import (
 )
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import write_learned_landmarks
+from foveal.commands.plan import require_case_is_filled
 from foveal.commands.resolving import (
     dataset_path,
     divided_patients,
@@ -129,6 +130,8 @@ def require_trainable(
     """
     _refuse_plateau_without_validation(splits, folds, dataset, settings)
     _refuse_missing_weight_maps(splits, folds, dataset, settings)
+    for number in folds:
+        require_domains(settings, cases_of(dataset, splits.folds[number].train))
     _refuse_seen(splits, folds, dataset, settings, watcher)
 
 
@@ -140,7 +143,7 @@ def require_stream_cases(
     plan: Plan,
     parts: Parts,
 ) -> None:
-    """Refuse a method that lacks cases, or whose unlabelled images do not suit.
+    """Refuse a method that lacks cases, or images that do not suit the plan.
 
     Planning has read the labelled ones; of the others the headers are looked at.
 
@@ -165,6 +168,9 @@ def require_stream_cases(
         }
     prepared = plan.preprocessing
     names = [channel.name for channel in prepared.channels]
+    for files in (*dataset.labelled, *looked_at.values()):
+        if files.split != "test":
+            require_case_is_filled(files, names, prepared.missing_channel_value)
     for files in looked_at.values():
         require_usable_headers(
             files, names, resample_channels=prepared.resample_channels
@@ -268,6 +274,23 @@ def require_weight_maps(settings: Settings, training: Sequence[CaseFiles]) -> No
         raise SettingsError(
             f"sampling.sampler is weight_map, but {len(without)} of {len(training)} "
             f"cases to train on have none, such as {without[0]}; {remedy}"
+        )
+
+
+def require_domains(settings: Settings, training: Sequence[CaseFiles]) -> None:
+    """Refuse to balance what is one.
+
+    Raises:
+        SettingsError: Says which domain there is.
+    """
+    domains = {case.domain for case in training}
+    if settings.sampling.balance_domains and len(domains) < 2:
+        (domain,) = domains
+        found = "have no domain" if domain is None else f'are of the domain "{domain}"'
+        raise SettingsError(
+            f"sampling.balance_domains is true, but all {len(training)} labelled cases "
+            f"to train on {found}; write the scanner or site of every case into the "
+            "column domain (docs/unlabelled.md), or leave the setting out"
         )
 
 

@@ -80,12 +80,12 @@ def _picture(found: Audit, *, resample_channels: bool) -> bytes:
         if case is not None:
             structure = next((one.structure for one in findings if one.structure), None)
             shown = fullest_slice(
-                case.image[0],
+                case.first_channel,
                 _structure_numbers(case, dataset, numbers),
                 case.grid,
                 label=None if structure is None else numbers[structure],
             )
-            display_range = _display_range(case.image[0])
+            display_range = _display_range(case.first_channel)
         words = [finding.what for finding in findings]
         panels.append(Panel(name, findings[0].severity, words, shown, display_range))
     return odd_cases_picture(panels, {n: name for name, n in numbers.items()})

@@ -208,6 +208,7 @@ def _plan(
         threads=threads,
         device=config.settings.get("training", {}).get("device", "auto"),
         resample_channels=common.get("resample_channels", False),
+        missing_channel_value=common.get("missing_channel_value"),
         on_progress=watcher.on_cases,
     )
     for reason in made.reasons:

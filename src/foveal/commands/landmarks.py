@@ -32,7 +32,7 @@ KEPT_FOLDER = "landmarks"
 cases with another, or a run that was stopped, does not look at them again."""
 
 Found = dict[int, tuple[float, ...]]
-"""Number of a channel to the landmarks of one case."""
+"""Number of a channel to the landmarks of one case, which may lack a channel."""
 
 
 def with_landmarks_of_files(plan: Plan) -> Plan:
@@ -127,14 +127,19 @@ def with_learned_landmarks(
     )
     learned = {}
     for number, channel in channels.items():
-        try:
-            landmarks = learned_landmarks(
-                percentiles[number], [case[number] for case in found]
+        # Cases may lack the channel.
+        of_cases = [case[number] for case in found if number in case]
+        if not of_cases:
+            raise DatasetError(
+                f'channel "{channel.name}": landmarks are learned from training cases, '
+                "all of which lack the channel; add it to some, or leave landmarks out"
             )
+        try:
+            landmarks = learned_landmarks(percentiles[number], of_cases)
         except DatasetError as error:
             raise DatasetError(f'channel "{channel.name}": {error}') from error
         learned[number] = ChannelLandmarks(
-            channel.name, landmarks.percentiles, landmarks.values, len(found)
+            channel.name, landmarks.percentiles, landmarks.values, len(of_cases)
         )
     return _with_landmarks(plan, learned)
 
@@ -252,7 +257,7 @@ def _found_in_case(
         return kept
     case = read_case(files, resample_channels=recipe.resample_channels)
     found = landmarks_of_case(case, recipe, percentiles)
-    atomic_write_text(path, json.dumps([found[number] for number in percentiles]))
+    atomic_write_text(path, json.dumps([found.get(number) for number in percentiles]))
     return found
 
 
@@ -263,8 +268,9 @@ def _read_kept(path: Path, percentiles: Mapping[int, Sequence[float]]) -> Found 
         found = {
             number: tuple(float(value) for value in row)
             for number, row in zip(percentiles, rows, strict=True)
+            if row is not None
         }
     except (OSError, TypeError, ValueError):
         return None
-    is_whole = all(len(found[n]) == len(wanted) for n, wanted in percentiles.items())
+    is_whole = all(len(row) == len(percentiles[n]) for n, row in found.items())
     return found if is_whole else None

@@ -1,14 +1,14 @@
 """Plan a data set: fingerprint it and decide everything that follows from the data."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from foveal.case import Dataset
+from foveal.case import CaseFiles, Dataset
 from foveal.config.plan import Plan
-from foveal.errors import SettingsError
+from foveal.errors import CaseError, SettingsError
 from foveal.io.datasets import read_dataset
 from foveal.io.files import atomic_write_text
 from foveal.planning.fingerprint import fingerprint_cases
@@ -18,6 +18,7 @@ from foveal.planning.memory import (
     training_budget,
 )
 from foveal.planning.plan import choose_labels, make_plan
+from foveal.preprocessing.missing_channels import require_filling
 from foveal.settings_files import to_toml
 
 GB_PER_READING_THREAD = 4
@@ -42,6 +43,7 @@ def plan(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     output: Path | None = None,
     resample_channels: bool = False,
+    missing_channel_value: float | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Planned:
     """Look at the labelled cases of a data set and decide how to train on them.
@@ -55,6 +57,8 @@ def plan(
         device: What the plan is for.
         output: File for the plan, TOML; unset: none is written.
         resample_channels: Bring channels on another grid onto that of the first.
+        missing_channel_value: Fill channels that cases lack with it after
+            normalisation; unset: such cases are refused.
         on_progress: Told cases done, cases in all and the name of the last.
 
     Raises:
@@ -67,6 +71,9 @@ def plan(
     if threads is None:
         threads = usable_threads()
     budget = training_budget(device, memory_gb=memory_gb, threads=threads)
+    for case in dataset.labelled:
+        if case.split != "test":
+            require_case_is_filled(case, dataset.channel_names, missing_channel_value)
     fingerprints = fingerprint_cases(
         [case for case in dataset.labelled if case.split != "test"],
         dataset.structures,
@@ -90,6 +97,7 @@ def plan(
         labels=labels,
         budget=budget,
         resample_channels=resample_channels,
+        missing_channel_value=missing_channel_value,
     )
     if output is not None:
         write_plan(decided, output)
@@ -113,6 +121,20 @@ def _cases_not_looked_at(dataset: Dataset) -> list[str]:
         )
         words.append(f"Domains: {counts}")
     return words
+
+
+def require_case_is_filled(
+    case: CaseFiles, channel_names: Sequence[str], value: float | None
+) -> None:
+    """Refuse a case that lacks channels which nothing fills, see `require_filling`.
+
+    Raises:
+        CaseError: Names the case, the channels and the setting.
+    """
+    try:
+        require_filling(case.missing_channels, channel_names, value)
+    except CaseError as error:
+        raise CaseError(f"case {case.name}: {error}") from error
 
 
 def write_plan(decided: Plan, path: Path) -> None:

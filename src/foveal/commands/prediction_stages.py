@@ -150,7 +150,7 @@ class Stages:
     def _input_files(self, files: CaseFiles) -> tuple[InputFile, ...]:
         paths = {
             f"channel {number}": channel.path
-            for number, channel in enumerate(files.channels)
+            for number, channel in files.numbered_channels.items()
         }
         if files.mask is not None:
             paths["mask"] = files.mask

@@ -96,7 +96,11 @@ def preprocess(
             + "\nfoveal check lists all that is wrong with a data set."
         )
     return [
-        replace(stored[files.name], present=_present(files, structures))
+        replace(
+            stored[files.name],
+            present=_present(files, structures),
+            domain=files.domain,
+        )
         for files in dataset.cases
     ]
 
@@ -163,6 +167,7 @@ def _stored_case(
         annotated=_annotated(files, structures),
         weight_map=prepared.weight_map,
         mask=prepared.mask,
+        missing_channels=prepared.missing_channels,
     )
     return store.open(key, name=files.name, patient=files.patient)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from foveal import building
 from foveal.case import CaseFiles, Dataset
-from foveal.commands.beginning import require_weight_maps
+from foveal.commands.beginning import require_domains, require_weight_maps
 from foveal.commands.cases_of_folds import cases_of, files_of_streams
 from foveal.commands.fit import Watcher
 from foveal.commands.landmarks import with_landmarks_of_files
@@ -107,6 +107,7 @@ def preview(
     )
     method = building.method(settings, planned, parts)
     require_weight_maps(settings, cases_of(dataset, fold.train))
+    require_domains(settings, cases_of(dataset, fold.train))
     cases = {
         name: CasesOnUse(files, dataset, planned, settings, watcher)
         for name, files in files_of_streams(method, dataset, fold).items()

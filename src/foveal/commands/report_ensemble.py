@@ -246,7 +246,7 @@ def _picture(
         for label_map in found.values():
             label_map[case.label_map == plan.labels.ignore_value] = 0
     together = found.pop("")
-    view = members_view(case.image[0], expected, found, together, case.grid)
+    view = members_view(case.first_channel, expected, found, together, case.grid)
     return Picture(
         title=scores.name,
         caption=f"Mean Dice of the ensemble {number(scores.mean_dice)}; {view.plane} "

@@ -73,7 +73,7 @@ def _overlay(
     if plan.labels.ignore_value is not None and case.combinations is None:
         found[case.label_map == plan.labels.ignore_value] = 0
     shown = [number for names, number in numbers.items() if structure in names]
-    view = worst_view(case.image[0], expected, found, case.grid, shown)
+    view = worst_view(case.first_channel, expected, found, case.grid, shown)
     dice = scores.structures[structure]["dice"]
     where = (
         f": {view.plane} slice {view.axis} = {view.index}, counted from 0, where most "
@@ -150,7 +150,7 @@ def display_range(case: Case, plan: Plan) -> tuple[float, float]:
     """Intensities of the first channel that are shown black and white."""
     if plan.preprocessing.channels[0].normalisation == "ct":
         return SOFT_TISSUE_HU
-    inside = case.image[0][case.image[0] != 0]
-    values: NDArray[np.float32] = inside if inside.size else case.image[0]
+    inside = case.first_channel[case.first_channel != 0]
+    values: NDArray[np.float32] = inside if inside.size else case.first_channel
     low, high = np.percentile(values, (0.5, 99.5))
     return float(low), float(high)

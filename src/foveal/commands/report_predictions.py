@@ -136,7 +136,8 @@ def _channel(inputs: Sequence[InputFile], images: Path, digests: FileDigests) ->
     Raises:
         CaseError: It is not in the folder.
     """
-    channels = [one for one in inputs if one.role == "channel 0"]
+    # The first that there is.
+    channels = [one for one in inputs if one.role.startswith("channel ")][:1]
     for one in channels:
         for path in sorted(images.rglob(glob.escape(one.file))):
             if digests.digest(path) == one.blake2b:

@@ -170,13 +170,13 @@ def resolved_plan(
         planned = read_plan(path, parts.plan_model)
     else:
         watcher.on_stage("planning from the data")
+        prepared = entries.get("preprocessing", {})
         made = make_plan(
             dataset,
             threads=settings.training.threads,
             device=settings.training.device,
-            resample_channels=entries.get("preprocessing", {}).get(
-                "resample_channels", False
-            ),
+            resample_channels=prepared.get("resample_channels", False),
+            missing_channel_value=prepared.get("missing_channel_value"),
             on_progress=watcher.on_cases,
         )
         planned = made.plan

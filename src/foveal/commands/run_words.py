@@ -92,9 +92,15 @@ def plan_facts(plan: Plan) -> Facts:
     if are_pictures:
         grid = "Every picture is taken pixel by pixel; pixels have no size in mm."
         sight = f"{_product(patches.size)} pixels at once"
+    filling = ""
+    if prepared.missing_channel_value is not None:
+        filling = (
+            " A channel that a case lacks is filled with "
+            f"{prepared.missing_channel_value:g} after that."
+        )
     return [
         ("Grid", f"{grid} {crops[prepared.crop]}"),
-        ("Intensities", " ".join(_channel_words(one) for one in prepared.channels)),
+        ("Intensities", " ".join(map(_channel_words, prepared.channels)) + filling),
         (
             "Patches",
             (f"The network sees {sight}, {patches.batch_size} such patches per step."),
@@ -144,7 +150,7 @@ def training_facts(settings: Settings, seconds: float) -> Facts:
         else f"{weight:g} x {words.get(name, name)}"
         for name, weight in settings.loss.weights.items()
     )
-    if settings.method.name == "classification":
+    if settings.method.name in ("classification", "cclp_classification"):
         loss = "the cross entropy of which structures a patch shows"
     return [
         ("Method", f"{_method_words(settings.method)}; the loss is {loss}."),
@@ -194,6 +200,8 @@ def _sampling_words(settings: Settings) -> str:
         )
     if sampling.one_case_per_batch:
         words.append("All patches of a step come from one case.")
+    if sampling.balance_domains:
+        words.append("Every domain is equally likely, and every case in it.")
     if error_maps is not None and error_maps.curriculum_steps:
         words.append(
             "From easy to hard: at first only the cases with the smallest errors in "

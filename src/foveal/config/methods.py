@@ -20,8 +20,9 @@ class MethodConfig(Section):
     name: str = "supervised"
     """``supervised``: outlines in patches. ``classification``: only which structures a
     patch shows; its weights start a segmentation network. ``pseudo_label``,
-    ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases,
-    ``adversarial`` from those of another domain. Or one of a plugin."""
+    ``consistency``, ``mean_teacher`` and ``cclp`` also learn from unlabelled cases, as
+    ``cclp_classification`` does of what a patch shows; ``adversarial`` from those of
+    another domain. Or one of a plugin."""
 
     begins_with_weights: ClassVar[bool] = False
     """Whether a trained network must be there before the first step."""
@@ -95,11 +96,11 @@ class ConsistencyConfig(MethodConfig):
     ramp_up_fraction: Fraction = 0.3
     """Share of the run in which the weight rises from 0."""
 
-    temperature: PositiveFloat = 0.5
+    temperature: PositiveFloat = 0.4
     """The target's logits are divided by it: below 1 it is sharper."""
 
     threshold: Fraction = 0.8
-    """Voxels whose target is less sure carry no loss."""
+    """Voxels whose target is less sure carry no loss, and count in its mean."""
 
     annealing: Literal["none", "linear", "log", "exp"] = "none"
     """Training-signal annealing: labelled voxels that are right with a probability
@@ -117,8 +118,9 @@ class MeanTeacherConfig(MethodConfig):
 
     name: Literal["mean_teacher"] = "mean_teacher"
 
-    weight: NonNegativeFloat = 1.0
-    """Of the mean squared difference of probabilities, summed over classes."""
+    weight: NonNegativeFloat = 10.0
+    """Of the mean squared difference of probabilities, summed over classes. The paper's
+    is 100 of its mean over 10 classes."""
 
     ramp_up_fraction: Fraction = 0.3
     """Share of the run in which the weight rises from 0."""
@@ -127,7 +129,7 @@ class MeanTeacherConfig(MethodConfig):
     """Of the average; less in the first steps, (1 + n) / (10 + n)."""
 
     threshold: Fraction = 0.0
-    """Voxels of which the teacher is less sure carry no loss."""
+    """Voxels of which the teacher is less sure carry no loss, and count in its mean."""
 
     batch_size: PositiveInt | None = None
     """Unlabelled patches per step; unset: as many as labelled ones."""
@@ -138,7 +140,7 @@ class CclpConfig(MethodConfig):
 
     name: Literal["cclp"] = "cclp"
 
-    weight: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat = 0.01
     """Of the regulariser."""
 
     ramp_up_fraction: Fraction = 0.1
@@ -189,6 +191,38 @@ class CclpConfig(MethodConfig):
                 + ", ".join(unused)
             )
         return self
+
+
+class CclpClassificationConfig(MethodConfig):
+    """CCLP of whole patches: which structures they show, as ``classification``."""
+
+    name: Literal["cclp_classification"] = "cclp_classification"
+
+    weight: NonNegativeFloat = 0.01
+    """Of the regulariser."""
+
+    ramp_up_fraction: Fraction = 0.1
+    """Share of the run in which the weight rises from 0."""
+
+    steps: PositiveInt = 3
+    """S, the longest Markov chain."""
+
+    normalisation: Literal["mean_of_rows", "mean_of_pairs"] = "mean_of_rows"
+    """As of ``cclp``, of patches."""
+
+    similarity: Literal["dot", "cosine", "euclidean"] = "cosine"
+    """Of two embeddings, as of ``cclp``."""
+
+    temperature: PositiveFloat = 0.1
+    """Similarities are divided by it."""
+
+    layer: str | None = None
+    """Whose activations, their mean over space, are the embeddings; unset: the
+    network's last hidden layer."""
+
+    unlabelled_patches: Annotated[int, Field(ge=0)] | None = None
+    """Per step, of cases that nobody outlined; unset: as many as labelled ones. 0: none
+    are read."""
 
 
 class AdversarialConfig(MethodConfig):
@@ -272,5 +306,6 @@ METHOD_SECTIONS: Mapping[str, type[MethodConfig]] = {
     "consistency": ConsistencyConfig,
     "mean_teacher": MeanTeacherConfig,
     "cclp": CclpConfig,
+    "cclp_classification": CclpClassificationConfig,
     "adversarial": AdversarialConfig,
 }

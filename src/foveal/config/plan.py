@@ -384,6 +384,11 @@ class PreprocessingConfig(Section):
     resample_channels: bool = False
     """Bring channels on another grid onto that of the first, instead of refusing."""
 
+    missing_channel_value: float | None = None
+    """Fill a channel that a case lacks (an empty cell of a table) with this after
+    normalisation, such as -4, which is far below what is there. Unset: such cases are
+    refused."""
+
 
 class PatchesConfig(Section):
     """What the network sees at once."""

@@ -32,6 +32,10 @@ class SamplingConfig(Section):
     one_case_per_batch: bool = False
     """Whether all patches of a step come from one case."""
 
+    balance_domains: bool = False
+    """Whether every domain of the labelled cases is equally likely, however many cases
+    it has; in it, every case is."""
+
     adaptive: bool = False
     """Draw as the sampler does, but from where the network still errs: by error maps
     of the training cases, which ``[error_maps]`` keeps fresh."""

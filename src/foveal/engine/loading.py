@@ -85,6 +85,9 @@ class PatchSource:
     one_case_per_batch: bool = False
     """Whether the patches of a batch come from one case, each equally likely."""
 
+    balances_domains: bool = False
+    """Whether a patch comes from each domain equally likely."""
+
     curriculum: Curriculum | None = None
     """Which cases a step draws from; ``None``: all."""
 
@@ -121,9 +124,10 @@ class PatchSource:
         cases = self._cases_of(step, draws)
         patches = []
         for _ in range(self.batch_size):
-            draw = self.draw(cases, draws)
+            among = self._of_one_domain(cases, draws)
+            draw = self.draw(among, draws)
             transform = self.spatial.draw(self.patch_size, draws, self.spacing_mm)
-            case = cases[draw.case_index]
+            case = among[draw.case_index]
             window = transform.source_window(draw.corner, self.patch_size)
             patches.append(
                 ReadPatch(
@@ -154,8 +158,20 @@ class PatchSource:
         if self.curriculum is not None:
             cases = [cases[index] for index in self.curriculum.eligible(cases, step)]
         if self.one_case_per_batch:
+            cases = self._of_one_domain(cases, draws)
             cases = [cases[int(torch.randint(len(cases), (), generator=draws))]]
         return cases
+
+    def _of_one_domain(
+        self, cases: Sequence[StoredCase], draws: torch.Generator
+    ) -> Sequence[StoredCase]:
+        """Cases of a domain that is drawn first; all if domains are not balanced."""
+        if not self.balances_domains:
+            return cases
+        # In the order of the cases, as cases without a domain are one too.
+        domains = list(dict.fromkeys(case.domain for case in cases))
+        drawn = domains[int(torch.randint(len(domains), (), generator=draws))]
+        return [case for case in cases if case.domain == drawn]
 
     def batch(
         self, step: int, patches: Sequence["ReadPatch"], device: torch.device
@@ -288,7 +304,10 @@ class ReadPatch:
 def read_beyond_borders(
     case: StoredCase, window: Sequence[slice]
 ) -> tuple[Tensor, Tensor | None]:
-    """Read a window that may reach beyond the volume: image 0, labels ignored there."""
+    """Read a window that may reach beyond the volume: image 0, labels ignored there.
+
+    A channel that the case lacks is the same there as everywhere.
+    """
     inside, target = _within(window, case.shape)
     shape = tuple(axis.stop - axis.start for axis in window)
     is_within = all(part == axis for part, axis in zip(inside, window, strict=True))
@@ -300,6 +319,8 @@ def read_beyond_borders(
             label_map = case.read_label_map(inside)
     else:
         image = np.zeros((case.num_channels, *shape), np.float32)
+        for number, value in case.missing_channels.items():
+            image[number] = value
         if not is_empty:
             image[:, *target] = case.read_image(inside)
         if case.class_counts:

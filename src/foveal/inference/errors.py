@@ -59,7 +59,9 @@ def case_errors(
     error = np.zeros(case.shape, np.uint8)
     prediction = np.zeros(case.shape, np.uint8)
     start = 0
-    for logits in stream_logits(network, image, tiles, num_classes):
+    for logits in stream_logits(
+        network, image, tiles, num_classes, missing_channels=case.missing_channels
+    ):
         rows = slice(start, start + logits.shape[1])
         probabilities = logits.softmax(dim=0)
         prediction[rows] = decided_classes(probabilities, members).numpy()

@@ -184,6 +184,7 @@ class Model:
                 self.task.num_classes,
                 wanted=wanted,
                 memory=memory,
+                missing_channels=prepared.missing_channels,
                 draws=draws,
                 later_bytes=memory_of_blocks(
                     self.num_classes, back.preprocessed_shape, back.reoriented_shape

@@ -7,7 +7,7 @@ and of that only as much in memory as a budget allows.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, product
@@ -90,6 +90,7 @@ def stream_logits(
     memory: MemoryBudget | None = None,
     later_bytes: int = 0,
     draws: TileDraws | None = None,
+    missing_channels: Mapping[int, float] | None = None,
 ) -> Iterator[Float[Tensor, "class rows j k"]]:
     """Put the logits of a volume together from those of its tiles.
 
@@ -111,6 +112,8 @@ def stream_logits(
         later_bytes: What the caller needs at once to go on with a block.
         draws: Of a network that draws at random. Tiles are then computed one by one, as
             the draws of a batch would depend on who else is in it.
+        missing_channels: Number of a channel to the value that it has everywhere,
+            beyond the borders too.
 
     Yields:
         Consecutive rows, float32; together they cover the first axis once.
@@ -126,7 +129,9 @@ def stream_logits(
         batch_size = _affordable_batch(tiles.batch_size, tilings, num_classes, budget)
     tile = None
     while True:
-        predicted = _predicted_tiles(network, image, tilings, batch_size, wanted, draws)
+        predicted = _predicted_tiles(
+            network, image, tilings, batch_size, wanted, draws, missing_channels or {}
+        )
         with watched_peak() as peak:
             tile = next(predicted, None)
         try:
@@ -178,6 +183,7 @@ def _predicted_tiles(
     batch_size: int,
     wanted: Tensor | None,
     draws: TileDraws | None,
+    missing_channels: Mapping[int, float],
 ) -> Iterator[_PredictedTile]:
     """Tiles in the order of their places, so that sums depend on no batch."""
     along_i, along_j, along_k = tilings
@@ -192,7 +198,7 @@ def _predicted_tiles(
         ]
         if not places:
             continue
-        slab = _padded_slab(image, tilings, start)
+        slab = _padded_slab(image, tilings, start, missing_channels)
         for place in places:
             j, k = along_j.starts[place[1]], along_k.starts[place[2]]
             patch = slab[:, :, j : j + along_j.size, k : k + along_k.size]
@@ -297,7 +303,12 @@ def _is_wanted(
     return bool(wanted[tuple(window)].any())
 
 
-def _padded_slab(image: Tensor, tilings: Sequence[AxisTiling], start: int) -> Tensor:
+def _padded_slab(
+    image: Tensor,
+    tilings: Sequence[AxisTiling],
+    start: int,
+    missing_channels: Mapping[int, float],
+) -> Tensor:
     """Rows that the tiles from ``start`` on take in, of the padded image."""
     along_i = tilings[0]
     first = start - along_i.padding[0]
@@ -308,7 +319,10 @@ def _padded_slab(image: Tensor, tilings: Sequence[AxisTiling], start: int) -> Te
     sides += [axis.padding for axis in tilings[1:]]
     if not any(chain.from_iterable(sides)):
         return rows
-    return F.pad(rows, [length for side in reversed(sides) for length in side])
+    padded = F.pad(rows, [length for side in reversed(sides) for length in side])
+    for number, value in missing_channels.items():
+        padded[number] = value
+    return padded
 
 
 def _affordable_batch(

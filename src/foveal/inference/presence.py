@@ -90,6 +90,8 @@ def _windows_of_case(
         torch.from_numpy(case.read_image(whole)),
         [side for axis in reversed(tilings) for side in axis.padding],
     )
+    for number, value in case.missing_channels.items():
+        image[number] = value
     taken_in = _windows(tilings, [axis.size for axis in tilings])
     told = torch.cat(
         [

@@ -36,7 +36,13 @@ def validation_dice(
     for case in cases:
         whole = tuple(slice(0, length) for length in case.shape)
         image = torch.from_numpy(case.read_image(whole))
-        rows = stream_logits(network, image, tiles, num_classes)
+        rows = stream_logits(
+            network,
+            image,
+            tiles,
+            num_classes,
+            missing_channels=case.missing_channels,
+        )
         prediction = torch.cat(
             [decided_classes(block.softmax(dim=0), members) for block in rows]
         ).numpy()

@@ -80,6 +80,7 @@ def read_case(
         weight_map=weight_map,
         header=first.header,
         path=files.channels[0].path,
+        missing_channels=files.missing_channels,
     )
 
 
@@ -151,14 +152,18 @@ def _require_usable_headers(
                 f"{channel.path} holds {num_channels} channel(s) where {listed} are "
                 f"expected; the data set has {wanted}: {remedy}"
             )
-    if len(files.channels) != len(channel_names):
+    if files.num_channels != len(channel_names):
         raise CaseError(
-            f"it has {len(files.channels)} channel(s), the data set {wanted}; {remedy}"
+            f"it has {files.num_channels} channel(s), the data set {wanted}; {remedy}"
         )
     if not resample_channels:
-        first = found[files.channels[0].path][0]
-        for number, channel in enumerate(files.channels):
-            _require_grid_of_first(first, number, found[channel.path][0])
+        grids = {
+            number: found[channel.path][0]
+            for number, channel in files.numbered_channels.items()
+        }
+        first = min(grids)
+        for number, grid in grids.items():
+            _require_same_channel_grid(first, grids[first], number, grid)
 
 
 def require_finite(name: str, values: NDArray[Any]) -> None:
@@ -228,12 +233,13 @@ def require_intensities(volume: Volume) -> None:
 def _read_image(
     files: CaseFiles, *, resample_channels: bool
 ) -> tuple[NDArray[np.float32], Volume]:
-    """Channels ``(channel, i, j, k)`` and the first one's volume."""
-    volumes = read_channels(files.channels)
-    first = next(volumes)
-    image = np.empty((len(files.channels), *first.grid.shape), dtype=np.float32)
-    image[0] = _finite("channel 0", first)
-    for channel, volume in enumerate(volumes, start=1):
+    """Channels ``(channel, i, j, k)`` and the volume of the first that there is."""
+    volumes = zip(files.numbered_channels, read_channels(files.channels), strict=True)
+    number, first = next(volumes)
+    image = np.empty((files.num_channels, *first.grid.shape), dtype=np.float32)
+    image[list(files.missing_channels)] = 0
+    image[number] = _finite(f"channel {number}", first)
+    for channel, volume in volumes:
         # Before resampling, which would spread a NaN.
         values = _finite(f"channel {channel}", volume)
         if same_grid(first.grid, volume.grid):
@@ -243,14 +249,18 @@ def _read_image(
                 values, volume.grid, first.grid, outside=float(values.min())
             )
         else:
-            _require_grid_of_first(first.grid, channel, volume.grid)
+            _require_same_channel_grid(number, first.grid, channel, volume.grid)
     return image, first
 
 
-def _require_grid_of_first(first: Grid, number: int, grid: Grid) -> None:
+def _require_same_channel_grid(
+    first_number: int, first: Grid, number: int, grid: Grid
+) -> None:
     if same_grid(first, grid):
         return
-    difference = grid_difference("channel 0", first, f"channel {number}", grid)
+    difference = grid_difference(
+        f"channel {first_number}", first, f"channel {number}", grid
+    )
     raise CaseError(
         f"{difference}; all channels must share one grid: resample them onto "
         "the first, or let Foveal do so with "

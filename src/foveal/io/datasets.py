@@ -186,7 +186,7 @@ def _channels(
     path: Path, names: tuple[str, ...] | None, cases: Sequence[ListedCase]
 ) -> tuple[tuple[str, ...], int]:
     """Channel names, and how many channels one image file holds."""
-    files = len(cases[0].images)
+    files = len(cases[0].images) + len(cases[0].missing_channels)
     if files > 1:
         channels_in_file = 1
     elif names is not None:
@@ -241,6 +241,7 @@ def _case_files(
         name=case.name,
         patient=case.patient or case.name,
         channels=_channel_files(case, channels_in_file),
+        missing_channels=case.missing_channels,
         label_map=case.label_map,
         structure_files=case.structure_files,
         mask=case.mask,

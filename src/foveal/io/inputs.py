@@ -118,7 +118,8 @@ def _with_channels(
     indices = range(num_channels) if num_channels > 1 else (None,)
     return tuple(
         replace(case, channels=tuple(ChannelFile(path, n) for n in indices))
-        if len(paths := {channel.path for channel in case.channels}) == 1
+        if not case.missing_channels
+        and len(paths := {channel.path for channel in case.channels}) == 1
         and is_picture(path := next(iter(paths)))
         else case
         for case in cases

@@ -22,7 +22,10 @@ class ListedCase:
 
     name: str
     images: tuple[Path, ...]
-    """One file per channel, or a single file that may hold several channels."""
+    """One file per channel that there is, or a single file that may hold several."""
+
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of channels that the case lacks; never any of a file with several."""
 
     patient: str | None = None
     """``None``: the case is a patient of its own."""

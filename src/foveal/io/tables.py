@@ -219,11 +219,11 @@ def _entries(
             raise DatasetError(
                 f'{where}: use "channels" or {channel_columns}, not both'
             )
-        missing = [name for name in channel_columns if name not in cells]
-        if missing and "exclude" not in cells:
+        if "exclude" not in cells and not set(channel_columns) & cells.keys():
             raise DatasetError(
-                f"{where} has no file for {missing[0]}; every case needs it, or a "
-                'reason in the column "exclude"'
+                f"{where} has no file for any of {', '.join(channel_columns)}; a case "
+                "may lack some of its channels, but not all: add one, or a reason in "
+                'the column "exclude"'
             )
         entries["channels"] = [cells.get(name, "") for name in channel_columns]
     drawn = [name for name in structure_columns if name in cells]
@@ -258,12 +258,13 @@ def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
         raise DatasetError(
             f"{where} has a label_map and a mask per structure; keep one of them"
         )
-    channels = (
-        _list(entries["channels"], f"{where}: channels") if exclude is None else []
-    )
+    channels = [] if exclude is not None else _channels(entries["channels"], where)
     return ListedCase(
         name=name,
-        images=tuple(folder / channel for channel in channels),
+        images=tuple(folder / channel for channel in channels if channel),
+        missing_channels=tuple(
+            number for number, channel in enumerate(channels) if not channel
+        ),
         patient=patient,
         label_map=None if label_map is None else folder / label_map,
         structure_files=structures,
@@ -275,6 +276,18 @@ def _case(folder: Path, where: str, entries: Mapping[str, Any]) -> ListedCase:
         domain=domain,
         exclude=exclude,
     )
+
+
+def _channels(entry: object, where: str) -> list[str]:
+    """Files of the channels, an empty text for one that the case lacks."""
+    if isinstance(entry, list) and any(entry):
+        return [part and _text(part, f"{where}: channels") for part in entry]
+    if isinstance(entry, list):
+        raise DatasetError(
+            f"{where}: channels {entry!r} names no file; a case may lack some of its "
+            "channels, but not all"
+        )
+    return _list(entry, f"{where}: channels")
 
 
 def _structures(folder: Path, where: str, entries: object) -> tuple[StructureFile, ...]:

@@ -227,7 +227,9 @@ def require_map(setting: Setting, layer: str) -> None:
         SettingsError: Says which layers there are.
     """
     network = setting.network
-    image = torch.zeros(1, setting.in_channels, *_small_shape(network, setting))
+    weight = next(network.parameters())
+    shape = _small_shape(network, setting)
+    image = weight.new_zeros(1, setting.in_channels, *shape)
     was_training = network.training
     try:
         with torch.no_grad():
@@ -241,12 +243,12 @@ def require_map(setting: Setting, layer: str) -> None:
         ) from error
     finally:
         network.train(was_training)
-    shape = output.logits.shape[2:]
+    grid = output.logits.shape[2:]
     activation = output.activations[0]
-    if not isinstance(activation, Tensor) or activation.ndim < len(shape) + 1:
+    if not isinstance(activation, Tensor) or activation.ndim < len(grid) + 1:
         raise _no_map(layer)
-    shown = network.at_output(layer, activation, shape)
-    if len(shown) != len(image) or shown.shape[2:] != shape:
+    shown = network.at_output(layer, activation, grid)
+    if len(shown) != len(image) or shown.shape[2:] != grid:
         raise _no_map(layer)
 
 

@@ -257,8 +257,8 @@ class DeepMedic(Network):
             for name, pathway in self._named_pathways.items()
             for number in late_layers(len(pathway.chain.layers))
         ]
-        depth = len(self.hidden.layers)
-        return (*of_pathways, *([f"hidden.{depth}"] if depth else []))
+        hidden = [self.embedding_layer] if self.embedding_layer else []
+        return (*of_pathways, *hidden)
 
     @property
     def receptive_field(self) -> tuple[int, ...]:

@@ -189,9 +189,8 @@ class DualPath(Network):
             for name in ("sharp", "wide")
             for number in late_layers(len(self.sharp))
         ]
-        # The last of them is dropout.
-        last = len(self.hidden) - 2
-        return (*of_pathways, *([f"hidden.{last}"] if last >= 0 else []))
+        hidden = [self.embedding_layer] if self.embedding_layer else []
+        return (*of_pathways, *hidden)
 
     def at_output(
         self,

@@ -58,15 +58,26 @@ def _check_channels(
     summary: CaseSummary, channel_names: Sequence[str], *, resample_channels: bool
 ) -> None:
     channels = summary.case.channels
-    if len(channels) != len(channel_names):
+    if summary.case.num_channels != len(channel_names):
         summary.error(
             "number of channels",
-            f"the case has {len(channels)} channel(s), the data set "
+            f"the case has {summary.case.num_channels} channel(s), the data set "
             f"{len(channel_names)}: {', '.join(channel_names)}",
             "a network needs every channel of every case",
             "add the missing channel files or take the case out of the data set",
         )
-    numbers = itertools.count()
+    elif summary.case.missing_channels:
+        missing = [channel_names[n] for n in summary.case.missing_channels]
+        summary.warning(
+            "missing channel",
+            f"the case lacks the channel(s) {', '.join(missing)}",
+            "it is refused, unless the plan's preprocessing.missing_channel_value says "
+            "what they are filled with",
+            "add the files, or fill what is missing: "
+            "--missing-channel-value -4 in foveal plan, "
+            "--set preprocessing.missing_channel_value=-4 in foveal train",
+        )
+    numbers = iter(summary.case.numbered_channels)
     constants: dict[int, float | None] = {}
     for _, group in itertools.groupby(channels, key=lambda channel: channel.path):
         in_one_file = list(group)

@@ -45,7 +45,10 @@ class Appearance:
     """Per channel, see `image_quantiles`."""
 
     is_constant: tuple[bool, ...]
-    """Per channel: every voxel has the same value."""
+    """Per channel that there is: every voxel has the same value."""
+
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of channels that the case lacks."""
 
 
 def look_at(case: Case) -> Appearance:
@@ -58,8 +61,10 @@ def look_at(case: Case) -> Appearance:
         extent_mm=(i, j, k),
         quantiles=image_quantiles(case.image),
         is_constant=tuple(
-            bool(channel.min() == channel.max()) for channel in case.image
+            number not in case.missing_channels and bool(channel.min() == channel.max())
+            for number, channel in enumerate(case.image)
         ),
+        missing_channels=case.missing_channels,
     )
 
 
@@ -88,6 +93,10 @@ def departures(
         for n, channel in enumerate(channels)
         if seen.is_constant[n]
     ]
+    reasons += [
+        f"channel {channels[n].name} is missing: the network sees a constant instead"
+        for n in seen.missing_channels
+    ]
     if usual is None:
         return reasons
     unit = "pixels" if usual.are_pictures else "mm"
@@ -106,7 +115,8 @@ def departures(
         is_absolute = (
             channel.normalisation in ("ct", "none") and channel.landmarks is None
         )
-        if is_absolute and not seen.is_constant[n]:
+        is_seen = not seen.is_constant[n] and n not in seen.missing_channels
+        if is_absolute and is_seen:
             reasons += _unusual_intensities(
                 channel, seen.quantiles[n], usual.image_quantiles[n]
             )

@@ -59,7 +59,7 @@ class CaseFingerprint:
 
     intensities: NDArray[np.float32]
     """Drawn from the annotated foreground, ``(channel, drawn)``; nothing is drawn where
-    there is no foreground."""
+    there is no foreground. Of a missing channel they mean nothing."""
 
     image_quantiles: tuple[Quantiles, ...]
     """Per channel, see `image_quantiles`."""
@@ -79,6 +79,9 @@ class CaseFingerprint:
 
     is_annotated_in_full: bool
     """Whether every structure was contoured."""
+
+    missing_channels: tuple[int, ...] = ()
+    """Numbers of channels that the case lacks."""
 
     is_picture: bool = False
     """Its voxels are pixels, of no size and in nobody's body."""
@@ -168,7 +171,8 @@ def case_fingerprint(
     combinations = [
         meaning.get(int(value), frozenset()) & set(looked_at) for value in values
     ]
-    left, right = body_extent(image[0], mask, is_hu_like=is_hu_like[0])
+    first = next(n for n in range(len(image)) if n not in case.missing_channels)
+    left, right = body_extent(image[first], mask, is_hu_like=is_hu_like[first])
     sagittal_index = np.unravel_index(voxels, label_map.shape)[SAGITTAL_AXIS]
     counts = np.bincount(value_of_voxel, minlength=len(values))
     sums = np.bincount(value_of_voxel, sagittal_index, minlength=len(values))
@@ -206,6 +210,7 @@ def case_fingerprint(
         },
         combinations=frozenset(combinations) - {frozenset()},
         is_annotated_in_full=annotated is None,
+        missing_channels=case.missing_channels,
         is_picture=case.path is not None and is_picture(case.path),
     )
 

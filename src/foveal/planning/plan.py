@@ -68,6 +68,7 @@ def make_plan(
     labels: LabelsConfig,
     budget: Budget,
     resample_channels: bool = False,
+    missing_channel_value: float | None = None,
 ) -> tuple[Plan, list[str]]:
     """Choose grids, intensities, network, patch and batch.
 
@@ -78,6 +79,7 @@ def make_plan(
         labels: See `choose_labels`.
         budget: What a training step may cost.
         resample_channels: Repeated in the plan.
+        missing_channel_value: Likewise.
 
     Returns:
         The plan and one line in plain words per decision or warning.
@@ -123,6 +125,7 @@ def make_plan(
             crop=crop,
             channels=channels,
             resample_channels=resample_channels,
+            missing_channel_value=missing_channel_value,
         ),
         patches=PatchesConfig(size=chosen.patch_size, batch_size=chosen.batch_size),
         network=_network_section(chosen.network, slice_axis(fingerprints)),
@@ -284,20 +287,51 @@ def _orientation_reason(fingerprints: Sequence[CaseFingerprint]) -> str:
 def _channels(
     fingerprints: Sequence[CaseFingerprint], names: Sequence[str]
 ) -> tuple[tuple[ChannelConfig, ...], list[str]]:
-    intensities = np.concatenate([case.intensities for case in fingerprints], axis=1)
-    if intensities.shape[1] == 0:
+    if not any(case.intensities.size for case in fingerprints):
         raise DatasetError(
             "no label map has a voxel of a listed structure; check the label values"
         )
-    chosen = [
-        choose_normalisation(
+    chosen = []
+    reasons = []
+    for number, name in enumerate(names):
+        having = _having_channel(fingerprints, number)
+        channel, reason = choose_normalisation(
             name,
-            values,
-            hu_like_share=float(np.mean([case.is_hu_like[n] for case in fingerprints])),
+            _foreground_intensities(having, number, name),
+            hu_like_share=float(np.mean([case.is_hu_like[number] for case in having])),
         )
-        for n, (name, values) in enumerate(zip(names, intensities, strict=True))
-    ]
-    return tuple(channel for channel, _ in chosen), [reason for _, reason in chosen]
+        chosen.append(channel)
+        reasons.append(reason)
+        if len(having) < len(fingerprints):
+            reasons.append(
+                f"Missing: {len(fingerprints) - len(having)} of {len(fingerprints)} "
+                f"cases lack {name}, which is filled with a constant there"
+            )
+    return tuple(chosen), reasons
+
+
+def _having_channel(
+    fingerprints: Sequence[CaseFingerprint], number: int
+) -> list[CaseFingerprint]:
+    """Cases that do not lack a channel."""
+    return [case for case in fingerprints if number not in case.missing_channels]
+
+
+def _foreground_intensities(
+    having: Sequence[CaseFingerprint], number: int, name: str
+) -> np.ndarray:
+    """Drawn from the structures of all cases that have a channel, 1-D.
+
+    Raises:
+        DatasetError: There are none.
+    """
+    intensities = [case.intensities[number] for case in having]
+    if not any(values.size for values in intensities):
+        raise DatasetError(
+            f"channel {name} is missing in every labelled case that has a structure; "
+            "add it to some of them, or take the channel out of the data set"
+        )
+    return np.concatenate(intensities)
 
 
 def choose_normalisation(
@@ -490,8 +524,16 @@ def _summary(
     labels: LabelsConfig,
     median_shape: tuple[float, float, float],
 ) -> FingerprintConfig:
-    intensities = np.concatenate([case.intensities for case in fingerprints], axis=1)
-    percentiles = np.percentile(intensities, FOREGROUND_PERCENTILES, axis=1)
+    channels = range(len(fingerprints[0].image_quantiles))
+    percentiles = [
+        np.percentile(
+            np.concatenate(
+                [case.intensities[n] for case in _having_channel(fingerprints, n)]
+            ),
+            FOREGROUND_PERCENTILES,
+        ).tolist()
+        for n in channels
+    ]
     volumes: dict[str, tuple[float, float]] = {}
     for name in labels.structures:
         measured = [
@@ -506,7 +548,7 @@ def _summary(
         median_shape=median_shape,
         spacing_mm_range=_ranges([case.spacing_mm for case in fingerprints]),
         intensity_ranges=tuple(
-            (_rounded(low), _rounded(high)) for low, high in percentiles.T.tolist()
+            (_rounded(low), _rounded(high)) for low, high in percentiles
         ),
         structure_volumes_ml=volumes,
         orientations=tuple(sorted({case.stored_orientation for case in fingerprints})),
@@ -514,10 +556,10 @@ def _summary(
             [np.multiply(case.shape, case.spacing_mm).tolist() for case in fingerprints]
         ),
         image_quantiles=tuple(
-            _ranges(channel)
-            for channel in zip(
-                *(case.image_quantiles for case in fingerprints), strict=True
+            _ranges(
+                [case.image_quantiles[n] for case in _having_channel(fingerprints, n)]
             )
+            for n in channels
         ),
         are_pictures=all(case.is_picture for case in fingerprints),
     )

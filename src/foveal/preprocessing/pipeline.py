@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ from foveal.preprocessing.labels import (
     inside_label_map,
     without_unannotated,
 )
+from foveal.preprocessing.missing_channels import require_filling
 from foveal.preprocessing.resample import (
     resample_channel,
     resample_label_map,
@@ -74,6 +75,10 @@ class PreprocessingRecipe:
     resample_channels: bool = False
     """Whether channels on another grid are brought onto that of the first."""
 
+    missing_channel_value: float | None = None
+    """What a channel that a case lacks is filled with, after normalisation; ``None``:
+    such cases are refused."""
+
     @property
     def num_classes(self) -> int:
         """Labels and background."""
@@ -90,6 +95,9 @@ class PreprocessingRecipe:
         content = asdict(self) | {"numbers_version": NUMBERS_VERSION}
         for channel in content["channels"]:
             del channel["name"]
+        if self.missing_channel_value is None:
+            # What was stored before there was this option is still right.
+            del content["missing_channel_value"]
         text = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -141,6 +149,10 @@ class PreprocessedCase:
     weight_map: NDArray[np.float32] | None
     """``(i, j, k)``, not negative, and not 0 everywhere."""
 
+    missing_channels: Mapping[int, float] = field(default_factory=dict)
+    """Number of a channel that the case lacks to the value that fills it, which also
+    lies beyond its borders."""
+
     region: NDArray[np.bool_] | None = None
     """Voxels of the crop, before resampling, that may hold a structure: the mask, where
     the recipe crops to masks. ``None``: all may."""
@@ -162,6 +174,8 @@ def preprocess_case(
         recipe: What to do.
         annotated: Structures contoured in the case; ``None``: all. The label map says
             nothing of the others, see `classes_shown`.
+
+    Channels that the case lacks have no part in anything; they are filled at last.
 
     Raises:
         CaseError: The case lacks channels or the mask that the recipe needs, holds an
@@ -188,6 +202,9 @@ def landmarks_of_case(
         recipe: Its landmarks and normalisations have no part.
         percentiles: Number of a channel to its percentiles.
 
+    Returns:
+        Number of a channel to its landmarks; a channel that the case lacks is left out.
+
     Raises:
         CaseError: As of `preprocess_case`, or a channel has no landmarks.
     """
@@ -198,6 +215,7 @@ def landmarks_of_case(
                 image[number], inside, recipe.channels[number], wanted
             )
             for number, wanted in percentiles.items()
+            if number not in case.missing_channels
         }
     except CaseError as error:
         raise CaseError(f"case {case.name}: {error}") from error
@@ -232,8 +250,10 @@ def _preprocess(
     grid = cropped_grid(change.apply_to_grid(case.grid), window)
     shape = resampled_shape(grid.shape, grid.spacing_mm, recipe.spacing_mm)
     mask = None if case.mask is None else change.apply(case.mask)[window]
+    missing = dict.fromkeys(case.missing_channels, recipe.missing_channel_value or 0.0)
     return PreprocessedCase(
-        image=_preprocessed_image(image, inside, recipe.channels, shape),
+        image=_preprocessed_image(image, inside, recipe.channels, missing, shape),
+        missing_channels=missing,
         label_map=_preprocessed_label_map(case, recipe, annotated, window, shape),
         grid=grid if shape == grid.shape else resampled_grid(grid, shape),
         restoration=Restoration(case.grid, change, window, shape),
@@ -255,6 +275,11 @@ def _cropped(
             f"it has {len(case.image)} channel(s), the plan needs "
             f"{len(recipe.channels)} ({names}); give them in this order"
         )
+    require_filling(
+        case.missing_channels,
+        [channel.name for channel in recipe.channels],
+        recipe.missing_channel_value,
+    )
     change = reorientation(case.grid, recipe.orientation)
     image = change.apply(case.image)
     mask = None if case.mask is None else change.apply(case.mask)
@@ -293,10 +318,16 @@ def _preprocessed_image(
     image: NDArray[np.float32],
     inside: NDArray[np.bool_] | None,
     recipes: tuple[IntensityRecipe, ...],
+    missing: Mapping[int, float],
     shape: tuple[int, int, int],
 ) -> NDArray[np.float32]:
     result = np.empty((len(recipes), *shape), np.float32)
-    for channel, recipe, preprocessed in zip(image, recipes, result, strict=True):
+    for number, (channel, recipe, preprocessed) in enumerate(
+        zip(image, recipes, result, strict=True)
+    ):
+        if number in missing:
+            preprocessed[...] = missing[number]
+            continue
         with _naming_channel(recipe.name):
             normalised = normalise(np.ascontiguousarray(channel), recipe, inside)
         if not np.isfinite(normalised).all():

@@ -79,6 +79,12 @@ def case_content(files: CaseFiles, digests: FileDigests) -> dict[str, Any]:
         if files.weight_map is None
         else digests.digest(files.weight_map),
         "annotated": None if files.annotated is None else sorted(files.annotated),
+        # Not in the content of others, whose entries in the store stay what they are.
+        **(
+            {"missing_channels": list(files.missing_channels)}
+            if files.missing_channels
+            else {}
+        ),
     }
 
 

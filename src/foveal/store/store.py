@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,13 @@ class StoredCase:
 
     mask: TiledArray | None = None
     """``(i, j, k)`` uint8, 1 inside; ``None``: the case has none."""
+
+    missing_channels: Mapping[int, float] = field(default_factory=dict)
+    """Number of a channel that the case lacks to the value that fills it, which also
+    lies beyond its borders."""
+
+    domain: str | None = None
+    """Scanner, site or sequence. Whoever opens the entry adds it."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -226,6 +233,10 @@ class Store:
             if entry["has_weight_map"]
             else None,
             mask=_mask_tiles(folder, (i, j, k)) if entry["has_mask"] else None,
+            missing_channels={
+                int(number): value
+                for number, value in entry.get("missing_channels", {}).items()
+            },
         )
 
     def write(
@@ -239,6 +250,7 @@ class Store:
         annotated: Sequence[bool] | None,
         weight_map: NDArray[np.float32] | None = None,
         mask: NDArray[np.bool_] | None = None,
+        missing_channels: Mapping[int, float] | None = None,
     ) -> None:
         """Add an entry; if another process adds the same meanwhile, its entry stays.
 
@@ -251,6 +263,7 @@ class Store:
             annotated: Per structure whether it was contoured; ``None``: all.
             weight_map: The user's weights ``(i, j, k)``, if the case has any.
             mask: ``(i, j, k)``, if the case has one.
+            missing_channels: See `StoredCase.missing_channels`.
         """
         with naming(self.root / key):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -275,6 +288,11 @@ class Store:
                         "has_weight_map": weight_map is not None,
                         "has_mask": mask is not None,
                     }
+                    if missing_channels:
+                        entry["missing_channels"] = {
+                            str(number): value
+                            for number, value in missing_channels.items()
+                        }
                     entry["checksum"] = _checksum(entry)
                     text = json.dumps(entry, indent=2)
                     (folder / "entry.json").write_text(text, encoding="utf-8")
