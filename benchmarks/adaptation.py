@@ -421,7 +421,7 @@ def run_folder(
 ) -> Path:
     """Where a run is kept."""
     words = [
-        "-".join(value) if isinstance(value, list) else str(value)
+        "-".join(map(str, value)) if isinstance(value, list) else str(value)
         for value in options.values()
     ]
     name = "_".join([outlined, *words, str(arguments.steps), str(seed)])

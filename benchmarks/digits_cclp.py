@@ -225,84 +225,6 @@ def least_cpu_seconds(action: Callable[[], None]) -> float:
     return min(turns[1:])
 
 
-def figure(arguments: argparse.Namespace) -> None:
-    """Figure 6.4, and errors by the size of the graph."""
-    with mpl.rc_context(STYLE):
-        drawing, panels = plt.subplots(1, 3, figsize=(10.5, 3.1), layout="constrained")
-        for axes, labels, title in zip(
-            panels,
-            ("limited", "all"),
-            ("100 labels", "1,297 labels"),
-            strict=False,
-        ):
-            draw_chains(axes, errors_of(arguments, arms_of(labels)))
-            axes.set_title(title, fontsize=9)
-        draw_sizes(
-            panels[2],
-            {size: errors_of(arguments, arms_of_size(size)) for size in BATCHES},
-        )
-        path = arguments.out / "digits_cclp.png"
-        drawing.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def draw_chains(axes: Axes, errors: Mapping[str, Sequence[float]]) -> None:
-    """Error by the longest chain, beside training without CCLP."""
-    names = [f"CCLP, S = {steps}" for steps in CHAINS]
-    draw_means(axes, CHAINS, [errors[name] for name in names], 0, "CCLP")
-    for name, style in (("supervised", "--"), ("weight 0", ":")):
-        axes.axhline(np.mean(errors[name]), color=INK, ls=style, lw=1.2, label=name)
-    axes.set_xticks(CHAINS)
-    axes.set_xlabel("longest chain S")
-    finish(axes)
-
-
-def draw_sizes(axes: Axes, errors: Mapping[int, Mapping[str, Sequence[float]]]) -> None:
-    """Error by samples in the graph."""
-    places = range(len(errors))
-    for number, name in enumerate(("CCLP, S = 3", "supervised")):
-        found = [of_size[name] for of_size in errors.values()]
-        draw_means(axes, places, found, number, name)
-    # Ticks are even, as every size is twice the one before.
-    axes.set_xticks(places, map(str, errors))
-    axes.set_xlabel("samples in the graph N")
-    axes.set_title("100 labels", fontsize=9)
-    finish(axes)
-
-
-def draw_means(
-    axes: Axes,
-    places: Sequence[int],
-    errors: Sequence[Sequence[float]],
-    number: int,
-    name: str,
-) -> None:
-    """Means with their standard errors, and every seed as a point."""
-    colour = STRUCTURE_COLOURS[number]
-    found = np.array(errors)
-    axes.errorbar(
-        places,
-        found.mean(axis=1),
-        found.std(axis=1, ddof=1) / np.sqrt(found.shape[1]),
-        color=colour,
-        marker="o",
-        markersize=4,
-        linewidth=1.6,
-        capsize=3,
-        label=name,
-    )
-    for place, values in zip(places, found, strict=True):
-        axes.scatter(
-            np.full(len(values), place), values, s=7, color=colour, alpha=0.35, lw=0
-        )
-
-
-def finish(axes: Axes) -> None:
-    """Errors from 0 up, and a legend below."""
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("test error, %")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=8)
-
-
 def print_table(
     heading: str, errors: Mapping[str, Sequence[float]], reference: str
 ) -> None:
@@ -312,19 +234,57 @@ def print_table(
     beside = np.array(errors[reference])
     for name, found in errors.items():
         difference = np.array(found) - beside
-        wins = (
-            f"{(difference < 0).sum()} of {len(found)}, {(difference > 0).sum()} worse"
-        )
+        row = f"| {name} | {np.mean(found):.2f} ± {np.std(found, ddof=1):.2f} |"
+        if name == reference:
+            print(row + " | |")
+            continue
+        better, worse = (difference < 0).sum(), (difference > 0).sum()
         print(
-            f"| {name} | {np.mean(found):.2f} ± {np.std(found, ddof=1):.2f} | "
-            + ("| |" if name == reference else f"{spread(difference)} | {wins} |"),
-            flush=True,
+            f"{row} {difference.mean():+.2f} ± {difference.std(ddof=1):.2f} | "
+            f"{better} better, {worse} worse |"
         )
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    return f"{np.mean(values):+.2f} ± {np.std(values, ddof=1):.2f}"
+def figure(arguments: argparse.Namespace) -> None:
+    """Figure 6.4."""
+    with mpl.rc_context(STYLE):
+        drawing, panels = plt.subplots(1, 2, figsize=(7.5, 3.1), layout="constrained")
+        parts = (("limited", "100 labels"), ("all", "1,297 labels"))
+        for axes, (labels, title) in zip(panels, parts, strict=True):
+            draw_chains(axes, errors_of(arguments, arms_of(labels)))
+            axes.set_title(title, fontsize=9)
+        path = arguments.out / "digits_cclp.png"
+        drawing.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def draw_chains(axes: Axes, errors: Mapping[str, Sequence[float]]) -> None:
+    """Error by the longest chain: means, their standard errors, and every seed.
+
+    Lines without marks are training without CCLP.
+    """
+    found = np.array([errors[f"CCLP, S = {steps}"] for steps in CHAINS])
+    colour = STRUCTURE_COLOURS[0]
+    axes.errorbar(
+        CHAINS,
+        found.mean(axis=1),
+        found.std(axis=1, ddof=1) / np.sqrt(found.shape[1]),
+        color=colour,
+        marker="o",
+        markersize=4,
+        linewidth=1.6,
+        capsize=3,
+        label="CCLP",
+    )
+    for steps, values in zip(CHAINS, found, strict=True):
+        places = np.full(len(values), steps)
+        axes.scatter(places, values, s=8, color=colour, alpha=0.4, linewidths=0)
+    for name, style in (("supervised", "--"), ("weight 0", ":")):
+        axes.axhline(np.mean(errors[name]), color=INK, ls=style, lw=1.2, label=name)
+    axes.set_xticks(CHAINS)
+    axes.set_xlabel("longest chain S")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("test error, %")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=8)
 
 
 # ----------------------------------------------------------------------- training

@@ -378,8 +378,20 @@ def legend_handles() -> list[Line2D]:
 
     labelled = {"ls": "", "marker": "o", "ms": 6, "mec": INK, "mew": 1.2}
     return [
-        Line2D([], [], color=PROBABILITY_COLOURS(0.0), label="labelled", **labelled),
-        Line2D([], [], color=PROBABILITY_COLOURS(1.0), label="labelled", **labelled),
+        Line2D(
+            [],
+            [],
+            color=PROBABILITY_COLOURS(0.0),
+            label="labelled, first class",
+            **labelled,
+        ),
+        Line2D(
+            [],
+            [],
+            color=PROBABILITY_COLOURS(1.0),
+            label="labelled, second class",
+            **labelled,
+        ),
         arrow("pull of the regulariser", INK, 1.0),
         arrow("pull of supervision", SUPERVISION_COLOUR, 3.0),
         Line2D([], [], color=FAINT, ls="--", lw=0.8, label="classifier undecided"),
@@ -429,7 +441,7 @@ def draw_arrows(
     lengths = np.linalg.norm(pulls, axis=1, keepdims=True)
     # A single strong pull would leave nothing of the others.
     drawn = np.sqrt(lengths / max(np.quantile(lengths, 0.9), 1e-300)).clip(max=1.2)
-    longest = 0.14 * np.ptp(axes.get_xlim())
+    longest = 0.11 * np.ptp(axes.get_xlim())
     arrows = longest * drawn * pulls / lengths.clip(min=1e-300)
     axes.quiver(
         *places.T,

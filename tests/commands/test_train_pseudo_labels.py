@@ -1,5 +1,6 @@
 """`foveal train` with pseudo-labels: warm, resumable, and never without a structure."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,10 +10,13 @@ from phantoms import write_ball_and_box_dataset
 from safetensors.torch import load_file
 
 import foveal
+from foveal import building
+from foveal.commands import transfer
 from foveal.commands.fit import Watcher
 from foveal.commands.report import report
 from foveal.engine.log import read_log
 from foveal.errors import RunError, SettingsError, TrainingError
+from foveal.settings_files import read_plan
 
 SMALL = [
     "network.features=[4,8]",
@@ -196,28 +200,27 @@ def test_dead_start_is_refused_before_the_first_step(train, teacher, tmp_path):
     assert "step" not in kinds
 
 
-def test_teacher_of_other_structures_or_a_classifier_is_refused(
-    train, dataset, teacher, store, tmp_path
-):
-    table = tmp_path / "table.toml"
-    text = dataset.read_text().replace("box = 2", "cube = 2")
-    table.write_text(text)
-    with pytest.raises(RunError, match=r"outline ball \(1\), box \(2\), and this run"):
-        foveal.train(
-            table,
-            tmp_path / "run",
-            steps=2,
-            options=[
-                *SMALL,
-                f"store={store}",
-                "method.name=pseudo_label",
-                f"transfer.weights={teacher}",
-            ],
-        )
-    classifier = tmp_path / "classifier"
-    shutil.copytree(teacher, classifier)
-    settings = classifier / "settings.toml"
-    text = settings.read_text().split("\n", 1)[1]
-    settings.write_text(text.replace('name = "supervised"', 'name = "classification"'))
-    with pytest.raises(RunError, match="are of a classifier, which outlines nothing"):
-        train(tmp_path / "other", *PSEUDO, f"transfer.weights={classifier}")
+def test_weights_that_cannot_label_are_refused(teacher, monkeypatch):
+    parts = building.WITHOUT_PLUGINS
+    plan = read_plan(teacher / "plan.toml")
+    network = building.planned_network(plan)
+    opened = transfer.opened_weights(teacher, parts)
+    transfer.require_teacher(network, teacher, plan, parts)
+    labels = plan.labels.model_copy(update={"names": ("ball", "cube")})
+    names = list(opened.source.weights)
+    fewer = {name: opened.source.weights[name] for name in names[:-1]}
+    source = dataclasses.replace(opened.source, weights=fewer)
+    for changes, here, message in (
+        ({"plan": None}, plan, "it is not known what they outline"),
+        ({"is_classifier": True}, plan, "of a classifier, which outlines nothing"),
+        (
+            {},
+            plan.model_copy(update={"labels": labels}),
+            r"outline ball \(1\), box \(2\), and this run ball \(1\), cube",
+        ),
+        ({"source": source}, plan, f"lack {names[-1]}, which would begin untrained"),
+    ):
+        given = dataclasses.replace(opened, **changes)
+        monkeypatch.setattr(transfer, "opened_weights", lambda *_, given=given: given)
+        with pytest.raises(RunError, match=message):
+            transfer.require_teacher(network, teacher, here, parts)

@@ -142,6 +142,15 @@ def test_best_checkpoint_is_the_best_validation(tmp_path):
     assert written["scores"] == {"a": 0.7, "b": None}
 
 
+def test_weights_that_may_not_be_the_best_are_not_kept_as_such(tmp_path):
+    scores = iter([0.7, 0.2, 0.6])
+    made = training(cpu())
+    made.method.may_be_best = lambda share_done: share_done > 0.5
+    run(tmp_path, made, validate=lambda _: {"a": next(scores)})
+    _, state = load_checkpoint(tmp_path / "checkpoints" / "best.safetensors")
+    assert (state["step"], state["mean"]) == (8, 0.6)
+
+
 def test_loss_that_is_not_finite_names_the_cases_and_keeps_the_batch(tmp_path):
     made = training(cpu())
     forward = made.method.forward

@@ -76,7 +76,7 @@ def method(network=None, *, seed=0, size=(12, 12, 12), **options):
         spacing_mm=(1.0, 1.0, 1.0),
         structures=STRUCTURES,
         spatial=building.spatial_augmentation(Settings(), PLAN),
-        intensity=building.intensity_augmentation(Settings()),
+        intensity=building.intensity_augmentation(Settings(), PLAN),
     )
     return Adversarial(setting, **({"features": (5, 5, 5, 5)} | options))
 
@@ -192,6 +192,12 @@ def test_losses_by_hand():
 def test_alpha_rises_between_two_corners(step, alpha):
     options = {"alpha_max": 0.5, "begin_fraction": 0.2, "full_fraction": 0.7}
     assert alpha_at(Clock(step, 100, 0, 0), **options) == pytest.approx(alpha)
+
+
+def test_only_weights_that_are_adapted_may_be_the_best():
+    adapted = method(alpha_max=0.1, full_fraction=0.7)
+    assert [adapted.may_be_best(done) for done in (0.2, 0.69, 0.7, 1.0)] == [0, 0, 1, 1]
+    assert method(alpha_max=0.0).may_be_best(0.1)
 
 
 def test_alpha_may_jump_and_may_rise_from_the_first_step_on():

@@ -174,11 +174,11 @@ def fit(
         )
         settings = changed_settings(settings, {"error_maps": rhythm})
     make_labels = None
-    labelling = 0.0, 0.0
+    first_seconds = later_seconds = 0.0
     if method.refresh is not None and labels is not None:
         make_labels = label_maker(settings, plan, fabric.device, method.refresh)
         if settings.training.steps is None:
-            labelling = labelling_seconds(
+            first_seconds, later_seconds = labelling_seconds(
                 method.refresh,
                 len(labels.cases),
                 seconds_per_case(
@@ -193,9 +193,10 @@ def fit(
         lambda: (
             step_seconds()
             + pause_seconds(settings, len(maps.cases), case_seconds)
-            + labelling[1]
+            + later_seconds
         ),
-        start - labelling[0],
+        # The first labels are made before the first step, and count as if they were.
+        start - first_seconds,
     )
     settings = changed_settings(
         settings,

@@ -286,7 +286,7 @@ class _Keeper:
             self._log.write(kind, step, curves, **values)
 
     def _score(self, validate: Validate) -> float | None:
-        """Validate the predictor, and keep it if it is the best so far.
+        """Validate the predictor, and keep it if it may be the best and is so far.
 
         Returns:
             Mean Dice of the structures; ``None`` if no case has any.
@@ -307,7 +307,10 @@ class _Keeper:
             seconds=seconds,
         )
         best = training.best_score
-        if mean is not None and (best is None or mean > best):
+        may_be_best = training.method.may_be_best(
+            training.step / self._rules.total_steps
+        )
+        if mean is not None and may_be_best and (best is None or mean > best):
             training.best_score = mean
             state = {
                 "step": training.step,

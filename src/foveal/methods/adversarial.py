@@ -152,6 +152,10 @@ class Adversarial(Method):
         """How often the discriminator is right, 0.5 by chance, and alpha."""
         return self._measured
 
+    def may_be_best(self, share_done: float) -> bool:
+        """Once alpha is what it is to be: outlined cases may be of the source alone."""
+        return self.alpha_max == 0 or share_done >= self.full_fraction
+
     def features(
         self, image: Float[Tensor, "patch channel i j k"]
     ) -> Float[Tensor, "patch feature *window"]:

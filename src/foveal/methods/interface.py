@@ -145,6 +145,18 @@ class Method(nn.Module, ABC):
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """Loss terms by name; their sum is what is minimised."""
 
+    def may_be_best(self, share_done: float) -> bool:
+        """Whether weights of now may be kept as the best of the run.
+
+        Not before what validation cannot see is in force, such as adaptation to cases
+        that nobody outlined: earlier weights may be better on the outlined ones.
+
+        Args:
+            share_done: Of the run's steps, in (0, 1].
+        """
+        del share_done  # Supervised weights may be at any time.
+        return True
+
     def after_step(self, clock: Clock) -> None:
         """Called when the optimisers have stepped: moving averages and the like."""
 
