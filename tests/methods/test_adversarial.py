@@ -314,7 +314,7 @@ def test_layers_are_chosen_by_name_or_by_the_network():
         method(foreign)
     with pytest.raises(SettingsError, match=r"no layer is called 2; there are 0, 1$"):
         method(foreign, layers=("2",))
-    assert method(foreign, layers=("0",)).discriminator.layers[0].in_channels == 3
+    assert method(foreign, layers=("0",)).discriminator.layers[0].num_features == 3
 
 
 def test_frozen_layers_are_passed_but_not_changed():
