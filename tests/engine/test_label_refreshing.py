@@ -56,6 +56,7 @@ def pseudo_label(labels, seed=5):
         labelled_loss=LabelledLoss({"cross_entropy": (cross_entropy, 1.0)}),
         sampler="uniform",
         batch_size=1,
+        in_channels=1,
         patch_size=(8, 8, 8),
         spacing_mm=(1.0, 1.0, 2.0),
         structures=STRUCTURES,

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from made_up_setting import NO_CHANGES, NO_MOVES
 from phantoms import ball_and_box
 
 from foveal.building import network
@@ -56,11 +57,12 @@ def method(labels="hard", **options):
         ),
         sampler="class_balanced",
         batch_size=2,
+        in_channels=1,
         patch_size=(16, 16, 16),
         spacing_mm=(1.0, 1.0, 1.0),
         structures=STRUCTURES,
-        spatial=None,
-        intensity=None,
+        spatial=NO_MOVES,
+        intensity=NO_CHANGES,
     )
     usual = {
         "labels": labels,

@@ -31,18 +31,15 @@ from torch.nn import Parameter
 
 from foveal.errors import SettingsError
 from foveal.methods.interface import Clock, Method, Setting, Stream
+from foveal.methods.probed_layers import probed_channels
 from foveal.methods.running_statistics import running_statistics
 from foveal.networks.discriminator import DomainDiscriminator
-from foveal.networks.interface import Network, UnknownLayerError, whole
+from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
 WIDEST = 13
 """Voxels along an axis that the discriminator sees at most, 5 decisions with a field of
 9: all of a U-Net's patch would cost more than the U-Net itself."""
-
-PROBED_OUTPUT = 2
-"""Blocks along an axis of the patch by which channels are found: of one, the deepest
-stage of a network would be a single voxel, which an instance norm refuses."""
 
 Form = Literal["reversal", "confusion", "flipped"]
 
@@ -103,7 +100,15 @@ class Adversarial(Method):
         self.layers = tuple(layers) or setting.network.adapted_layers
         predicted = setting.network.output_shape(setting.patch_size)
         self.discriminator = DomainDiscriminator(
-            channels_of(setting.network, self.layers, setting),
+            sum(
+                probed_channels(
+                    setting,
+                    self.layers,
+                    option="method.layers",
+                    missing="this network has no layers that are adapted by default; "
+                    "name some of",
+                )
+            ),
             features=features,
             shape=[min(length, WIDEST) for length in predicted],
         )
@@ -270,49 +275,3 @@ def reversed_gradient(features: Tensor, alpha: float) -> Tensor:
     """The same features, whose gradient is multiplied by ``-alpha``."""
     same: Tensor = _ReversedGradient.apply(features, alpha)  # type: ignore[no-untyped-call]
     return same
-
-
-def channels_of(network: Network, layers: Sequence[str], setting: Setting) -> int:
-    """Channels of all these layers together, found by a small patch of zeros.
-
-    Raises:
-        SettingsError: A layer does not exist, or is no map of the image.
-    """
-    smallest = network.fitting_shape(
-        [
-            before + PROBED_OUTPUT * step + after
-            for step, (before, after) in zip(
-                network.alignment, network.all_margins, strict=True
-            )
-        ]
-    )
-    shape = [min(lengths) for lengths in zip(smallest, setting.patch_size, strict=True)]
-    like = next(network.parameters())
-    image = torch.zeros(1, setting.in_channels, *shape, device=like.device)
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            output = network.eval()(image.to(like.dtype), layers or ("",))
-    except UnknownLayerError as error:
-        if layers:
-            raise SettingsError(f"method.layers: {error}") from error
-        raise SettingsError(
-            "method.layers: this network has no layers that are adapted by default; "
-            f"name some of {', '.join(error.names)}"
-        ) from error
-    finally:
-        network.train(was_training)
-    predicted = output.logits.shape[2:]
-    channels = 0
-    for name, activation in zip(layers, output.activations, strict=True):
-        if not isinstance(activation, Tensor) or activation.ndim < len(predicted) + 1:
-            raise SettingsError(
-                f'method.layers: "{name}" gives no map of the image; name another layer'
-            )
-        shown = network.at_output(name, activation, predicted, whole(predicted))
-        if len(shown) != len(image) or shown.shape[2:] != predicted:
-            raise SettingsError(
-                f'method.layers: "{name}" gives no map of the image; name another layer'
-            )
-        channels += shown.shape[1]
-    return channels

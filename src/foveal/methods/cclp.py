@@ -15,7 +15,7 @@ Differs from the paper, which classifies images:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
-from foveal.errors import SettingsError
 from foveal.losses.compact_clusters import (
     Normalisation,
     Similarity,
@@ -32,6 +31,7 @@ from foveal.losses.compact_clusters import (
 )
 from foveal.methods.interface import Clock, Method, Setting, Stream
 from foveal.methods.labelled_loss import predicted_labels
+from foveal.methods.probed_layers import probed_channels
 from foveal.methods.ramps import rise
 from foveal.methods.running_statistics import running_statistics
 from foveal.methods.voxel_draws import (
@@ -39,11 +39,14 @@ from foveal.methods.voxel_draws import (
     evenly_drawn,
     sure_classes,
 )
-from foveal.networks.interface import Network, Output, UnknownLayerError
+from foveal.networks.interface import Network, Output
 from foveal.sampling.batch import Batch
 
 LEAST_CLASSES = 2
 """With fewer there is nothing to tell apart."""
+
+NO_DEFAULT = "which is this network's last hidden layer is not known; name one of"
+"""What to tell of a network without an ``embedding_layer``."""
 
 
 class Cclp(Method):
@@ -94,7 +97,9 @@ class Cclp(Method):
         self.steps, self.normalisation = steps, normalisation
         self.similarity, self.temperature = similarity, temperature
         self.layer = setting.network.embedding_layer if layer is None else layer
-        require_map(setting, self.layer)
+        probed_channels(
+            setting, [self.layer], option="method.layer", missing=NO_DEFAULT
+        )
         self.labelled_voxels = labelled_voxels
         self.unlabelled_voxels = unlabelled_voxels
         self.background_share = background_share
@@ -216,56 +221,3 @@ def voxel_embeddings(
     shown = network.at_output(layer, where, output.logits.shape[2:])
     items, places = shown.long().movedim(1, 0).flatten(1)[:, voxels]
     return activation.flatten(2)[items, :, places]
-
-
-def require_map(setting: Setting, layer: str) -> None:
-    """Refuse a layer that the network does not have, or that is no map of the image.
-
-    Tried with a small image of zeros.
-
-    Raises:
-        SettingsError: Says which layers there are.
-    """
-    network = setting.network
-    weight = next(network.parameters())
-    shape = _small_shape(network, setting)
-    image = weight.new_zeros(1, setting.in_channels, *shape)
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            output = network.eval()(image, [layer])
-    except UnknownLayerError as error:
-        if layer:
-            raise SettingsError(f"method.layer: {error}") from error
-        raise SettingsError(
-            "method.layer: which is this network's last hidden layer is not known; "
-            f"name one of {', '.join(error.names)}"
-        ) from error
-    finally:
-        network.train(was_training)
-    grid = output.logits.shape[2:]
-    activation = output.activations[0]
-    if not isinstance(activation, Tensor) or activation.ndim < len(grid) + 1:
-        raise _no_map(layer)
-    shown = network.at_output(layer, activation, grid)
-    if len(shown) != len(image) or shown.shape[2:] != grid:
-        raise _no_map(layer)
-
-
-def _small_shape(network: Network, setting: Setting) -> Sequence[int]:
-    """Two blocks along every axis: of one, some norms would see a single value."""
-    smallest = network.fitting_shape(
-        [
-            before + 2 * step + after
-            for step, (before, after) in zip(
-                network.alignment, network.all_margins, strict=True
-            )
-        ]
-    )
-    return [min(lengths) for lengths in zip(smallest, setting.patch_size, strict=True)]
-
-
-def _no_map(layer: str) -> SettingsError:
-    return SettingsError(
-        f'method.layer: "{layer}" gives no map of the image; name another layer'
-    )

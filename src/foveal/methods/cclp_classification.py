@@ -21,8 +21,9 @@ from foveal.losses.compact_clusters import (
     compact_clusters_loss,
 )
 from foveal.losses.presence import presence_cross_entropy
-from foveal.methods.cclp import LEAST_CLASSES, require_map
+from foveal.methods.cclp import LEAST_CLASSES, NO_DEFAULT
 from foveal.methods.interface import Clock, Method, Setting, Stream
+from foveal.methods.probed_layers import probed_channels
 from foveal.methods.ramps import rise
 from foveal.methods.running_statistics import running_statistics
 from foveal.networks.decouplednet import DecoupledNet
@@ -78,7 +79,9 @@ class CclpClassification(Method):
         self.steps, self.normalisation = steps, normalisation
         self.similarity, self.temperature = similarity, temperature
         self.layer = setting.network.embedding_layer if layer is None else layer
-        require_map(setting, self.layer)
+        probed_channels(
+            setting, [self.layer], option="method.layer", missing=NO_DEFAULT
+        )
         number = setting.batch_size
         self.streams = {"images": Stream("image_labelled", setting.sampler, number)}
         others = number if unlabelled_patches is None else unlabelled_patches
