@@ -11,6 +11,7 @@ from foveal.case import Case, CaseFiles, ChannelFile
 from foveal.engine.loading import read_beyond_borders
 from foveal.errors import CaseError, DatasetError
 from foveal.geometry import Grid
+from foveal.inference.made_labels import labels_of_case
 from foveal.inference.predict import stream_logits
 from foveal.inference.tiling import OverlappingTiles
 from foveal.io.cases import read_case, require_usable_headers
@@ -225,6 +226,25 @@ def test_tiles_beyond_the_borders_see_the_missing_channel_too(stored):
         network, image, tiles, 2, missing_channels=stored.missing_channels
     )
     torch.testing.assert_close(torch.cat(list(rows), 1), image)
+    patches = torch.cat(seen)
+    assert (patches[:, 0] == -4).all()
+    assert (patches[:, 1, 0] == 0).all()
+
+
+def test_a_case_is_labelled_by_tiles_that_see_the_missing_channel_beyond_too(stored):
+    seen = []
+
+    def network(patches):
+        seen.append(patches)
+        return patches
+
+    labels_of_case(
+        network,
+        stored,
+        OverlappingTiles((8, 8, 16), 0.5, 1),
+        2,
+        lambda probabilities: probabilities.argmax(0).to(torch.uint8),
+    )
     patches = torch.cat(seen)
     assert (patches[:, 0] == -4).all()
     assert (patches[:, 1, 0] == 0).all()

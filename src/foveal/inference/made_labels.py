@@ -36,6 +36,8 @@ def labels_of_case(
     image = torch.from_numpy(case.read_image(whole))
     made = [
         labels(logits.softmax(dim=0)).numpy()
-        for logits in stream_logits(network, image, tiles, num_classes)
+        for logits in stream_logits(
+            network, image, tiles, num_classes, missing_channels=case.missing_channels
+        )
     ]
     return np.concatenate(made, axis=-3)
