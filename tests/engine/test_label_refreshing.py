@@ -364,7 +364,8 @@ class Every:
     """Refreshes every so many steps and says so."""
 
     def __init__(self, steps, name):
-        self.steps, self.name, self.restored, self.is_closed = steps, name, None, False
+        self.steps, self.name, self.restored = steps, name, None
+        self.is_closed = self.fails = False
 
     def next_pause(self, step):
         return None if self.steps is None else (step // self.steps + 1) * self.steps
@@ -388,6 +389,8 @@ class Every:
 
     def close(self):
         self.is_closed = True
+        if self.fails:
+            raise RuntimeError("it does not close")
 
 
 def test_two_that_refresh_do_as_each_would_alone():
@@ -403,6 +406,11 @@ def test_two_that_refresh_do_as_each_would_alone():
     both.restore(state)
     assert [part.restored["name"] for part in parts.values()] == ["cases", "labels"]
     both.close()
+    assert all(part.is_closed for part in parts.values())
+    for part in parts.values():
+        part.is_closed, part.fails = False, True
+    with pytest.raises(RuntimeError, match="does not close"):
+        both.close()
     assert all(part.is_closed for part in parts.values())
     never = ComposedRefreshing({"one": Every(None, "one")})
     assert never.next_pause(3) is None

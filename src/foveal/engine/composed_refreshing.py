@@ -1,6 +1,7 @@
 """Several things refreshed in one training, each as if it were alone."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from foveal.engine.refreshing import Refreshing
@@ -61,5 +62,6 @@ class ComposedRefreshing:
 
     def close(self) -> None:
         """Close all, also if one fails to."""
-        for part in self._parts.values():
-            part.close()
+        with ExitStack() as stack:
+            for part in self._parts.values():
+                stack.callback(part.close)
