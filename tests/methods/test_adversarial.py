@@ -254,6 +254,16 @@ def test_halves_are_equal_and_uniform():
         AdversarialConfig(source=("A", "B"), target=("B",))
 
 
+def test_a_curriculum_is_of_labelled_patches_and_domains_stay_uniform():
+    settings = Settings.model_validate(
+        {"sampling": {"adaptive": True}, "error_maps": {"curriculum_steps": 5}}
+    )
+    cases = {"labelled": [], "source": [], "target": []}
+    sources = building.patch_sources(settings, PLAN, method(), cases, rank=0)
+    assert sources["labelled"].curriculum.steps == 5
+    assert sources["source"].curriculum is sources["target"].curriculum is None
+
+
 def test_groups_rates_and_measures():
     made = method(learning_rate=0.5, alpha_max=0.25)
     assert made.constant_rates == {"discriminator": 0.5}

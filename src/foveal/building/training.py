@@ -219,7 +219,10 @@ def patch_sources(
             one_case_per_batch=settings.sampling.one_case_per_batch,
             balances_domains=settings.sampling.balance_domains
             and stream.cases in ("labelled", "image_labelled"),
-            curriculum=Curriculum(maps, curriculum_steps) if curriculum_steps else None,
+            # Others are drawn uniformly: no domain is to be known by its easy cases.
+            curriculum=Curriculum(maps, curriculum_steps)
+            if curriculum_steps and stream.cases == "labelled"
+            else None,
         )
         for name, stream in trained.streams.items()
     }
