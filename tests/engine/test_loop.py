@@ -14,6 +14,7 @@ from foveal.engine.checkpoints import has_checkpoint, load_checkpoint, load_newe
 from foveal.engine.log import read_log
 from foveal.engine.loop import LoopRules, run_loop
 from foveal.errors import RunError, TrainingError
+from foveal.methods.interface import Stream
 
 STEPS = 8
 
@@ -186,6 +187,23 @@ def test_batch_is_halved_when_memory_runs_out(tmp_path):
     assert made.step == STEPS
     assert "2 -> 1" in next(note for note in notes if note)
     assert made.snapshot()[1]["batch_halvings"] == 1
+
+
+def test_a_stream_of_one_patch_keeps_it_when_others_are_halved(tmp_path):
+    made = training(cpu())
+    made.method.streams |= {"unlabelled": Stream("unlabelled", "uniform", 1)}
+    forward = made.method.forward
+    sizes = []
+
+    def needs_little(batches, clock):
+        sizes.append([len(batch.image) for batch in batches.values()])
+        if sizes[-1] == [2, 1]:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(batches, clock)
+
+    made.method.forward = needs_little
+    run(tmp_path, made)
+    assert sizes == [[2, 1]] + [[1, 1]] * STEPS
 
 
 def test_one_patch_that_does_not_fit_is_an_error(tmp_path):

@@ -99,7 +99,7 @@ def _train_while_memory_lasts(
     """Make steps to the end, or until the batch had to be halved; says so then."""
     halved = {
         name: dataclasses.replace(
-            source, batch_size=source.batch_size >> training.batch_halvings
+            source, batch_size=max(source.batch_size >> training.batch_halvings, 1)
         )
         for name, source in sources.items()
     }
@@ -375,14 +375,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _halve(training: Training, sources: Mapping[str, PatchSource]) -> str:
-    """Make every batch half as large, and say so."""
+    """Make every batch of more than one patch half as large, and say so."""
     sizes = [source.batch_size for source in sources.values()]
     if training.fabric.world_size > 1:
         raise TrainingError(
             f"memory ran out at step {training.step} in one of several processes, "
             "which cannot halve the batch alone; make patches.batch_size smaller"
         )
-    if min(sizes) < 2:
+    if max(sizes) < 2:
         raise TrainingError(
             "not enough memory for a batch of one patch of "
             f"{next(iter(sources.values())).patch_size} voxels; make patches.size "
@@ -391,7 +391,7 @@ def _halve(training: Training, sources: Mapping[str, PatchSource]) -> str:
     training.batch_halvings += 1
     training.release_gradients()
     return f"memory ran out at step {training.step}: the batch is halved, " + ", ".join(
-        f"{size} -> {size // 2}" for size in sizes
+        f"{size} -> {max(size // 2, 1)}" for size in sizes
     )
 
 
