@@ -94,7 +94,9 @@ class Consistency(Method):
                 self.network,
                 largest_probability(self.annealing, clock, num_classes),
             )
-            measures["annealed_fraction"] = ignored_fraction(learned_from, labelled)
+            measures["annealed_fraction"] = ignored_fraction(
+                learned_from, labelled, self.network
+            )
         terms = self.setting.labelled_loss(self.network, output, learned_from)
         views = seen_twice(
             batches["unlabelled"].image,

@@ -16,6 +16,7 @@ from torch import Tensor
 from foveal.case import IGNORED
 from foveal.losses.partial_annotation import merge_unannotated
 from foveal.methods.interface import Clock
+from foveal.methods.labelled_loss import predicted_labels
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
@@ -75,11 +76,13 @@ def probability_of(
     return probabilities.gather(1, known[:, None])[:, 0]
 
 
-def ignored_fraction(remaining: Batch, labelled: Batch) -> Tensor:
-    """Of the labelled voxels of a batch, the fraction that is ignored now.
+def ignored_fraction(remaining: Batch, labelled: Batch, network: Network) -> Tensor:
+    """Of the labelled voxels that a network predicts, the fraction ignored now.
 
     0 if there are none.
     """
-    known = (labelled.labels()[0] != IGNORED).sum()
-    left = (remaining.labels()[0] != IGNORED).sum()
+    before, now = (
+        predicted_labels(batch.labels()[0], network) for batch in (labelled, remaining)
+    )
+    known, left = (before != IGNORED).sum(), (now != IGNORED).sum()
     return (known - left) / known.clamp(min=1)
