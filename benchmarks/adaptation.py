@@ -40,7 +40,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from few_labels import NETWORK, WHOLE
+from few_labels import WHOLE
 from lesion_phantoms import (
     BATCH_SIZE,
     NUM_IMAGES,
@@ -81,6 +81,23 @@ ALPHA = 0.05
 
 SMOOTHED_STEPS = 50
 """Width of the mean in figures of the discriminator's accuracy."""
+
+NETWORK: dict[str, Any] = {
+    "network.name": "unet2d",
+    "network.features": [12, 24, 48, 96],
+    "network.kernels": [[3, 3]] * 4,
+    "network.strides": [[2, 2]] * 3,
+    "network.norm": "batch",
+    "patches.size": [32, 48, 1],
+    "patches.batch_size": 12,
+    "training.precision": "float32",
+    "training.memory_layout": "channels_last",
+}
+"""About 0.08 s for a supervised step on one core. Instance norm would take out of every
+patch what tells the scanner."""
+
+DISCRIMINATOR: dict[str, Any] = {"method.features": [32, 32, 32, 32]}
+"""Narrower than the thesis's, as the network is."""
 
 NUM_TEST = 40
 CURVE = 0.45
@@ -137,7 +154,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400, help="on hippocampi")
+    parser.add_argument("--steps", type=int, default=600, help="on hippocampi")
     parser.add_argument("--phantom-steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs-only", action="store_true", help="print another day")
@@ -347,6 +364,7 @@ def adversarial_options(
         "method.name": "adversarial",
         "method.alpha_max": alpha_max,
         "method.form": form,
+        **DISCRIMINATOR,
         **({"method.layers": list(layers)} if layers else {}),
     }
 
