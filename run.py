@@ -24,7 +24,8 @@ STAMP = VENV / "foveal-installed.txt"
 
 COMMANDS = {
     "demo": [[PROGRAM, "demo"]],
-    "test": [[PYTHON, "-m", "pytest"]],
+    # A file stays in one process, as its tests share what they made.
+    "test": [[PYTHON, "-m", "pytest", "-n", "logical", "--dist", "loadfile"]],
     "lint": [
         [PYTHON, "-m", "ruff", "format", "--check", "."],
         [PYTHON, "-m", "ruff", "check", "."],

@@ -64,8 +64,9 @@ class PseudoLabelConfig(MethodConfig):
     """``hard``: the most probable class. ``soft``: its probabilities, to which the
     network's are brought by cross entropy; a byte per class and voxel on disk."""
 
-    threshold: Fraction = 0.9
-    """Voxels whose most probable class is less probable carry no loss."""
+    threshold: Fraction = 0.0
+    """Voxels whose most probable class is less probable carry no loss. A network may
+    find a structure well and never be sure of it, so it is 0, as in the paper."""
 
     weight: NonNegativeFloat = 1.0
     """Of the loss on unlabelled patches."""
