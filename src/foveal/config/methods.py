@@ -27,6 +27,9 @@ class MethodConfig(Section):
     begins_with_weights: ClassVar[bool] = False
     """Whether a trained network must be there before the first step."""
 
+    predicts_with_average: ClassVar[bool] = False
+    """Whether what is validated is a moving average of the weights already."""
+
     @property
     def options(self) -> dict[str, Any]:
         """All but the name."""
@@ -116,6 +119,8 @@ class MeanTeacherConfig(MethodConfig):
 
     The average, the teacher, is what is validated and used to predict.
     """
+
+    predicts_with_average: ClassVar[bool] = True
 
     name: Literal["mean_teacher"] = "mean_teacher"
 

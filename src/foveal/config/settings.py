@@ -178,21 +178,21 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def mean_teacher_is_the_only_average(self) -> Self:
+    def averages_are_of_weights(self) -> Self:
         """Refuse averages of what is an average already, or never sees a batch."""
-        if self.method.name != "mean_teacher":
+        if not self.method.predicts_with_average:
             return self
         if self.training.ema_decay:
             raise ValueError(
                 f"training.ema_decay {self.training.ema_decay:g} would average the "
-                "teacher of method mean_teacher, which is an average already; set "
-                "method.decay, and leave training.ema_decay out"
+                f"teacher of method {self.method.name}, which is an average already; "
+                "set method.decay, and leave training.ema_decay out"
             )
         if self.training.batch_norm_batches is not None:
             raise ValueError(
                 f"training.batch_norm_batches {self.training.batch_norm_batches} is of "
                 "batches that the predictor sees, and the teacher of method "
-                "mean_teacher sees none: it has the average of the student's "
+                f"{self.method.name} sees none: it has the average of the student's "
                 "statistics; leave it out"
             )
         return self
