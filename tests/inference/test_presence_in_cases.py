@@ -27,6 +27,7 @@ def scores_of(label_map):
         "annotated": None,
         "class_counts": (1,),
         "label_map": label_map,
+        "missing_channels": {},
     }
     for name, value in values.items():
         object.__setattr__(case, name, value)

@@ -91,7 +91,9 @@ def evaluate(
         for note in evaluation.notes:
             console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
         if output is not None:
-            console.print(f"All values written to {output}.", markup=False)
+            console.print(
+                f"All values written to {output}.", markup=False, soft_wrap=True
+            )
 
 
 def _region(text: str) -> tuple[str, tuple[int, ...]]:
