@@ -17,6 +17,7 @@ from foveal.augmentation.spatial import (
     PatchTransform,
     SpatialAugmentation,
     linear_values,
+    renamed_channels,
 )
 
 SLACK_VOXELS = 1e-3
@@ -130,9 +131,7 @@ def carried(
         places = moves.places[:, *window] - corner[:, None, None, None]
         there = moves.values_at(values, places)
         if moves.new_classes is not None:
-            renamed = torch.empty_like(there)
-            renamed[list(moves.new_classes)] = there
-            there = renamed
+            there = renamed_channels(there, moves.new_classes)
         moved.append(there)
         inside.append(is_within(places, values.shape[1:]))
     return torch.stack(moved), torch.stack(inside)

@@ -88,7 +88,7 @@ class Adversarial(Method):
         super().__init__()
         half = setting.batch_size if batch_size is None else batch_size // 2
         self.streams = {
-            "labelled": Stream("labelled", setting.sampler, setting.batch_size),
+            "labelled": setting.labelled_stream,
             "source": Stream("source", "uniform", half, tuple(source)),
             "target": Stream("target", "uniform", half, tuple(target)),
         }

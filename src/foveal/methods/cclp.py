@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import Parameter
 
 from foveal.losses.compact_clusters import (
     Normalisation,
@@ -29,7 +28,7 @@ from foveal.losses.compact_clusters import (
     compact_clusters_loss,
     spread_labels,
 )
-from foveal.methods.interface import Clock, Method, Setting, Stream
+from foveal.methods.interface import Clock, Method, Setting
 from foveal.methods.labelled_loss import predicted_labels
 from foveal.methods.probed_layers import probed_channels
 from foveal.methods.ramps import rise
@@ -103,23 +102,15 @@ class Cclp(Method):
         self.labelled_voxels = labelled_voxels
         self.unlabelled_voxels = unlabelled_voxels
         self.background_share = background_share
-        self.streams = {
-            "labelled": Stream("labelled", setting.sampler, setting.batch_size)
-        }
+        self.streams = {"labelled": setting.labelled_stream}
         if unlabelled_voxels:
-            self.streams["unlabelled"] = Stream(
-                "unlabelled", "uniform", batch_size or setting.batch_size
-            )
+            self.streams["unlabelled"] = setting.unlabelled_stream(batch_size)
         self._measured: dict[str, Tensor] = {}
 
     @property
     def predictor(self) -> Network:
         """The one network."""
         return self.network
-
-    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
-        """All parameters under ``"network"``."""
-        return {"network": list(self.network.parameters())}
 
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """The supervised terms and ``compact_clusters``."""

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import Parameter
 
 from foveal.errors import SettingsError
 from foveal.losses.compact_clusters import (
@@ -86,17 +85,13 @@ class CclpClassification(Method):
         self.streams = {"images": Stream("image_labelled", setting.sampler, number)}
         others = number if unlabelled_patches is None else unlabelled_patches
         if others:
-            self.streams["unlabelled"] = Stream("unlabelled", "uniform", others)
+            self.streams["unlabelled"] = setting.unlabelled_stream(others)
         self._measured: dict[str, Tensor] = {}
 
     @property
     def predictor(self) -> Network:
         """The one network."""
         return self.network
-
-    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
-        """All parameters under ``"network"``."""
-        return {"network": list(self.network.parameters())}
 
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """The terms ``presence`` and ``compact_clusters``."""

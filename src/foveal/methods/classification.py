@@ -10,7 +10,6 @@ segmentation network itself, whose logits are averaged over the patch.
 from collections.abc import Mapping
 
 from torch import Tensor
-from torch.nn import Parameter
 
 from foveal.losses.presence import presence_cross_entropy
 from foveal.methods.interface import Clock, Method, Stream
@@ -38,10 +37,6 @@ class Classification(Method):
     def predictor(self) -> Network:
         """The one network."""
         return self.network
-
-    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
-        """All parameters under ``"network"``."""
-        return {"network": list(self.network.parameters())}
 
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """One term: the mean over patches and the structures known in them."""

@@ -22,7 +22,6 @@ voxels below the threshold count as 0 in the mean.
 from collections.abc import Mapping
 
 from torch import Tensor
-from torch.nn import Parameter
 
 from foveal.losses.consistency import divergence, is_confident, sharpened
 from foveal.methods.interface import Clock, Method, Setting
@@ -32,7 +31,7 @@ from foveal.methods.signal_annealing import (
     largest_probability,
     without_learned_voxels,
 )
-from foveal.methods.two_views import labelled_and_unlabelled, seen_twice
+from foveal.methods.two_views import seen_twice
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
 
@@ -69,17 +68,16 @@ class Consistency(Method):
         self.temperature = temperature
         self.threshold = threshold
         self.annealing = annealing
-        self.streams = labelled_and_unlabelled(setting, batch_size)
+        self.streams = {
+            "labelled": setting.labelled_stream,
+            "unlabelled": setting.unlabelled_stream(batch_size),
+        }
         self._measures: dict[str, Tensor] = {}
 
     @property
     def predictor(self) -> Network:
         """The one network."""
         return self.network
-
-    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
-        """All parameters under ``"network"``."""
-        return {"network": list(self.network.parameters())}
 
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """One term per loss of labelled patches, and ``"consistency"``."""

@@ -104,6 +104,19 @@ class Setting:
     intensity: IntensityAugmentation
     """Changes that patches go through, for methods that make further ones."""
 
+    @property
+    def labelled_stream(self) -> Stream:
+        """Labelled patches, as the run draws them."""
+        return Stream("labelled", self.sampler, self.batch_size)
+
+    def unlabelled_stream(self, batch_size: int | None) -> Stream:
+        """Patches from anywhere in unlabelled cases, as their classes are not known.
+
+        Args:
+            batch_size: Per step; ``None``: as many as labelled ones.
+        """
+        return Stream("unlabelled", "uniform", batch_size or self.batch_size)
+
 
 class Method(nn.Module, ABC):
     """What is learned from which batches; data-parallel training wraps it whole.
@@ -137,9 +150,12 @@ class Method(nn.Module, ABC):
         """
         return [self.predictor]
 
-    @abstractmethod
     def parameter_groups(self) -> Mapping[str, list[Parameter]]:
-        """Disjoint groups of parameters; each gets an optimiser of its own."""
+        """Disjoint groups of parameters; each gets an optimiser of its own.
+
+        All of the predictor's under ``"network"``, unless a method says otherwise.
+        """
+        return {"network": list(self.predictor.parameters())}
 
     @abstractmethod
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:

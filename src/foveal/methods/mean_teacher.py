@@ -29,7 +29,7 @@ from torch.nn import Parameter
 from foveal.losses.consistency import is_confident, squared_difference
 from foveal.methods.interface import Clock, Method, Setting
 from foveal.methods.ramps import rise
-from foveal.methods.two_views import labelled_and_unlabelled, seen_twice
+from foveal.methods.two_views import seen_twice
 from foveal.networks.averaging import follow
 from foveal.networks.interface import Network
 from foveal.sampling.batch import Batch
@@ -68,7 +68,10 @@ class MeanTeacher(Method):
         self.ramp_up_fraction = ramp_up_fraction
         self.decay = decay
         self.threshold = threshold
-        self.streams = labelled_and_unlabelled(setting, batch_size)
+        self.streams = {
+            "labelled": setting.labelled_stream,
+            "unlabelled": setting.unlabelled_stream(batch_size),
+        }
         self._measures: Mapping[str, Tensor] = {}
 
     @property

@@ -16,11 +16,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import Parameter
 
 from foveal.case import IGNORED
 from foveal.losses.soft_cross_entropy import KNOWN_SHARE, soft_cross_entropy
-from foveal.methods.interface import Clock, Method, Refresh, Setting, Stream
+from foveal.methods.interface import Clock, Method, Refresh, Setting
 from foveal.methods.labelled_loss import (
     halving_shares,
     labels_at,
@@ -65,10 +64,8 @@ class PseudoLabel(Method):
         self.weight = weight
         self.ramp_up_fraction = ramp_up_fraction
         self.streams = {
-            "labelled": Stream("labelled", setting.sampler, setting.batch_size),
-            "unlabelled": Stream(
-                "unlabelled", "uniform", batch_size or setting.batch_size
-            ),
+            "labelled": setting.labelled_stream,
+            "unlabelled": setting.unlabelled_stream(batch_size),
         }
         self.are_soft = labels == "soft"
         made = sure_probabilities if self.are_soft else sure_classes
@@ -85,10 +82,6 @@ class PseudoLabel(Method):
     def predictor(self) -> Network:
         """The one network, which makes the labels, too."""
         return self.network
-
-    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
-        """All parameters under ``"network"``."""
-        return {"network": list(self.network.parameters())}
 
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """One term per loss of labelled patches, and ``pseudo_…`` of unlabelled."""

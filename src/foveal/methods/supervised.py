@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 
 from torch import Tensor
-from torch.nn import Parameter
 
 from foveal.methods.interface import Clock, Method, Stream
 from foveal.methods.labelled_loss import LabelledLoss, Loss
@@ -42,10 +41,6 @@ class Supervised(Method):
     def predictor(self) -> Network:
         """The one network."""
         return self.network
-
-    def parameter_groups(self) -> Mapping[str, list[Parameter]]:
-        """All parameters under ``"network"``."""
-        return {"network": list(self.network.parameters())}
 
     def forward(self, batches: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """One term per loss, deep supervision included."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveal.augmentation.views import carried, second_views
 from foveal.losses.consistency import mean_over
-from foveal.methods.interface import Setting, Stream
+from foveal.methods.interface import Setting
 from foveal.methods.running_statistics import running_statistics
 from foveal.networks.interface import Network
 
@@ -53,23 +53,6 @@ class TwoViews(NamedTuple):
             "confident_fraction": num_counted / self.inside.sum().clamp(min=1),
             "structure_fraction": of_structure.sum() / num_counted.clamp(min=1),
         }
-
-
-def labelled_and_unlabelled(
-    setting: Setting, batch_size: int | None
-) -> dict[str, Stream]:
-    """Streams of labelled patches as the run draws them, and of unlabelled ones.
-
-    Unlabelled patches come from anywhere, as their classes are not known.
-
-    Args:
-        setting: Of the run.
-        batch_size: Unlabelled patches per step; ``None``: as many as labelled ones.
-    """
-    return {
-        "labelled": Stream("labelled", setting.sampler, setting.batch_size),
-        "unlabelled": Stream("unlabelled", "uniform", batch_size or setting.batch_size),
-    }
 
 
 def seen_twice(
